@@ -1,0 +1,175 @@
+"""Real images in the Hugging Face parquet layout, and the sample that ships with Foolbox when nothing else is there.
+
+Search order for a data set: the path given, ``$HETPURE_DATA``, ``../shared/data`` beside the checkout, the user's cache
+(``~/.cache/hetpure``), then a download if and only if asked for; last the embedded sample. `load` prints one line that says what
+was found. Images are identified by the sha256 of their pixels, so that a row's position never carries meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import sys
+import urllib.request
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hetpure"
+
+
+class DataError(ValueError):
+    """A data set that is absent, damaged or not what it says."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub."""
+
+    name: str
+    n_classes: int
+    size: int
+    hub: str
+    sha256: dict[str, str]
+
+
+# Only the official files can be downloaded; their checksums are those the hub publishes for the files.
+DATASETS = {
+    "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text", {}),
+    "cinic10": DataSet("cinic10", 10, 32, "", {}),
+    "svhn": DataSet("svhn", 10, 32, "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits", {}),
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), and one line saying where they are from."""
+
+    pixels: Tensor
+    labels: Tensor
+    lossless: Tensor
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Images:
+        return replace(self, pixels=self.pixels[index], labels=self.labels[index], lossless=self.lossless[index])
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The first 16 hex digits of the sha256 of each image's pixels, rows of RGB bytes from the top left."""
+        return [hashlib.sha256(p.permute(1, 2, 0).contiguous().numpy().tobytes()).hexdigest()[:16] for p in self.pixels]
+
+    @property
+    def floats(self) -> Tensor:
+        """The pixels as float32 in [0, 1]."""
+        return self.pixels.float() / 255
+
+    def take(self, n: int, seed: int = 0) -> Images:
+        """`n` images in a seeded random order; the first m of n are the same for every n >= m."""
+        if not 1 <= n <= len(self):
+            raise DataError(f"n_images must be from 1 to {len(self)} ({self.source} has {len(self)} images), not {n}")
+        return self[torch.from_numpy(np.random.RandomState(seed).permutation(len(self))[:n])]
+
+
+def load(name: str, split: str = "test", data: str | Path | None = None, download: bool = False, quiet: bool = False) -> Images:
+    """The images of `split` of data set `name`; says on stderr which source was used and how many images it has.
+
+    Raises `DataError` for an unknown name, a path without such a split, a damaged file, or a label out of range.
+    """
+    if name not in DATASETS:
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    images = _find(DATASETS[name], split, data, download)
+    if not quiet:
+        print(f"data: {len(images)} images from {images.source}", file=sys.stderr)
+    return images
+
+
+def _find(dataset: DataSet, split: str, data: str | Path | None, download: bool) -> Images:
+    if data:
+        return read_parquet(_files(Path(data), dataset, split, required=True), dataset, split)
+    for folder in (os.environ.get("HETPURE_DATA"), ROOT.parent / "shared" / "data", CACHE):
+        if folder and (files := _files(Path(folder), dataset, split)):
+            return read_parquet(files, dataset, split)
+    if download:
+        return read_parquet([_download(dataset, split)], dataset, split)
+    return embedded_sample(dataset)
+
+
+def _files(folder: Path, dataset: DataSet, split: str, required: bool = False) -> list[Path]:
+    if not re.fullmatch(r"\w+", split):
+        raise DataError(f"a split is a plain name such as 'test', not {split!r}")
+    for place in (folder, folder / dataset.name, folder / dataset.name / "plain_text", folder / dataset.name / "cropped_digits"):
+        if files := sorted(place.glob(f"{split}-*-of-*.parquet")):
+            return files
+    if required:
+        raise DataError(f"no {split}-NNNNN-of-NNNNN.parquet under {folder} or {folder / dataset.name}")
+    return []
+
+
+def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
+    """Parquet files with an image column of {bytes, path} and an integer `label`, as the Hugging Face hub serves them."""
+    import pandas as pd
+
+    try:
+        table = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
+    except Exception as error:
+        raise DataError(f"{files[0]} cannot be read as parquet (damaged or truncated?): {error}") from error
+    column = next((c for c in ("img", "image") if c in table), None)
+    if column is None or "label" not in table:
+        raise DataError(f"{files[0]} needs the columns 'img' or 'image', and 'label'; it has {', '.join(map(str, table))}")
+    labels = torch.tensor(table["label"].to_numpy(np.int64))
+    if len(bad := labels[(labels < 0) | (labels >= dataset.n_classes)]):
+        raise DataError(f"{files[0]}: label {int(bad[0])} is out of range 0..{dataset.n_classes - 1}")
+    pixels = np.stack([_decode(row, i, files[0], dataset.size) for i, row in enumerate(table[column])])
+    paths = [row.get("path") or "" for row in table[column]]
+    lossless = torch.tensor([row["bytes"][:4] == b"\x89PNG" for row in table[column]])
+    del paths
+    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, lossless, f"{dataset.name}/{split} ({files[0].name})")
+
+
+def _decode(row: dict, i: int, file: Path, size: int) -> np.ndarray:
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB"))
+    except Exception as error:
+        raise DataError(f"{file}, row {i}: the image cannot be decoded: {error}") from error
+    if pixels.shape != (size, size, 3):
+        raise DataError(f"{file}, row {i}: expected {size}x{size} pixels, found {pixels.shape[1]}x{pixels.shape[0]}")
+    return pixels
+
+
+def _download(dataset: DataSet, split: str) -> Path:
+    """One parquet file into the user's cache, kept only if complete."""
+    if not dataset.hub:
+        raise DataError(f"{dataset.name} has no download address; give its folder")
+    target = CACHE / dataset.name / f"{split}-00000-of-00001.parquet"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    url, part = f"{dataset.hub}/{target.name}", target.with_suffix(".part")
+    print(f"data: downloading {url}", file=sys.stderr)
+    try:
+        urllib.request.urlretrieve(url, part)
+    except OSError as error:
+        raise DataError(f"{url} could not be downloaded ({error}); fetch it by hand into {target.parent}") from error
+    part.replace(target)
+    return target
+
+
+def embedded_sample(dataset: DataSet) -> Images:
+    """The 20 real, lossless CIFAR-10 test images that ship with Foolbox (label: the last number of the file name)."""
+    if dataset.name != "cifar10":
+        raise DataError(f"{dataset.name} was not found: give its folder, or set HETPURE_DATA")
+    import foolbox
+
+    files = sorted((Path(foolbox.__file__).parent / "data").glob("cifar10_*.png"))
+    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files])).permute(0, 3, 1, 2)
+    labels = torch.tensor([int(f.stem.split("_")[-1]) for f in files])
+    return Images(pixels.contiguous(), labels, torch.ones(len(files), dtype=torch.bool), "the CIFAR-10 sample in Foolbox")

@@ -1,0 +1,167 @@
+"""Networks small enough for a laptop: a Wide ResNet classifier and a U-Net noise predictor.
+
+`WideResNet` uses the parameter names of RobustBench's ``Standard`` CIFAR-10 network, so the published WRN-28-10 file loads into
+``WideResNet(28, 10)`` unchanged (parity: ``tests/test_parity.py``).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+# ---- classifier -------------------------------------------------------------------------------------------------------
+
+
+class BasicBlock(nn.Module):
+    """Pre-activation residual block BN-ReLU-conv-BN-ReLU-conv (Zagoruyko & Komodakis 2016, Fig 1)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(n_in)
+        self.relu1 = nn.ReLU()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        self.relu2 = nn.ReLU()
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.convShortcut = None if n_in == n_out else nn.Conv2d(n_in, n_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu1(self.bn1(x))
+        skip = x if self.convShortcut is None else self.convShortcut(h)
+        return skip + self.conv2(self.relu2(self.bn2(self.conv1(h))))
+
+
+class Group(nn.Module):
+    """A stage of `n` residual blocks; the first one changes width and stride."""
+
+    def __init__(self, n: int, n_in: int, n_out: int, stride: int):
+        super().__init__()
+        self.layer = nn.Sequential(*(BasicBlock(n_in if i == 0 else n_out, n_out, stride if i == 0 else 1) for i in range(n)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """WRN-`depth`-`width`: images (n, 3, h, w) in [0, 1] to logits (n, `n_classes`).
+
+    `mean` and `std` are the network's own input normalisation (RobustBench's file was trained on plain [0, 1]: 0 and 1).
+    """
+
+    def __init__(self, depth: int = 16, width: int = 2, n_classes: int = 10, mean: float = 0.0, std: float = 1.0):
+        super().__init__()
+        if (depth - 4) % 6:
+            raise ValueError(f"a Wide ResNet has depth 6n + 4, not {depth}")
+        n, widths = (depth - 4) // 6, [16, 16 * width, 32 * width, 64 * width]
+        self.mean, self.std = mean, std
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.block1 = Group(n, widths[0], widths[1], 1)
+        self.block2 = Group(n, widths[1], widths[2], 2)
+        self.block3 = Group(n, widths[2], widths[3], 2)
+        self.bn1 = nn.BatchNorm2d(widths[3])
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(widths[3], n_classes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.block3(self.block2(self.block1(self.conv1((x - self.mean) / self.std))))
+        h = self.relu(self.bn1(h))
+        return self.fc(h.mean((2, 3)))
+
+    def taps(self) -> list[nn.Module]:
+        """The modules whose outputs are A_1 .. A_4 of Eq 2: the last ReLU inside each group, then the head's."""
+        return [self.block1.layer[-1].relu2, self.block2.layer[-1].relu2, self.block3.layer[-1].relu2, self.relu]
+
+
+# ---- denoiser ---------------------------------------------------------------------------------------------------------
+
+
+class ResBlock(nn.Module):
+    """GroupNorm-SiLU-conv twice, the time embedding scaling and shifting between them."""
+
+    def __init__(self, n_in: int, n_out: int, n_time: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, n_in)
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, 1, 1)
+        self.time = nn.Linear(n_time, 2 * n_out)
+        self.norm2 = nn.GroupNorm(8, n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1)
+        self.skip = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.time(emb)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv2(F.silu(h))
+
+
+class UNet(nn.Module):
+    """Noise predictor eps(x_t, t) on 2x2 pixel-unshuffled images: (n, 3, h, w) in [-1, 1] scale and t in 0..T to (n, 3, h, w).
+
+    `widths` are the channels per resolution (h/2, h/4, ...), `blocks` the residual blocks per resolution on the way down and,
+    for all but the lowest, on the way up.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (64, 64), blocks: tuple[int, ...] = (1, 2), n_time: int = 64, patch: int = 2):
+        super().__init__()
+        self.patch, self.n_time = patch, n_time
+        pixels = 3 * patch**2
+        self.time = nn.Sequential(nn.Linear(n_time, 2 * n_time), nn.SiLU(), nn.Linear(2 * n_time, n_time), nn.SiLU())
+        self.stem = nn.Conv2d(pixels, widths[0], 3, 1, 1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
+        for i, w in enumerate(widths):
+            if i:
+                self.shrink.append(nn.Conv2d(widths[i - 1], w, 2, 2))
+                self.grow.append(nn.ConvTranspose2d(w, widths[i - 1], 2, 2))
+            self.down.append(nn.ModuleList(ResBlock(w, w, n_time) for _ in range(blocks[i])))
+            if i < len(widths) - 1:
+                self.up.append(nn.ModuleList(ResBlock(w, w, n_time) for _ in range(blocks[i])))
+        self.norm = nn.GroupNorm(8, widths[0])
+        self.head = nn.Conv2d(widths[0], pixels, 3, 1, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def embed(self, t: Tensor) -> Tensor:
+        """Sinusoidal features of the time index, (n,) to (n, `n_time`)."""
+        freq = torch.exp(-math.log(1000.0) * torch.arange(self.n_time // 2, device=t.device, dtype=t.dtype) / (self.n_time // 2))
+        angle = t[:, None] * freq
+        return self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        emb = self.embed(t.to(x.dtype))
+        h, skips = self.stem(F.pixel_unshuffle(x, self.patch)), []
+        for i, level in enumerate(self.down):
+            if i:
+                skips.append(h)
+                h = self.shrink[i - 1](h)
+            for block in level:
+                h = block(h, emb)
+        for i in reversed(range(len(self.up))):
+            h = self.grow[i](h) + skips[i]
+            for block in self.up[i]:
+                h = block(h, emb)
+        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
+
+
+NETWORKS = {
+    "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
+    "wrn_28_10": lambda: WideResNet(28, 10),
+    "unet_64_64": lambda: UNet((64, 64), (1, 2)),
+}
+
+
+def build(name: str) -> nn.Module:
+    """The network called `name`, freshly initialised."""
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
+    return NETWORKS[name]()

@@ -1,0 +1,299 @@
+"""Train the small benches' networks: ``python -m hetpure_lab.train cifar10-small-classifier``.
+
+A run is a pure function of its recipe: batch k is drawn from a generator seeded by (seed, k), so a killed run continues from its
+last checkpoint as if nothing had happened. Finished weights go to ``weights/NAME.safetensors`` with a card beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import math
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hetpure_core import linear_schedule, q_xt_x0
+from hetpure_lab import data as lab_data
+from hetpure_lab.data import ROOT, Images
+from hetpure_lab.networks import NETWORKS, build
+
+RUNS = ROOT / "out" / "train"
+N_VALIDATION = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run. `shares` gives each source's share of every batch."""
+
+    name: str
+    network: str
+    task: str
+    shares: dict[str, float]
+    images: int
+    batch: int
+    lr: float
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    ema: float = 0.0
+    t_max: int = 420
+    t_power: float = 1.5
+    seed: int = 0
+    bf16: bool = True
+
+
+RECIPES = {
+    r.name: r
+    for r in (
+        Recipe(
+            "cifar10-small-classifier", "wrn_16_2", "classify",
+            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, images=1_200_000, batch=128, lr=0.2, weight_decay=5e-4, warmup=0.15,
+        ),
+        Recipe(
+            "cifar10-small-denoiser", "unet_64_64", "denoise",
+            {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3}, images=1_600_000, batch=64, lr=2e-3, ema=0.9995,
+        ),
+    )
+}  # fmt: skip
+
+
+# ---- data and augmentation --------------------------------------------------------------------------------------------
+
+
+def sources(recipe: Recipe, folder: str | None) -> tuple[dict[str, Images], Images]:
+    """The recipe's training images by source, and lossless images held out of all of them for the validation curve."""
+    splits = {"cifar10": "train", "cinic10": "test", "svhn": "train"}
+    found = {name: lab_data.load(name, splits[name], folder) for name in {key.split("/")[0] for key in recipe.shares}}
+    validation = None
+    pools = {}
+    for key in recipe.shares:
+        name, kind = key.split("/")
+        images = found[name]
+        pools[key] = images[(images.lossless == (kind == "lossless")).nonzero()[:, 0]] if kind != "all" else images
+        if validation is None and kind != "jpeg":
+            order = torch.from_numpy(np.random.RandomState(0).permutation(len(pools[key])))
+            validation, pools[key] = pools[key][order[:N_VALIDATION]], pools[key][order[N_VALIDATION:]]
+    return pools, validation
+
+
+def draw(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
+    """One batch of raw pixels (n, h, w, 3) and labels, each row's source chosen by the recipe's shares."""
+    keys = list(recipe.shares)
+    choice = rng.choice(len(keys), recipe.batch, p=list(recipe.shares.values()))
+    pixels, labels = [], []
+    for key in (keys[c] for c in choice):
+        i = int(rng.integers(len(pools[key])))
+        pixels.append(pools[key].pixels[i].permute(1, 2, 0).numpy())
+        labels.append(int(pools[key].labels[i]))
+    return np.stack(pixels), torch.tensor(labels)
+
+
+def shift_and_flip(pixels: np.ndarray, rng: np.random.Generator, pad: int, flip: bool = True) -> np.ndarray:
+    """Random translation by up to `pad` pixels with reflection, and a random horizontal flip."""
+    n, h, w, _ = pixels.shape
+    padded = np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    dy, dx = rng.integers(0, 2 * pad + 1, (2, n))
+    out = np.stack([p[y : y + h, x : x + w] for p, y, x in zip(padded, dy, dx)])
+    if flip:
+        mirrored = rng.random(n) < 0.5
+        out[mirrored] = out[mirrored, :, ::-1]
+    return out
+
+
+def zoom(image: np.ndarray, rng: np.random.Generator, low: float = 0.65) -> np.ndarray:
+    """A random square crop of side >= `low`, resized back (the usual random resized crop)."""
+    h = image.shape[0]
+    side = int(round(h * rng.uniform(low, 1)))
+    y, x = rng.integers(0, h - side + 1, 2)
+    return np.asarray(Image.fromarray(image[y : y + side, x : x + side]).resize((h, h), Image.Resampling.BILINEAR))
+
+
+def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Compress and decompress at a random quality: the bridge between lossless and compressed images."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=int(rng.integers(20, 96)))
+    return np.asarray(Image.open(buffer))
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
+
+
+def classifier_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    pixels, labels = draw(pools, recipe, rng)
+    pixels = shift_and_flip(pixels, rng, pad=4, flip="svhn" not in recipe.name)
+    for i in range(len(pixels)):
+        if rng.random() < 0.4:
+            pixels[i] = zoom(pixels[i], rng)
+        if rng.random() < 0.4:
+            pixels[i] = jpeg(pixels[i], rng)
+    return to_tensor(pixels).contiguous(memory_format=torch.channels_last), labels
+
+
+def denoiser_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    pixels, _ = draw(pools, recipe, rng)
+    return to_tensor(shift_and_flip(pixels, rng, pad=2, flip="svhn" not in recipe.name)) * 2 - 1
+
+
+# ---- the two tasks: loss on a batch, metrics on the validation images -----------------------------------------------------
+
+
+def classify_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    x, y = classifier_batch(pools, recipe, rng)
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        logits = net(x)
+    return F.cross_entropy(logits.float(), y)
+
+
+@torch.no_grad()
+def classify_metrics(net: nn.Module, validation: Images) -> dict[str, float]:
+    return {"accuracy": float((net(validation.floats).argmax(1) == validation.labels).float().mean())}
+
+
+def denoise_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """E || eps - eps_theta(x_t, t) ||^2 (Ho et al. 2020, Eq 14), t drawn towards the low levels that purification uses."""
+    x0 = denoiser_batch(pools, recipe, rng)
+    t = torch.from_numpy(1 + np.floor(recipe.t_max * rng.random(len(x0)) ** recipe.t_power)).long().clamp(1, recipe.t_max)
+    eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
+    xt = q_xt_x0(x0, t, eps, linear_schedule())
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        predicted = net(xt, t)
+    return F.mse_loss(predicted.float(), eps)
+
+
+@torch.no_grad()
+def denoise_metrics(net: nn.Module, validation: Images) -> dict[str, float]:
+    x0, schedule = validation.floats * 2 - 1, linear_schedule()
+    eps = torch.from_numpy(np.random.default_rng(0).standard_normal(x0.shape, dtype=np.float32))
+    result = {}
+    for level in (0.05, 0.1, 0.2, 0.4):
+        t = torch.full((len(x0),), round(level * schedule.T))
+        result[f"mse_{level}"] = float(F.mse_loss(net(q_xt_x0(x0, t, eps, schedule), t), eps))
+    return result
+
+
+TASKS = {"classify": (classify_loss, classify_metrics), "denoise": (denoise_loss, denoise_metrics)}
+
+
+# ---- the loop -----------------------------------------------------------------------------------------------------------
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """Linear warm-up, then half a cosine to zero; `progress` in [0, 1]."""
+    if progress < recipe.warmup:
+        return recipe.lr * progress / recipe.warmup
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
+
+
+def optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
+    if recipe.task == "classify":
+        return torch.optim.SGD(net.parameters(), recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
+    return torch.optim.Adam(net.parameters(), recipe.lr, betas=(0.9, 0.99))
+
+
+def save_atomically(state: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def train(recipe: Recipe, folder: str | None = None, every: int = 250, progress: bool = True, runs: Path = RUNS) -> tuple[nn.Module, list[dict]]:
+    """Run or continue a recipe; returns the network to keep (averaged if the recipe says so) and its log, one entry per `every` steps."""
+    pools, validation = sources(recipe, folder)
+    loss_of, metrics_of = TASKS[recipe.task]
+    torch.manual_seed(recipe.seed)
+    net, checkpoint = build(recipe.network), runs / f"{recipe.name}.pt"
+    if recipe.task == "classify":
+        net = net.to(memory_format=torch.channels_last)
+    average, opt, step, log, seconds = build(recipe.network), optimizer(recipe, net), 0, [], 0.0
+    average.load_state_dict(net.state_dict())
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["recipe"] != asdict(recipe):
+            raise ValueError(f"{checkpoint} belongs to another recipe; move it away to start over")
+        net.load_state_dict(state["net"]), average.load_state_dict(state["average"]), opt.load_state_dict(state["opt"])
+        step, log, seconds = state["step"], state["log"], state["seconds"]
+    total, losses, started = recipe.images // recipe.batch, [], time.time()
+    bar = tqdm(total=total, initial=step, desc=recipe.name, disable=not progress, mininterval=5)
+    while step < total:
+        net.train()
+        for group in opt.param_groups:
+            group["lr"] = learning_rate(recipe, step / total)
+        loss = loss_of(net, pools, recipe, np.random.default_rng([recipe.seed, step]))
+        opt.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        opt.step()
+        step += 1
+        update_average(average, net, min(recipe.ema, (1 + step) / (10 + step)) if recipe.ema else 0.0)
+        losses.append(loss.item())
+        bar.update()
+        if step % every == 0 or step == total:
+            average.eval()
+            entry = {"step": step, "images": step * recipe.batch, "loss": float(np.mean(losses)), **metrics_of(average, validation)}
+            log.append(entry | {"seconds": round(seconds + time.time() - started, 1)})
+            bar.set_postfix({k: f"{v:.4f}" for k, v in entry.items() if k not in ("step", "images")})
+            state = {"recipe": asdict(recipe), "net": net.state_dict(), "average": average.state_dict(), "opt": opt.state_dict()}
+            save_atomically(state | {"step": step, "log": log, "seconds": seconds + time.time() - started}, checkpoint)
+            losses = []
+    bar.close()
+    return average.eval(), log
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
+    for a, p in zip(average.parameters(), net.parameters()):
+        a.lerp_(p, 1 - decay)
+    for a, b in zip(average.buffers(), net.buffers()):
+        a.copy_(b)
+
+
+def export(recipe: Recipe, net: nn.Module, log: list[dict], folder: str | None, target: Path = ROOT / "weights") -> Path:
+    """``weights/NAME.safetensors`` and its card: data, recipe, images seen, time, curve, sha256."""
+    target.mkdir(exist_ok=True)
+    path = target / f"{recipe.name}.safetensors"
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
+    pools, _ = sources(recipe, folder)
+    card = {
+        "name": recipe.name,
+        "network": recipe.network,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "recipe": asdict(recipe),
+        "data": {key: {"images": len(p), "sha256": hashlib.sha256("".join(sorted(p.ids)).encode()).hexdigest()} for key, p in pools.items()},
+        "images_seen": log[-1]["images"],
+        "seconds": log[-1]["seconds"],
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__.split('+')[0]}",
+        "curve": log,
+    }
+    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hetpure_lab.train", description=__doc__.split("\n")[0])
+    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("--data", help="folder of the parquet files (default: the usual search)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint and stop")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    recipe = RECIPES[args.recipe]
+    net, log = train(recipe, args.data)
+    print(f"wrote {export(recipe, net, log, args.data)}")
+
+
+if __name__ == "__main__":
+    main()
