@@ -79,7 +79,7 @@ class Noise:
     `images` and `copies` hold one entry per row of the batch: whose noise it is, and which of its independent purifications.
     """
 
-    seed: int
+    seed: int | str
     images: Sequence[int | str]
     copies: Sequence[int]
 
@@ -105,7 +105,8 @@ def q_xt_x0(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Ten
 
 
 def q_xt_xs(xs: Tensor, s: int, t: int, eps: Tensor, schedule: Schedule) -> Tensor:
-    r"""Diffuse on from s to t > s: :math:`x_t = \sqrt{\bar\alpha_t / \bar\alpha_s}\, x_s + \sqrt{1 - \bar\alpha_t / \bar\alpha_s}\, \epsilon`.
+    r"""Diffuse on from s to t > s,
+    :math:`x_t = \sqrt{\bar\alpha_t / \bar\alpha_s}\, x_s + \sqrt{1 - \bar\alpha_t / \bar\alpha_s}\, \epsilon`.
 
     One step of it is Eq 10 (with the index corrected: erratum E4); t - s of them compose to this. Book: ch03, eq-renoise.
     """
@@ -114,7 +115,10 @@ def q_xt_xs(xs: Tensor, s: int, t: int, eps: Tensor, schedule: Schedule) -> Tens
 
 
 def x0_xt(xt: Tensor, t: int, eps: Tensor, schedule: Schedule) -> Tensor:
-    r"""The denoised estimate :math:`\hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon) / \sqrt{\bar\alpha_t}`. Paper: in Eq 11. Book: ch01, eq-x0."""
+    r"""The denoised estimate :math:`\hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon) / \sqrt{\bar\alpha_t}`.
+
+    Paper: in Eq 11. Book: ch01, eq-x0.
+    """
     signal, sigma = schedule.signal_and_noise(t, xt)
     return (xt - sigma * eps) / signal
 
@@ -182,7 +186,10 @@ def activation_map(activation: Tensor, p: int = 2, root: bool = True) -> Tensor:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Scale every map to [0, 1] by its own extremes; a constant map becomes 0. What Eq 3's phi has to be (erratum E2). Book: ch02, eq-minmax."""
+    """Scale every map to [0, 1] by its own extremes; a constant map becomes 0.
+
+    What Eq 3's phi has to be (erratum E2). Book: ch02, eq-minmax.
+    """
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     spread = high - low
     return torch.where(spread > 0, (maps - low) / torch.where(spread > 0, spread, 1), 0)
@@ -196,7 +203,10 @@ def spatial_softmax(maps: Tensor) -> Tensor:
 def attention_maps(
     images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], p: int = 2, root: bool = True, phi: Callable = min_max
 ) -> Tensor:
-    r"""One map per block at image size, :math:`AM_m = \phi(\mathrm{Bi}(G_m))`: (n, 3, h, w) to (n, M, h, w). Paper: Eq 2, 3, Alg 2. Book: ch02, eq-maps."""
+    r"""One map per block at image size, :math:`AM_m = \phi(\mathrm{Bi}(G_m))`: (n, 3, h, w) to (n, M, h, w).
+
+    Paper: Eq 2, 3, Alg 2. Book: ch02, eq-maps.
+    """
     if not taps:
         raise ValueError("an attention map needs at least one tap")
     with tapped(taps) as activations:
@@ -207,7 +217,10 @@ def attention_maps(
 
 
 def threshold_mask(maps: Tensor, tau: float) -> Tensor:
-    r"""The union of the blocks, :math:`\mathcal M = \bigcup_m [AM_m > \tau]`: (n, M, h, w) to (n, 1, h, w) of 0 and 1. Paper: Eq 4. Book: ch02, eq-mask."""
+    r"""The union of the blocks, :math:`\mathcal M = \bigcup_m [AM_m > \tau]`: (n, M, h, w) to (n, 1, h, w) of 0 and 1.
+
+    Paper: Eq 4. Book: ch02, eq-mask.
+    """
     return (maps > tau).any(1, keepdim=True).to(maps.dtype)
 
 
@@ -238,7 +251,10 @@ def _first_pixels(order: Tensor, count: int | Tensor, like: Tensor) -> Tensor:
 
 
 def merge(mask: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    r""":math:`\mathcal M \odot x^{inside} + (1 - \mathcal M) \odot x^{outside}`. Paper: Eq 5, and Eq 8 with the text's orientation (erratum E1). Book: ch03, eq-merge."""
+    r""":math:`\mathcal M \odot x^{inside} + (1 - \mathcal M) \odot x^{outside}`.
+
+    Paper: Eq 5, and Eq 8 with the text's orientation (erratum E1). Book: ch03, eq-merge.
+    """
     return mask * inside + (1 - mask) * outside
 
 
@@ -479,7 +495,7 @@ class Purified(nn.Module):
         schedule: Schedule | None = None,
         taps: Sequence[nn.Module] | None = None,
         votes: int = 1,
-        seed: int = 0,
+        seed: int | str = 0,
         checkpointing: bool = True,
     ):
         super().__init__()
@@ -487,7 +503,7 @@ class Purified(nn.Module):
             raise ValueError(f"votes must be at least 1, not {votes}")
         self.classifier, self.denoiser = classifier.eval().requires_grad_(False), denoiser.eval().requires_grad_(False)
         self.purifier, self.schedule = purifier or HetPure(), schedule or linear_schedule()
-        self._taps = list(classifier.taps() if taps is None else taps)
+        self.tap_modules = list(classifier.taps() if taps is None else taps)
         self.votes, self.seed, self.checkpointing, self._anonymous = votes, seed, checkpointing, 0
 
     def noise(self, n: int, ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None) -> Noise:
@@ -499,7 +515,7 @@ class Purified(nn.Module):
 
     def mask(self, images: Tensor, noise: Noise) -> Tensor | None:
         """The purifier's mask (n, 1, h, w), or None if it uses none."""
-        return self.purifier.mask(images, self.classifier, self._taps, noise)
+        return self.purifier.mask(images, self.classifier, self.tap_modules, noise)
 
     def plan(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Plan:
         """The purification of images in [0, 1] as a list of steps, for `trajectory` or `run` on ``2 * images - 1``."""
@@ -541,7 +557,7 @@ def purify(
     *,
     ids: Sequence[int | str] | None = None,
     copies: Sequence[int] | None = None,
-    seed: int = 0,
+    seed: int | str = 0,
     **options,
 ) -> Tensor:
     """Purified images in [0, 1] for images (n, 3, h, w) in [0, 1]; `options` are those of `Purified`. Paper: Alg 1, 2. Book: ch03."""
@@ -576,7 +592,8 @@ def vote(logits: Tensor, how: str = "soft") -> Tensor:
 def check_images(images: Tensor) -> None:
     """Raise `ValueError` unless `images` is a finite float tensor (n, 3, h, w) in [0, 1]."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        raise ValueError(f"images must be a float tensor, not {getattr(images, 'dtype', type(images).__name__)} (divide 8-bit pixels by 255)")
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise ValueError(f"images must be a float tensor, not {kind} (divide 8-bit pixels by 255)")
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):
         raise ValueError(f"images must have the shape (n, 3, h, w) with n >= 1, not {tuple(images.shape)}")
     low, high = images.detach().amin().item(), images.detach().amax().item()

@@ -131,9 +131,7 @@ def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
     if len(bad := labels[(labels < 0) | (labels >= dataset.n_classes)]):
         raise DataError(f"{files[0]}: label {int(bad[0])} is out of range 0..{dataset.n_classes - 1}")
     pixels = np.stack([_decode(row, i, files[0], dataset.size) for i, row in enumerate(table[column])])
-    paths = [row.get("path") or "" for row in table[column]]
     lossless = torch.tensor([row["bytes"][:4] == b"\x89PNG" for row in table[column]])
-    del paths
     return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, lossless, f"{dataset.name}/{split} ({files[0].name})")
 
 

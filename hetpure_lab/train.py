@@ -27,7 +27,7 @@ from tqdm import tqdm
 from hetpure_core import linear_schedule, q_xt_x0
 from hetpure_lab import data as lab_data
 from hetpure_lab.data import ROOT, Images
-from hetpure_lab.networks import NETWORKS, build
+from hetpure_lab.networks import build
 
 RUNS = ROOT / "out" / "train"
 N_VALIDATION = 256
@@ -209,8 +209,10 @@ def save_atomically(state: dict, path: Path) -> None:
     part.replace(path)
 
 
-def train(recipe: Recipe, folder: str | None = None, every: int = 250, progress: bool = True, runs: Path = RUNS) -> tuple[nn.Module, list[dict]]:
-    """Run or continue a recipe; returns the network to keep (averaged if the recipe says so) and its log, one entry per `every` steps."""
+def train(
+    recipe: Recipe, folder: str | None = None, every: int = 250, progress: bool = True, runs: Path = RUNS
+) -> tuple[nn.Module, list[dict]]:
+    """Run or continue a recipe; returns the network to keep (averaged if the recipe says so) and its log, an entry per `every` steps."""
     pools, validation = sources(recipe, folder)
     loss_of, metrics_of = TASKS[recipe.task]
     torch.manual_seed(recipe.seed)
@@ -260,19 +262,28 @@ def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
         a.copy_(b)
 
 
+def last_checkpoint(recipe: Recipe, runs: Path = RUNS) -> tuple[nn.Module, list[dict]]:
+    """The network to keep and the log as of the last checkpoint of an unfinished run."""
+    state = torch.load(runs / f"{recipe.name}.pt", weights_only=True)
+    net = build(recipe.network)
+    net.load_state_dict(state["average"])
+    return net.eval(), state["log"]
+
+
 def export(recipe: Recipe, net: nn.Module, log: list[dict], folder: str | None, target: Path = ROOT / "weights") -> Path:
     """``weights/NAME.safetensors`` and its card: data, recipe, images seen, time, curve, sha256."""
     target.mkdir(exist_ok=True)
     path = target / f"{recipe.name}.safetensors"
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
     pools, _ = sources(recipe, folder)
+    digest = {key: hashlib.sha256("".join(sorted(p.ids)).encode()).hexdigest() for key, p in pools.items()}
     card = {
         "name": recipe.name,
         "network": recipe.network,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "parameters": sum(p.numel() for p in net.parameters()),
         "recipe": asdict(recipe),
-        "data": {key: {"images": len(p), "sha256": hashlib.sha256("".join(sorted(p.ids)).encode()).hexdigest()} for key, p in pools.items()},
+        "data": {key: {"images": len(p), "sha256 of sorted image ids": digest[key]} for key, p in pools.items()},
         "images_seen": log[-1]["images"],
         "seconds": log[-1]["seconds"],
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__.split('+')[0]}",
@@ -287,11 +298,11 @@ def main() -> None:
     parser.add_argument("recipe", choices=sorted(RECIPES))
     parser.add_argument("--data", help="folder of the parquet files (default: the usual search)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint and stop")
+    parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint instead of training on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     recipe = RECIPES[args.recipe]
-    net, log = train(recipe, args.data)
+    net, log = last_checkpoint(recipe) if args.export_only else train(recipe, args.data)
     print(f"wrote {export(recipe, net, log, args.data)}")
 
 

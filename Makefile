@@ -1,0 +1,57 @@
+# The whole interface: `make run` runs the main chapter, `make test` checks everything. Both set up .venv first.
+#
+#   make run PARAMS="-p tau 0.5 -p n_images 64"     another setting (any parameter of the chapter)
+#   make setup PYTHON=python3.12                    another Python, 3.11 or newer
+
+PYTHON ?= python3
+VENV   ?= .venv
+WORKERS ?= 2
+PARAMS ?=
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test book bench evidence clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv with exactly the packages of requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "HetPure needs Python 3.11 or newer: make setup PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint requirements.lock --editable '.[test,book]'
+	$(BIN)/python -m pip check
+	@touch $@
+
+run: setup  ## run chapter 05 with $(PARAMS) into out/05_cifar10.ipynb and .html
+	@mkdir -p out
+	$(BIN)/papermill chapters/05_cifar10.ipynb out/05_cifar10.ipynb $(PARAMS)
+	@cp "$$($(BIN)/python -c 'from importlib.util import find_spec as f; print(*f("sphinx-mathjax-offline").submodule_search_locations)')/static/mathjax/tex-svg-full.js" out/
+	$(BIN)/jupyter-nbconvert --to html --template-file book/run.html.j2 --embed-images out/05_cifar10.ipynb
+
+# Checked outputs were made with one thread and the smallest budget, and without progress bars.
+test: export OMP_NUM_THREADS = 1
+test: export TQDM_DISABLE = 1
+test: export HETPURE_BUDGET = smoke
+test: setup  ## lint, strict book, unit tests and every chapter's outputs (about 10 minutes on two cores)
+	$(BIN)/ruff check .
+	$(MAKE) book
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests chapters
+
+book: setup  ## build the book strictly into book/_build/html
+	rm -rf book/_build
+	$(BIN)/jupyter-book build . --path-output book -W -n --keep-going
+
+bench: setup  ## measure speed and memory on this machine into out/bench.json
+	@mkdir -p out
+	$(BIN)/python -m hetpure_lab.bench
+
+evidence: setup  ## run what is missing of the experiments behind the tables (hours; resumes)
+	$(BIN)/python -m hetpure_lab.evidence queue
+
+clean:  ## remove what can be made again (not .venv)
+	rm -rf out book/_build

@@ -1,0 +1,180 @@
+"""Attacks on a defence: PGD with expectation over transformation, on the exact gradient of whatever the defence runs.
+
+A *defence* is a module ``(images, ids, copies) -> logits``: `hetpure_core.Purified`, or `Undefended` for the bare classifier. An
+attack never sees the noise that scores it: it draws with its own seed. Sources: Madry et al. 2018 (PGD), Athalye et al. 2018 (EOT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hetpure_core import Noise, Purified, check_images
+
+NORMS = ("Linf", "L2")
+ROWS = 64  # images per forward-backward pass; larger batches are no faster on a CPU
+
+
+class Undefended(nn.Module):
+    """The bare classifier with a defence's signature."""
+
+    def __init__(self, classifier: nn.Module):
+        super().__init__()
+        self.classifier, self.seed = classifier.eval().requires_grad_(False), 0
+
+    def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
+        check_images(images)
+        return self.classifier(images)
+
+
+Defence = Purified | Undefended
+
+
+def reseeded(defence: Defence, seed: int | str) -> Defence:
+    """The same defence drawing other noise; the networks are shared."""
+    if isinstance(defence, Undefended):
+        return defence
+    return Purified(
+        defence.classifier, defence.denoiser, defence.purifier, schedule=defence.schedule, taps=defence.tap_modules,
+        votes=defence.votes, seed=seed, checkpointing=defence.checkpointing,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent on the cross-entropy averaged over `eot` purifications (PGD+EOT).
+
+    `eps` and `step` in [0, 1] units of the `norm`; `keep` is the iterate returned: ``last`` (the paper's) or ``best`` by EOT loss.
+    ``l2_step="sign"`` is the released code's l2 step (a sign step, then projection), ``normalised`` the steepest ascent.
+    With `confirm` > 0, every `confirm_every` iterations an image is set aside once that many purifications on fresh noise are all
+    wrong: what remains of the budget goes to the others. Paper: §5.1. Book: ch04, eq-pgd.
+    """
+
+    norm: str = "Linf"
+    eps: float = 8 / 255
+    iterations: int = 20
+    eot: int = 8
+    step: float = 0.007
+    random_start: bool = False
+    keep: str = "last"
+    l2_step: str = "normalised"
+    confirm: int = 16
+    confirm_every: int = 5
+
+    def __post_init__(self):
+        for name, known in (("norm", NORMS), ("keep", ("last", "best")), ("l2_step", ("sign", "normalised"))):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        if self.eps < 0 or self.step <= 0 or self.iterations < 0 or self.eot < 1 or self.confirm < 0 or self.confirm_every < 1:
+            raise ValueError(f"eps, iterations and confirm must not be negative; step, eot and confirm_every must be positive: {self}")
+
+    def run(
+        self, defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Callable[[int], None] = lambda n: None
+    ) -> tuple[Tensor, Tensor]:
+        """Adversarial images in the ball around `images`, and the iterations spent on each (n,).
+
+        `tick(k)` is called with the number of image-iterations done or saved, for progress bars.
+        """
+        attacked, check = reseeded(defence, f"attack {seed}"), reseeded(defence, f"confirm {seed}")
+        x = self.start(images, ids, seed)
+        best, best_loss = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
+        active, spent = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.long, device=x.device)
+        for k in range(self.iterations):
+            if self.confirm and k and k % self.confirm_every == 0:
+                wrong = confirmed(check, x[active], labels[active], pick(ids, active), range(k * self.confirm, (k + 1) * self.confirm))
+                tick(int(wrong.sum()) * (self.iterations - k))
+                active = active[~wrong]
+            if not len(active):
+                break
+            copies = range(k * self.eot, (k + 1) * self.eot)
+            loss, gradient = loss_and_gradient(attacked, x[active], labels[active], pick(ids, active), copies)
+            better = active[loss > best_loss[active]]
+            best[better], best_loss[active] = x[better], torch.maximum(best_loss[active], loss)
+            x[active] = self.project(x[active] + self.ascent(gradient), images[active])
+            spent[active] += 1
+            tick(len(active))
+        return (best if self.keep == "best" else x), spent
+
+    def start(self, images: Tensor, ids: Sequence, seed: int) -> Tensor:
+        """The first iterate: the image itself, or a random point of the ball, keyed by image."""
+        if not self.random_start:
+            return images.clone()
+        return perturb_randomly(images, ids, self.norm, self.eps, f"start {seed}", corner=False)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        if self.norm == "Linf" or self.l2_step == "sign":
+            return self.step * gradient.sign()
+        return self.step * gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, 1, 1, 1)
+
+    def project(self, x: Tensor, images: Tensor) -> Tensor:
+        """The nearest point in the ball, then in [0, 1]."""
+        delta = x - images
+        if self.norm == "Linf":
+            delta = delta.clamp(-self.eps, self.eps)
+        else:
+            delta = delta * (self.eps / delta.flatten(1).norm(dim=1).clamp(min=self.eps)).reshape(-1, 1, 1, 1)
+        return (images + delta).clamp(0, 1)
+
+
+PRESETS = {
+    "paper": PGD(iterations=200, eot=20, step=0.007, confirm=0),
+    "paper-l2": PGD(norm="L2", eps=0.5, iterations=200, eot=20, step=0.007, l2_step="sign", confirm=0),
+}
+
+
+def pick(ids: Sequence, index: Tensor) -> list:
+    return [ids[i] for i in index.tolist()]
+
+
+def rows_of(n: int, copies: Sequence[int], device: torch.device) -> list[tuple[Tensor, list[int]]]:
+    """All (image, copy) pairs of n images in chunks of at most `ROWS` rows: image indices and copy numbers."""
+    pairs = [(i, c) for i in range(n) for c in copies]
+    chunks = [pairs[start : start + ROWS] for start in range(0, len(pairs), ROWS)]
+    return [(torch.tensor([i for i, _ in chunk], device=device), [c for _, c in chunk]) for chunk in chunks]
+
+
+def loss_and_gradient(defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]) -> tuple[Tensor, Tensor]:
+    r"""The loss :math:`\frac1N \sum_j \ell(F(x; \epsilon_j), y)` over `copies` j (n,), and its gradient in x (n, 3, h, w)."""
+    loss, gradient = torch.zeros(len(images), device=images.device), torch.zeros_like(images)
+    for index, copy in rows_of(len(images), copies, images.device):
+        x = images[index].detach().requires_grad_()
+        each = F.cross_entropy(defence(x, pick(ids, index), copy), labels[index], reduction="none")
+        gradient.index_add_(0, index, torch.autograd.grad(each.sum(), x)[0])
+        loss.index_add_(0, index, each.detach())
+    return loss / len(copies), gradient / len(copies)
+
+
+@torch.no_grad()
+def logits_of(defence: Defence, images: Tensor, ids: Sequence, copies: Sequence[int]) -> Tensor:
+    """Logits of independent purifications: (len(copies), n, classes)."""
+    logits = torch.cat([defence(images[index], pick(ids, index), copy) for index, copy in rows_of(len(images), copies, images.device)])
+    return logits.unflatten(0, (len(images), len(copies))).transpose(0, 1)
+
+
+def confirmed(defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]) -> Tensor:
+    """Which images are misclassified in every one of `copies` purifications (n,)."""
+    return (logits_of(defence, images, ids, copies).argmax(-1) != labels).all(0)
+
+
+def perturb_randomly(images: Tensor, ids: Sequence, norm: str, eps: float, seed: int | str, corner: bool = True) -> Tensor:
+    """The null control: a random perturbation of norm `eps`, keyed by image, clipped to [0, 1]; ``corner=False`` draws inside the ball."""
+    noise = Noise(seed, ids, [0] * len(images))
+    direction = noise("direction", images)
+    if norm == "Linf":
+        direction = direction.sign() if corner else 2 * torch.special.ndtr(direction) - 1
+    else:
+        direction = direction / direction.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    return (images + eps * direction).clamp(0, 1)
+
+
+def to_8_bit(x_adv: Tensor, images: Tensor, norm: str, eps: float) -> Tensor:
+    """The adversarial image as real pixels: int8 differences (n, 3, h, w) in 1/255, inside the ball. `images` must be 8-bit too."""
+    delta = (x_adv - images) * 255
+    if norm == "Linf":
+        bound = int(eps * 255 + 1e-4)
+        return delta.round().clamp(-bound, bound).to(torch.int8)
+    return delta.trunc().to(torch.int8)  # towards the image: rounding never leaves the l2 ball

@@ -1,0 +1,57 @@
+"""Accuracies of a bench's networks on any parquet split: ``python -m hetpure_lab.check --bench cifar10-small --split test --json``.
+
+`clean` is the classifier alone; `uniform_t` is its single-shot accuracy after uniform purification at that fraction of T (10 DDIM
+steps, one draw of noise per image).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+from tqdm import tqdm
+
+from hetpure_core import Purified, Uniform
+from hetpure_lab import benches, data
+from hetpure_lab.benches import Bench
+from hetpure_lab.data import Images
+
+LEVELS = (0.05, 0.1)
+
+
+@torch.no_grad()
+def accuracies(bench: Bench, images: Images, seed: int = 0, batch: int = 128, progress: bool = False) -> dict[str, float]:
+    """Fractions correct: `clean`, `uniform_0.05`, `uniform_0.1`, and the number of images `n`."""
+    models = {f"uniform_{t}": Purified(bench.classifier, bench.denoiser, Uniform(t), schedule=bench.schedule, seed=seed) for t in LEVELS}
+    correct, ids = dict.fromkeys(["clean", *models], 0), images.ids
+    for start in tqdm(range(0, len(images), batch), desc="check", disable=not progress):
+        rows = slice(start, start + batch)
+        x, y = images.floats[rows].to(bench.device), images.labels[rows].to(bench.device)
+        correct["clean"] += int((bench.classifier(x).argmax(1) == y).sum())
+        for name, model in models.items():
+            correct[name] += int((model(x, ids[rows]).argmax(1) == y).sum())
+    return {name: k / len(images) for name, k in correct.items()} | {"n": len(images)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hetpure_lab.check", description=__doc__.split("\n")[0])
+    parser.add_argument("--bench", default="cifar10-small")
+    parser.add_argument("--data", help="folder of parquet files (default: the usual search)")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--n-images", type=int, help="only the first images of a seeded order")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    args = parser.parse_args()
+    try:
+        bench = benches.load(args.bench, args.device)
+        images = data.load(bench.dataset, args.split, args.data)
+        images = images.take(args.n_images) if args.n_images else images
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    result = accuracies(bench, images, progress=True)
+    print(json.dumps(result) if args.json else "\n".join(f"{k:13} {v:.4g}" for k, v in result.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What the chapters on the method show: the same fixed images, verdicts under pictures, and source code beside its formula."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import Markdown
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from hetpure_lab import data, plots
+from hetpure_lab.data import Images
+
+
+def first_images(dataset: str, n: int, folder: str = "") -> Images:
+    """The first `n` test images, in the order of the source: nobody picked them.
+
+    Without a `folder`, CIFAR-10 means the sample that ships with Foolbox, whatever else is on the machine: everyone sees the same.
+    """
+    embedded = dataset == "cifar10" and not folder
+    images = data.embedded_sample(data.DATASETS[dataset]) if embedded else data.load(dataset, "test", folder or None, quiet=True)
+    if not 1 <= n <= len(images):
+        raise ValueError(f"n_images must be from 1 to {len(images)} ({images.source} has {len(images)} images), not {n}")
+    return images[torch.arange(n)]
+
+
+def show_source(*functions: Callable) -> Markdown:
+    """The source of `functions` as Markdown, so that Jupyter, Colab and the book all colour it."""
+    return Markdown("\n".join(f"```python\n{inspect.getsource(f).rstrip()}\n```" for f in functions))
+
+
+def show(rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95) -> plt.Figure:
+    """`plots.show_rows` with 5 bits per colour, which nobody sees at this size: it keeps a chapter full of noise below a megabyte."""
+    return plots.show_rows({name: [(31 * image).round() / 31 for image in images] for name, images in rows.items()}, columns, size)
+
+
+def show_verdicts(rows: dict[str, Tensor], verdicts: dict[str, Tensor], labels: Tensor, classes: Sequence[str]) -> plt.Figure:
+    """`show`, with the true class above and, in the rows named in `verdicts`, the predicted class below; a wrong one is marked ✗."""
+    figure = show(rows, columns=[classes[label] for label in labels])
+    lines = torch.arange(len(figure.axes)).reshape(len(rows), -1)
+    for line, name in zip(lines, rows):
+        for axis, predicted, label in zip(line, verdicts.get(name, ()), labels):
+            right = int(predicted) == int(label)
+            colour = plots.COLOURS["clean" if right else "adversarial"]
+            figure.axes[axis].set_xlabel(("" if right else "✗ ") + classes[predicted], fontsize=6, color=colour, labelpad=1.5)
+    return figure
+
+
+def lines_per_image(axis: Axes, x: Sequence[float], values: Tensor, label: str, colour: str) -> None:
+    """One faint line per image, `values` being (len(x), n), and their mean."""
+    axis.plot(x, values, color=colour, alpha=0.25, linewidth=0.7)
+    axis.plot(x, values.mean(1), color=colour, linewidth=1.8, label=label)

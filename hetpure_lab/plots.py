@@ -1,0 +1,56 @@
+"""One style and one colour per method for every picture in the book."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+import torch
+from torch import Tensor
+
+ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
+COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
+WIDTH = 6.8
+
+
+def style() -> None:
+    """Apply the book's style: white ground (legible on light and dark pages), 8 pt, colour-blind-safe, SVG in notebooks."""
+    sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font="DejaVu Sans", font_scale=0.9)
+    plt.rcParams.update(
+        {"figure.dpi": 110, "savefig.dpi": 220, "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "hetpure"}
+        | {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "magma"}
+    )
+
+
+def to_numpy(image: Tensor):
+    """One image (3, h, w) or map (1, h, w) for `imshow`, clipped to [0, 1]."""
+    image = image.detach().float().cpu().clamp(0, 1)
+    return image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
+
+
+def show_rows(rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.85) -> plt.Figure:
+    """A grid of pictures: one labelled row per entry, one optional title per column. Maps are drawn in `magma` on [0, 1]."""
+    n_columns = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(len(rows), n_columns, figsize=(size * n_columns + 0.9, size * len(rows) + 0.15), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        sns.despine(ax=axis, left=True, bottom=True)
+    for line, (label, images) in zip(axes, rows.items()):
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for axis, image in zip(line, images):
+            axis.imshow(to_numpy(image), vmin=0, vmax=1, interpolation="nearest")
+    for axis, title in zip(axes[0], columns):
+        axis.set_title(title, fontsize=7)
+    return figure
+
+
+def difference(a: Tensor, b: Tensor, radius: float) -> Tensor:
+    """a - b on a scale where grey is 0 and black or white are -radius and +radius."""
+    return (a - b) / (2 * radius) + 0.5
+
+
+def overlay(image: Tensor, mask: Tensor, strength: float = 0.6) -> Tensor:
+    """An image whose unattended pixels (mask 0) are faded towards white."""
+    return image * (strength * mask + 1 - strength) + (1 - mask) * strength * torch.ones_like(image)

@@ -1,0 +1,81 @@
+"""Tables as functions of records: what the paper prints, what we measured, on how many images, from which file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hetpure_lab import evidence, stats
+from hetpure_lab.claims import TABLES, Claim
+from hetpure_lab.evidence import RESULTS, Outcomes
+
+ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
+HEADLINE = {"Linf": 8 / 255, "L2": 0.5}
+
+
+def percent(row: dict, column: str) -> str:
+    """A summary's accuracy as text: value [low, high], in percent."""
+    a = row[column]
+    return f"{100 * a['value']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
+
+
+def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
+    """Summaries of a bench's experiments at the norm's headline radius; the most images first, then the most iterations."""
+    rows = [evidence.summary(path) for path in evidence.files(results)]
+    keep = [r for r in rows if (r["bench"], r["norm"], r["attack"]) == (bench, norm, attack) and np.isclose(r["eps"], HEADLINE[norm])]
+    return sorted(keep, key=lambda r: (-r["n"], -r["iterations"]))
+
+
+def measured(rows: list[dict]) -> pd.DataFrame:
+    """One line per experiment: single-shot and majority accuracy in the three columns, with 95 % intervals."""
+    return pd.DataFrame(
+        {
+            "defence": r["defence"],
+            "attack": f"{r['attack']} {r['iterations']} x EOT {r['eot']}",
+            "n": r["n"],
+            "clean, single": percent(r, "clean_single"),
+            "null, single": percent(r, "null_single"),
+            "attacked, single": percent(r, "adversarial_single"),
+            "clean, vote": percent(r, "clean_majority"),
+            "attacked, vote": percent(r, "adversarial_majority"),
+            "record": r["file"],
+        }
+        for r in rows
+    )
+
+
+def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS) -> pd.DataFrame:
+    """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet."""
+    table = TABLES[name]
+    found = {attack: evidence_rows(bench, norm, ATTACK_NAMES[attack], results) for attack in table.attacks}
+    return pd.DataFrame(_line(claim, table.attacks, found) for claim in table.rows)
+
+
+def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) -> dict:
+    line = {"type": claim.kind, "method": claim.method, "paper: standard": claim.standard}
+    line |= {f"paper: {c}": value for c, value in zip(columns, claim.robust)}
+    matches = {c: next((r for r in found[c] if claim.ours and r["defence"] == claim.ours), None) for c in columns}
+    any_match = next((r for r in matches.values() if r), None)
+    line["here: standard"] = percent(any_match, "clean_single") if any_match else ""
+    line |= {f"here: {c}": percent(r, "adversarial_single") if r else "" for c, r in matches.items()}
+    return line | {"n": any_match["n"] if any_match else "", "note": claim.note, "record": any_match["file"] if any_match else ""}
+
+
+def compare(reference: Path, other: Path) -> dict:
+    """Two experiments on the images they share: paired difference of attacked single-shot accuracy, and McNemar on the vote."""
+    a, b = evidence.read(reference), evidence.read(other)
+    shared = [key for key in a if key in b]
+    first, second = (Outcomes.of({key: records[key] for key in shared}) for records in (a, b))
+    rates = [o.correct("adversarial").mean(1) for o in (first, second)]
+    difference = stats.paired_difference(*rates)
+    p = stats.mcnemar(*(o.majority_correct("adversarial") for o in (first, second)))
+    return {"n": len(shared), "difference": difference, "p (vote, McNemar)": p, "verdict": verdict(difference)}
+
+
+def verdict(difference: stats.Accuracy) -> str:
+    """What an interval of a difference allows one to say."""
+    if difference.low > 0:
+        return "higher"
+    return "lower" if difference.high < 0 else "no difference established"

@@ -1,0 +1,91 @@
+"""What the tests share: one thread, two tiny smooth networks in float64, and the path to the shared reference data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)
+settings.register_profile("repeatable", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+class TinyClassifier(nn.Module):
+    """Two smooth convolutions and a linear head: images in [0, 1] to 5 logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.block1 = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.SiLU())
+        self.block2 = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.SiLU())
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * self.head(self.block2(self.block1(x)).mean((2, 3)))
+
+    def taps(self) -> list[nn.Module]:
+        return [self.block1, self.block2]
+
+
+class TinyDenoiser(nn.Module):
+    """A smooth function of x_t and t that mixes neighbouring pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.conv2(torch.tanh(self.conv1(x) + t.to(x.dtype).reshape(-1, 1, 1, 1) / 1000))
+
+
+def seeded(make: type[nn.Module], seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make().double()
+
+
+@pytest.fixture
+def classifier() -> nn.Module:
+    return seeded(TinyClassifier, 1)
+
+
+@pytest.fixture
+def denoiser() -> nn.Module:
+    return seeded(TinyDenoiser, 2)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Four images (4, 3, 8, 8) in float64, strictly inside [0, 1]."""
+    return 0.1 + 0.8 * torch.rand(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference data beside the repository."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"the reference data are not here: no folder {folder}")
+    return folder

@@ -1,0 +1,158 @@
+"""Benches, weights, training, the check command: damaged files, resumption, real clients of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from hetpure_lab import benches, data, train
+from hetpure_lab.benches import BenchError
+from hetpure_lab.train import Recipe
+
+NAMES = ("cifar10-small-classifier", "cifar10-small-denoiser")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    for name in NAMES:
+        for kind in ("json", "safetensors"):
+            shutil.copy(benches.WEIGHTS / f"{name}.{kind}", tmp_path)
+    return tmp_path
+
+
+def test_bench_is_frozen_and_checked():
+    bench = benches.load("cifar10-small")
+    assert not any(p.requires_grad for n in (bench.classifier, bench.denoiser) for p in n.parameters())
+    assert not bench.classifier.training and set(bench.weights) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_weights_are_refused(weights, name):
+    file = weights / f"{name}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BenchError, match="damaged or not the file on its card"):
+        benches.load_network(name, folder=weights)
+
+
+def test_weights_of_another_network_are_refused(weights):
+    classifier, denoiser = (weights / f"{name}.json" for name in NAMES)
+    card = json.loads(classifier.read_text()) | {"network": json.loads(denoiser.read_text())["network"]}
+    classifier.write_text(json.dumps(card))
+    with pytest.raises(BenchError, match="does not fit"):
+        benches.load_network(NAMES[0], folder=weights)
+
+
+def test_missing_weights_say_how_to_get_them(weights):
+    (weights / f"{NAMES[0]}.safetensors").unlink()
+    with pytest.raises(BenchError, match="python -m hetpure_lab.train cifar10-small-classifier"):
+        benches.load_network(NAMES[0], folder=weights)
+
+
+def test_unknown_bench_and_device_are_refused():
+    with pytest.raises(BenchError, match="known: cifar10-small"):
+        benches.load("cifar10-large")
+    with pytest.raises(BenchError, match="unknown device 'tpu'"):
+        benches.load("cifar10-small", "tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(BenchError, match="sees no CUDA GPU"):
+            benches.load("cifar10-small", "cuda")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cards_tell_where_weights_come_from(name):
+    card = benches.card(name)
+    assert card["recipe"] == json.loads(json.dumps(dataclasses.asdict(train.RECIPES[name])))
+    assert card["curve"][-1]["images"] == card["images_seen"]
+    assert all(len(source["sha256 of sorted image ids"]) == 64 for source in card["data"].values())
+
+
+# ---- training ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A training of seconds on the embedded sample."""
+    sample = data.embedded_sample(data.DATASETS["cifar10"])
+    monkeypatch.setattr(train, "N_VALIDATION", 4)
+    monkeypatch.setattr(train.lab_data, "load", lambda *_, **__: sample)
+    shared = {"shares": {"cifar10/lossless": 1.0}, "images": 48, "batch": 8, "bf16": False}
+    return {
+        "classify": Recipe("tiny-classifier", "wrn_16_2", "classify", lr=0.05, weight_decay=5e-4, **shared),
+        "denoise": Recipe("tiny-denoiser", "unet_64_64", "denoise", lr=1e-3, ema=0.9, **shared),
+    }
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("task", ["classify", "denoise"])
+def test_interrupted_training_continues_as_if_nothing_happened(tiny, task, tmp_path, monkeypatch):
+    recipe = tiny[task]
+    whole, log = train.train(recipe, every=2, progress=False, runs=tmp_path / "whole")
+    loss, metrics = train.TASKS[task]
+    calls = []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Killed
+        return loss(*args)
+
+    monkeypatch.setitem(train.TASKS, task, (failing, metrics))
+    with pytest.raises(Killed):
+        train.train(recipe, every=2, progress=False, runs=tmp_path / "parts")
+    resumed, log_2 = train.train(recipe, every=2, progress=False, runs=tmp_path / "parts")
+    assert len(calls) == 4 + 4  # steps 3 and 4 again, then 5 and 6
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+    drop = [{k: v for k, v in entry.items() if k != "seconds"} for entry in log]
+    assert drop == [{k: v for k, v in entry.items() if k != "seconds"} for entry in log_2]
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tiny, tmp_path):
+    train.train(tiny["denoise"], every=6, progress=False, runs=tmp_path)
+    with pytest.raises(ValueError, match="another recipe"):
+        train.train(dataclasses.replace(tiny["denoise"], lr=1.0), progress=False, runs=tmp_path)
+
+
+def test_exported_weights_load_back(tiny, tmp_path):
+    net, log = train.train(tiny["denoise"], every=6, progress=False, runs=tmp_path)
+    train.export(tiny["denoise"], net, log, None, tmp_path)
+    loaded = benches.load_network("tiny-denoiser", folder=tmp_path)
+    x, t = torch.randn(2, 3, 32, 32), torch.tensor([3, 200])
+    assert torch.equal(loaded(x, t), net.requires_grad_(False)(x, t))
+
+
+def test_learning_rate_warms_up_and_vanishes(tiny):
+    recipe = dataclasses.replace(tiny["denoise"], warmup=0.1)
+    rates = [train.learning_rate(recipe, p) for p in np.linspace(0, 1, 101)]
+    assert rates[0] == 0 and max(rates) == pytest.approx(recipe.lr) and rates.index(max(rates)) == 10 and rates[-1] == pytest.approx(0)
+
+
+# ---- check -------------------------------------------------------------------------------------------------------------------
+
+
+def check(*arguments):
+    return subprocess.run([sys.executable, "-m", "hetpure_lab.check", *arguments], capture_output=True, text=True)
+
+
+def test_check_prints_fractions(shared):
+    done = check("--bench", "cifar10-small", "--data", str(shared / "data"), "--split", "test", "--n-images", "48", "--json")
+    result = json.loads(done.stdout)
+    assert set(result) == {"clean", "uniform_0.05", "uniform_0.1", "n"} and result["n"] == 48
+    assert 1 >= result["clean"] > 0.5 and all(0.2 < result[k] <= 1 for k in ("uniform_0.05", "uniform_0.1"))
+
+
+@pytest.mark.parametrize("arguments, message", [(["--bench", "nope"], "unknown bench"), (["--data", "/nonexistent"], "no test-NNNNN")])
+def test_check_explains_errors(arguments, message):
+    done = check(*arguments)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,142 @@
+"""Data: the parquet layout, the search order, the embedded sample, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hetpure_lab import data
+from hetpure_lab.data import DATASETS, DataError
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_split(folder, n=5, labels=None, size=32, column="img", split="test"):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    rows = [{"bytes": encoded(p, "JPEG" if i == 0 else "PNG"), "path": f"{i}"} for i, p in enumerate(pixels)]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{split}-00000-of-00001.parquet"
+    pd.DataFrame({column: rows, "label": list(range(n)) if labels is None else labels}).to_parquet(file)
+    return pixels, file
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """No data anywhere in the search order."""
+    monkeypatch.setattr(data, "ROOT", tmp_path / "checkout" / "project")
+    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.delenv("HETPURE_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", ["", "cifar10", "cifar10/plain_text"])
+def test_reads_the_hub_layouts_bit_for_bit(tmp_path, place):
+    pixels, _ = write_split(tmp_path / place)
+    images = data.load("cifar10", "test", tmp_path)
+    assert torch.equal(images.pixels[1:], torch.from_numpy(pixels[1:]).permute(0, 3, 1, 2))
+    assert images.labels.tolist() == [0, 1, 2, 3, 4]
+    assert images.lossless.tolist() == [False, True, True, True, True]
+
+
+def test_search_order(nowhere, monkeypatch, capsys):
+    assert len(data.load("cifar10")) == 20  # the embedded sample is the last resort
+    assert "20 images from the CIFAR-10 sample in Foolbox" in capsys.readouterr().err
+    for n, place in ((2, nowhere / "cache"), (3, nowhere / "checkout" / "shared" / "data"), (4, nowhere / "environment")):
+        write_split(place / "cifar10", n)
+        if n == 4:
+            monkeypatch.setenv("HETPURE_DATA", str(place))
+        assert len(data.load("cifar10")) == n
+        assert f"{n} images from cifar10/test" in capsys.readouterr().err
+    write_split(nowhere / "explicit", 5)
+    assert len(data.load("cifar10", data=nowhere / "explicit")) == 5
+
+
+def test_embedded_sample_is_lossless_cifar10():
+    sample = data.embedded_sample(DATASETS["cifar10"])
+    assert sample.pixels.shape == (20, 3, 32, 32) and sample.lossless.all() and len(set(sample.ids)) == 20
+    assert sample.labels.tolist()[:4] == [3, 8, 8, 0]  # cat, ship, ship, airplane: the test set's well-known beginning
+
+
+def test_ids_follow_pixels_not_rows(tmp_path):
+    write_split(tmp_path)
+    images = data.load("cifar10", data=tmp_path, quiet=True)
+    order = torch.tensor([3, 1, 4])
+    assert images[order].ids == [images.ids[i] for i in order]
+
+
+def test_take_is_nested_and_says_how_many_there_are(tmp_path):
+    write_split(tmp_path)
+    images = data.load("cifar10", data=tmp_path, quiet=True)
+    assert images.take(2).ids == images.take(4).ids[:2]
+    with pytest.raises(DataError, match="from 1 to 5"):
+        images.take(6)
+
+
+def damaged(tmp_path):
+    _, file = write_split(tmp_path)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def undecodable(tmp_path):
+    _, file = write_split(tmp_path)
+    table = pd.read_parquet(file)
+    table.at[2, "img"] = {"bytes": b"not an image", "path": ""}
+    table.to_parquet(file)
+
+
+@pytest.mark.parametrize(
+    "prepare, message",
+    [
+        (damaged, "damaged or truncated"),
+        (undecodable, "row 2: the image cannot be decoded"),
+        (lambda p: write_split(p, labels=[0, 1, 2, 3, 10]), r"label 10 is out of range 0\.\.9"),
+        (lambda p: write_split(p, labels=[0, 1, 2, 3, -1]), "label -1 is out of range"),
+        (lambda p: write_split(p, size=28), "expected 32x32 pixels, found 28x28"),
+        (lambda p: write_split(p, column="picture"), "needs the columns"),
+        (lambda p: None, "no test-NNNNN-of-NNNNN.parquet under"),
+    ],
+)
+def test_wrong_files_are_refused_with_the_reason(tmp_path, prepare, message):
+    prepare(tmp_path)
+    with pytest.raises(DataError, match=message):
+        data.load("cifar10", data=tmp_path)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(DataError, match="unknown data set 'cifar11'"):
+        data.load("cifar11")
+    with pytest.raises(DataError, match="plain name"):
+        data.load("cifar10", "../test", "anywhere")
+
+
+def test_nothing_is_downloaded_unless_asked(nowhere, monkeypatch):
+    def refuse(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlretrieve", refuse)
+    assert len(data.load("cifar10")) == 20
+    with pytest.raises(DataError, match="could not be downloaded"):
+        data.load("cifar10", download=True)
+
+
+def test_a_finished_download_is_used_again(nowhere, monkeypatch):
+    calls = []
+
+    def fetch(url, target):
+        calls.append(url)
+        _, file = write_split(nowhere / "server", 3)
+        target.write_bytes(file.read_bytes())
+
+    monkeypatch.setattr("urllib.request.urlretrieve", fetch)
+    assert len(data.load("cifar10", download=True)) == len(data.load("cifar10", download=True)) == 3
+    assert len(calls) == 1 and calls[0].startswith("https://")
