@@ -232,13 +232,13 @@ def soft_mask(maps: Tensor, tau: float, temperature: float = 0.05) -> Tensor:
 def top_fraction_mask(maps: Tensor, fraction: float) -> Tensor:
     """The `fraction` of pixels with the highest maximum over blocks (the released code's ImageNet mask). Book: ch02, eq-topk."""
     score = maps.amax(1).flatten(1)
-    return _first_pixels(score.argsort(1, descending=True, stable=True), round(fraction * score.shape[1]), maps)
+    return _first_pixels(score.argsort(dim=1, descending=True, stable=True), round(fraction * score.shape[1]), maps)
 
 
 def random_mask(mask: Tensor, noise: Noise) -> Tensor:
     """Control: as many pixels as `mask` has, chosen at random per image."""
     score = noise("mask", mask).flatten(1)
-    return _first_pixels(score.argsort(1), mask.flatten(1).sum(1, keepdim=True), mask)
+    return _first_pixels(score.argsort(dim=1), mask.flatten(1).sum(1, keepdim=True), mask)
 
 
 def _first_pixels(order: Tensor, count: int | Tensor, like: Tensor) -> Tensor:
@@ -342,9 +342,10 @@ class HetPure:
             return controls.get(self.mask_kind, attended)
 
     def _attended(self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module]) -> Tensor:
-        if self.reading == "released":
+        released = self.reading == "released"
+        if released and self.mask_kind != "top-fraction":
             return released_mask(images, classifier, taps, self.tau)
-        maps = attention_maps(images, classifier, taps, self.p)
+        maps = released_maps(images, classifier, taps) if released else attention_maps(images, classifier, taps, self.p)
         return top_fraction_mask(maps, self.fraction) if self.mask_kind == "top-fraction" else threshold_mask(maps, self.tau)
 
     def grid(self, schedule: Schedule) -> tuple[list[int], list[int]]:
@@ -444,11 +445,15 @@ def released_grid(t_l: float, t_s: float, steps: int, T: int) -> tuple[list[int]
     return times[: n_1 + 1], times[n_1:]
 
 
-def released_mask(images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], tau: float) -> Tensor:
-    """The released code's mask: the [-1, 1] image under ImageNet's normalisation, sums of squares, maximum over blocks >= tau."""
+def released_maps(images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module]) -> Tensor:
+    """The released code's maps (n, M, h, w): sums of squares, from the [-1, 1] image under ImageNet's normalisation whatever the data."""
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).to(images)[:, :, None, None]
-    maps = attention_maps((2 * images - 1 - mean) / std, classifier, taps, p=2, root=False)
-    return (maps.amax(1, keepdim=True) >= tau).to(images.dtype)
+    return attention_maps((2 * images - 1 - mean) / std, classifier, taps, p=2, root=False)
+
+
+def released_mask(images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], tau: float) -> Tensor:
+    """The released code's mask (n, 1, h, w): the maximum of `released_maps` over blocks is at least `tau`. Book: ch02, eq-mask."""
+    return (released_maps(images, classifier, taps).amax(1, keepdim=True) >= tau).to(images.dtype)
 
 
 # ---- 4. the defended classifier: exact gradients, voting (Alg 3) -----------------------------------------------------------
@@ -575,7 +580,7 @@ def mean_log_probability(logits: Tensor) -> Tensor:
 def vote(logits: Tensor, how: str = "soft") -> Tensor:
     r"""The label from S runs: logits (S, n, classes) to (n,). Paper: Alg 3. Book: ch03, eq-vote.
 
-    ``soft`` is :math:`rg\max_k rac1S \sum_s \mathrm{softmax}(F(x^{(s)}))_k`; ``hard`` counts the runs' labels (the released code), and
+    ``soft`` is :math:`\arg\max_k \frac1S \sum_s \mathrm{softmax}(F(x^{(s)}))_k`; ``hard`` counts the runs' labels (the released code), and
     equal counts go to the larger mean probability.
     """
     _check_choice("how", how, ("soft", "hard"))

@@ -7,15 +7,16 @@ attack never sees the noise that scores it: it draws with its own seed. Sources:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hetpure_core import Noise, Purified, check_images
+from hetpure_core import HetPure, Noise, Purified, Schedule, Uniform, check_images
 
 NORMS = ("Linf", "L2")
+GRADIENTS = ("exact", "surrogate", "surrogate-masked", "bpda")
 ROWS = 64  # images per forward-backward pass; larger batches are no faster on a CPU
 
 
@@ -31,17 +32,56 @@ class Undefended(nn.Module):
         return self.classifier(images)
 
 
-Defence = Purified | Undefended
+class StraightThrough(nn.Module):
+    """BPDA: the defence forwards, the identity through its purifier backwards (Athalye et al. 2018). Book: ch04, eq-bpda."""
+
+    def __init__(self, defence: Purified):
+        super().__init__()
+        self.defence = defence
+
+    def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
+        check_images(images)
+        with torch.no_grad():
+            purified = self.defence.purify(images, self.defence.noise(len(images), ids, copies))
+        return self.defence.classifier(images + (purified - images).detach())
 
 
-def reseeded(defence: Defence, seed: int | str) -> Defence:
-    """The same defence drawing other noise; the networks are shared."""
-    if isinstance(defence, Undefended):
+Defence = Purified | Undefended | StraightThrough
+
+
+def seen_by_the_attack(defence: Defence, gradient: str) -> Defence:
+    """The module whose gradient the attack takes: the defence itself (``exact``), or a stand-in.
+
+    ``surrogate`` is the released code's: its own order of operations on its coarsest grid, where stage 1 has a single step and the mask no
+    effect. ``surrogate-masked`` keeps the defence's reading with the fewest steps of which two are in stage 1. For uniform
+    purification they run 2 and half of the steps. ``bpda`` is `StraightThrough`.
+    """
+    if isinstance(defence, Undefended) or gradient == "exact":
         return defence
-    return Purified(
-        defence.classifier, defence.denoiser, defence.purifier, schedule=defence.schedule, taps=defence.tap_modules,
-        votes=defence.votes, seed=seed, checkpointing=defence.checkpointing,
-    )  # fmt: skip
+    if gradient == "bpda":
+        return StraightThrough(defence)
+    return with_purifier(defence, coarser(defence.purifier, gradient, defence.schedule))
+
+
+def coarser(purifier: HetPure | Uniform, gradient: str, schedule: Schedule) -> HetPure | Uniform:
+    """A purifier with fewer steps, as `seen_by_the_attack` says."""
+    if isinstance(purifier, Uniform):
+        return replace(purifier, steps=2 if gradient == "surrogate" else max(1, purifier.steps // 2))
+    if gradient == "surrogate":
+        return replace(purifier, reading="released", steps=10)
+    fewer = (replace(purifier, steps=n) for n in range(2, purifier.steps + 1))
+    return next((p for p in fewer if len(p.grid(schedule)[0]) > 2), purifier)
+
+
+def reseeded(defence: Purified | Undefended, seed: int | str) -> Purified | Undefended:
+    """The same defence drawing other noise; the networks are shared."""
+    return defence if isinstance(defence, Undefended) else with_purifier(defence, defence.purifier, seed)
+
+
+def with_purifier(defence: Purified, purifier: HetPure | Uniform, seed: int | str | None = None) -> Purified:
+    """The same networks behind another purifier, or the same one with another seed."""
+    options = {"schedule": defence.schedule, "taps": defence.tap_modules, "votes": defence.votes, "checkpointing": defence.checkpointing}
+    return Purified(defence.classifier, defence.denoiser, purifier, seed=defence.seed if seed is None else seed, **options)
 
 
 @dataclass(frozen=True)
@@ -51,7 +91,8 @@ class PGD:
     `eps` and `step` in [0, 1] units of the `norm`; `keep` is the iterate returned: ``last`` (the paper's) or ``best`` by EOT loss.
     ``l2_step="sign"`` is the released code's l2 step (a sign step, then projection), ``normalised`` the steepest ascent.
     With `confirm` > 0, every `confirm_every` iterations an image is set aside once that many purifications on fresh noise are all
-    wrong: what remains of the budget goes to the others. Paper: §5.1. Book: ch04, eq-pgd.
+    wrong: what remains of the budget goes to the others. `gradient` says what is differentiated, see `seen_by_the_attack`; the failures
+    are always those of the defence itself. Paper: §5.1. Book: ch04, eq-pgd.
     """
 
     norm: str = "Linf"
@@ -64,22 +105,30 @@ class PGD:
     l2_step: str = "normalised"
     confirm: int = 16
     confirm_every: int = 5
+    gradient: str = "exact"
 
     def __post_init__(self):
-        for name, known in (("norm", NORMS), ("keep", ("last", "best")), ("l2_step", ("sign", "normalised"))):
+        choices = {"norm": NORMS, "keep": ("last", "best"), "l2_step": ("sign", "normalised"), "gradient": GRADIENTS}
+        for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         if self.eps < 0 or self.step <= 0 or self.iterations < 0 or self.eot < 1 or self.confirm < 0 or self.confirm_every < 1:
             raise ValueError(f"eps, iterations and confirm must not be negative; step, eot and confirm_every must be positive: {self}")
 
     def run(
-        self, defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Callable[[int], None] = lambda n: None
+        self,
+        defence: Purified | Undefended,
+        images: Tensor,
+        labels: Tensor,
+        ids: Sequence,
+        seed: int = 0,
+        tick: Callable[[int], None] = lambda k: None,
     ) -> tuple[Tensor, Tensor]:
         """Adversarial images in the ball around `images`, and the iterations spent on each (n,).
 
         `tick(k)` is called with the number of image-iterations done or saved, for progress bars.
         """
-        attacked, check = reseeded(defence, f"attack {seed}"), reseeded(defence, f"confirm {seed}")
+        attacked, check = seen_by_the_attack(reseeded(defence, f"attack {seed}"), self.gradient), reseeded(defence, f"confirm {seed}")
         x = self.start(images, ids, seed)
         best, best_loss = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
         active, spent = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -118,6 +167,15 @@ class PGD:
         else:
             delta = delta * (self.eps / delta.flatten(1).norm(dim=1).clamp(min=self.eps)).reshape(-1, 1, 1, 1)
         return (images + delta).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class BPDA(PGD):
+    """PGD+EOT with the identity for the purifier's gradient; defaults are the paper's. Paper: §5.1, Table 5. Book: ch04, eq-bpda."""
+
+    iterations: int = 100
+    eot: int = 20
+    gradient: str = "bpda"
 
 
 PRESETS = {

@@ -78,6 +78,14 @@ def card(name: str, folder: Path = WEIGHTS) -> dict:
     return json.loads(path.read_text())
 
 
+def add_metrics(name: str, split: str, metrics: dict[str, float], folder: Path = WEIGHTS) -> None:
+    """Write accuracies on `split` into a network's card."""
+    about = card(name, folder)
+    curve = about.pop("curve")
+    about["metrics"] = about.get("metrics", {}) | {split: {k: round(v, 4) for k, v in metrics.items()}}
+    (folder / f"{name}.json").write_text(json.dumps(about | {"curve": curve}, indent=1) + "\n")
+
+
 def load_network(name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS) -> nn.Module:
     """The network with the weights of ``weights/NAME.safetensors``, checked against its card."""
     about, path = card(name, folder), folder / f"{name}.safetensors"

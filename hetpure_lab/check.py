@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--n-images", type=int, help="only the first images of a seeded order")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--card", action="store_true", help="also write the result into the cards of the bench's networks")
     args = parser.parse_args()
     try:
         bench = benches.load(args.bench, args.device)
@@ -50,6 +51,9 @@ def main() -> None:
     except ValueError as error:
         parser.exit(2, f"error: {error}\n")
     result = accuracies(bench, images, progress=True)
+    if args.card:
+        for name in bench.weights:
+            benches.add_metrics(name, args.split, result)
     print(json.dumps(result) if args.json else "\n".join(f"{k:13} {v:.4g}" for k, v in result.items()))
 
 

@@ -44,7 +44,7 @@ TABLES = {
                 Claim("AT", "Gowal et al. 2020", "87.51", ("66.01", "62.76"), note="E28"),
                 Claim("AT", "Pang et al.", "88.62", ("64.95", "61.04")),
                 Claim("AP", "Yoon et al.", "85.66±0.51", ("33.48±0.86", "59.53±0.87")),
-                Claim("AP", "Nie et al. (DiffPure)", "90.07±0.97", ("56.84±0.59", "63.6±0.81"), DIFFPURE, "probably a misprint of 46.84±1.44"),
+                Claim("AP", "Nie et al. (DiffPure)", "90.07±0.97", ("56.84±0.59", "63.6±0.81"), DIFFPURE, "a misprint of 46.84±1.44?"),
                 Claim("AP", "Lee & Kim", "90.16±0.64", ("55.82±0.59", "70.47±1.53")),
                 Claim("AP", "Bai et al.", "91.41", ("49.22 (half the iterations)", "77.08")),
                 Claim("AP", "Zollicoffer et al.", "84.20", ("-", "59.14"), note="E32: printed as Geigh et al."),

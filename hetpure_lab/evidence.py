@@ -38,14 +38,14 @@ from tqdm import tqdm
 
 from hetpure_core import HetPure, Purified, Uniform, vote
 from hetpure_lab import attacks, benches, data, stats
-from hetpure_lab.attacks import PGD, Defence, Undefended
+from hetpure_lab.attacks import BPDA, PGD, Undefended
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import ROOT, Images
 
 RESULTS = ROOT / "results"
 QUEUE = RESULTS / "queue.txt"
 DEFENCES = {"none": None, "uniform": Uniform, "hetpure": HetPure}
-ATTACKS = {"pgd": PGD}
+ATTACKS = {"pgd": PGD, "bpda": BPDA}
 COLUMNS = ("adversarial", "clean", "null")
 
 
@@ -62,6 +62,14 @@ def parse_spec(text: str, known: dict[str, type | None]):
     if unknown := set(settings) - set(types):
         raise ValueError(f"{slug} has no setting {', '.join(sorted(unknown))}; it has: {', '.join(types) or 'none'}")
     return slug, kind(**{k: _value(v, types[k]) for k, v in settings.items()}) if kind else None
+
+
+def spec(settings: dict, known: dict[str, type | None]) -> str:
+    """The inverse of `parse_spec`, for settings with their `name`: the slug and what differs from the defaults."""
+    kind = known[settings["name"]]
+    defaults = {} if kind is None else asdict(kind())
+    changed = [f"{k}={v}" for k, v in settings.items() if k != "name" and v != defaults[k]]
+    return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
 
 
 def _value(text: str, kind: str):
@@ -92,7 +100,7 @@ class Experiment:
 
     @cached_property
     def config(self) -> dict:
-        """All settings, spelt out, and the weights' checksums: what makes two experiments the same."""
+        """All settings, spelt out, and the weights' checksums."""
         defence, purifier = parse_spec(self.defence, DEFENCES)
         attack, settings = parse_spec(self.attack, ATTACKS)
         names = [f"{self.bench}-{part}" for part in ("classifier", "denoiser")]
@@ -108,14 +116,16 @@ class Experiment:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:8]
+        """What makes two experiments the same: their settings other than defaults, however worded, and the weights."""
+        identity = self.config | {"defence": spec(self.config["defence"], DEFENCES), "attack": spec(self.config["attack"], ATTACKS)}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
     def path(self, results: Path = RESULTS) -> Path:
         """The file of this experiment's records; its name is for people, its key decides."""
         name = re.sub(r"[^\w.=+-]+", "-", f"{self.defence}--{self.attack}")
         return results / self.bench / f"{name}--{self.key}.jsonl"
 
-    def load_defence(self, bench: Bench) -> Defence:
+    def load_defence(self, bench: Bench) -> Purified | Undefended:
         _, purifier = parse_spec(self.defence, DEFENCES)
         if purifier is None:
             return Undefended(bench.classifier)
@@ -214,7 +224,12 @@ def run(
 
 
 def evaluate(
-    experiment: Experiment, defence: Defence, attack: PGD, images: Images, device: torch.device, tick: Callable = lambda k: None
+    experiment: Experiment,
+    defence: Purified | Undefended,
+    attack: PGD,
+    images: Images,
+    device: torch.device,
+    tick: Callable[[int], None] = lambda k: None,
 ) -> list[dict]:
     """One batch: attack, round to 8 bits, score the three columns on fresh noise."""
     started, ids = time.time(), images.ids
@@ -279,21 +294,14 @@ def summary(path: Path) -> dict:
     records = read(path)
     config, outcomes = next(iter(records.values()))["config"], Outcomes.of(records)
     attack = config["attack"]
-    row = {k: attack[k] for k in ("norm", "eps", "iterations", "eot")} | {"gradient": attack.get("gradient", "exact")}
-    row |= {"bench": config["bench"], "defence": _spec(config["defence"]), "attack": attack["name"]}
+    row = {"bench": config["bench"], "defence": spec(config["defence"], DEFENCES), "attack": spec(attack, ATTACKS)}
+    row |= {k: attack[k] for k in ("norm", "gradient", "eps", "iterations", "eot")}
     row |= {"K": config["K"], "seed": config["seed"], "n": len(records), "data": config["split"]}
     row |= {"weights": config["weights"], "file": path.name}
     for column in COLUMNS:
         for rule in ("single", "majority", "every"):
             row[f"{column}_{rule}"] = asdict(getattr(outcomes, rule)(column))
     return row
-
-
-def _spec(settings: dict) -> str:
-    """A defence's settings as a spec that leaves out its defaults."""
-    kind = DEFENCES[settings["name"]]
-    changed = {} if kind is None else {k: v for k, v in settings.items() if k != "name" and v != asdict(kind())[k]}
-    return settings["name"] + (":" if changed else "") + ",".join(f"{k}={v}" for k, v in changed.items())
 
 
 def current(path: Path) -> bool:

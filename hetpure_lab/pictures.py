@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
@@ -29,7 +30,8 @@ def first_images(dataset: str, n: int, folder: str = "") -> Images:
 
 def show_source(*functions: Callable) -> Markdown:
     """The source of `functions` as Markdown, so that Jupyter, Colab and the book all colour it."""
-    return Markdown("\n".join(f"```python\n{inspect.getsource(f).rstrip()}\n```" for f in functions))
+    sources = (textwrap.dedent(inspect.getsource(f)).rstrip() for f in functions)
+    return Markdown("\n".join(f"```python\n{source}\n```" for source in sources))
 
 
 def show(rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95) -> plt.Figure:

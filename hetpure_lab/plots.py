@@ -15,7 +15,7 @@ WIDTH = 6.8
 
 
 def style() -> None:
-    """Apply the book's style: white ground (legible on light and dark pages), 8 pt, colour-blind-safe, SVG in notebooks."""
+    """Apply the book's style: white ground (legible on light and dark pages), 8 pt, colour-blind-safe."""
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font="DejaVu Sans", font_scale=0.9)
     plt.rcParams.update(
         {"figure.dpi": 110, "savefig.dpi": 220, "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "hetpure"}

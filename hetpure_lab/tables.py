@@ -24,8 +24,16 @@ def percent(row: dict, column: str) -> str:
 def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
     """Summaries of a bench's experiments at the norm's headline radius; the most images first, then the most iterations."""
     rows = [evidence.summary(path) for path in evidence.files(results)]
-    keep = [r for r in rows if (r["bench"], r["norm"], r["attack"]) == (bench, norm, attack) and np.isclose(r["eps"], HEADLINE[norm])]
+    keep = [r for r in rows if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)]
+    keep = [r for r in keep if np.isclose(r["eps"], HEADLINE[norm])]
     return sorted(keep, key=lambda r: (-r["n"], -r["iterations"]))
+
+
+def headline(bench: str, results: Path = RESULTS) -> list[dict]:
+    """The rows to show first: seed 0 and the standard attack budget; the undefended network, then uniform noise, then the method."""
+    rows = [r for r in evidence_rows(bench, results=results) if (r["seed"], r["iterations"], r["gradient"]) == (0, 20, "exact")]
+    order = {"none": 0, "uniform": 1, "hetpure": 2}
+    return sorted(rows, key=lambda r: (order[r["defence"].partition(":")[0]], r["defence"]))
 
 
 def measured(rows: list[dict]) -> pd.DataFrame:
@@ -33,7 +41,7 @@ def measured(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "defence": r["defence"],
-            "attack": f"{r['attack']} {r['iterations']} x EOT {r['eot']}",
+            "attack": f"{r['gradient']} gradient, {r['iterations']} x EOT {r['eot']}",
             "n": r["n"],
             "clean, single": percent(r, "clean_single"),
             "null, single": percent(r, "null_single"),

@@ -84,6 +84,23 @@ def test_result_does_not_depend_on_batch_or_chunks(bench, images, monkeypatch):
     assert (together - alone).abs().max() < 1e-6 or ((together - alone).abs() > 1e-6).float().mean() < 0.002  # sign(0) ties only
 
 
+def test_bpda_is_the_classifiers_gradient_at_the_purified_image(bench, images):
+    x, y, ids, defence = images.floats[:3], images.labels[:3], images.ids[:3], small(bench)
+    _, gradient = attacks.loss_and_gradient(attacks.seen_by_the_attack(defence, "bpda"), x, y, ids, [5])
+    purified = defence.purify(x, defence.noise(3, ids, [5] * 3)).detach().requires_grad_()
+    expected = torch.autograd.grad(torch.nn.functional.cross_entropy(bench.classifier(purified), y, reduction="sum"), purified)[0]
+    assert (gradient - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_surrogates_run_what_they_say(bench):
+    method, uniform = small(bench, HetPure()), small(bench, Uniform())
+    released = attacks.seen_by_the_attack(method, "surrogate").purifier
+    masked = attacks.seen_by_the_attack(method, "surrogate-masked").purifier
+    assert released.calls(bench.schedule) == 2 and len(released.grid(bench.schedule)[0]) == 2
+    assert masked.reading == "paper" and len(masked.grid(bench.schedule)[0]) == 3 and masked.steps < method.purifier.steps
+    assert [attacks.seen_by_the_attack(uniform, g).purifier.steps for g in ("surrogate", "surrogate-masked", "exact")] == [2, 5, 10]
+
+
 def test_attack_and_scoring_noise_differ(bench, images):
     defence = small(bench)
     ids = images.ids[:2]
@@ -110,10 +127,12 @@ def test_keep_best_is_never_worse_by_its_own_loss(bench, images):
     assert (kept >= first).all() and (kept > first).any()
 
 
-@pytest.mark.parametrize("setting", [{"norm": "L1"}, {"keep": "first"}, {"l2_step": "free"}, {"eot": 0}, {"eps": -1.0}, {"step": 0.0}])
-def test_bad_settings_are_refused(setting):
-    with pytest.raises(ValueError, match=next(iter(setting))):
-        PGD(**setting)
+@pytest.mark.parametrize(
+    "name, value", [("norm", "L1"), ("gradient", "none"), ("keep", "first"), ("l2_step", "free"), ("eot", 0), ("eps", -1.0), ("step", 0.0)]
+)
+def test_bad_settings_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        PGD(**{name: value})
 
 
 def test_paper_preset_is_the_papers():

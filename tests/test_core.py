@@ -660,6 +660,16 @@ def test_no_draw_of_noise_is_used_twice(purifier, images, denoiser, half):
     assert len(set(noise.names)) == len(noise.names) >= 1
 
 
+@every_purifier
+def test_ancestral_steps_are_noisy_and_ddim_steps_are_not(purifier, images, denoiser, half):
+    """With the ddpm sampler every denoiser call but those of Eq 11 draws noise; with ddim none does."""
+    noise = Recorded(noise_of(images))
+    purified(purifier, images, denoiser, noise, half)
+    eq_11 = len(purifier.grid(SCHEDULE)[0]) - 1 if "renoise 150" in noise.names else 0
+    expected = purifier.calls(SCHEDULE) - eq_11 if purifier.sampler == "ddpm" else 0
+    assert sum(name.startswith("reverse") for name in noise.names) == expected
+
+
 @every_method
 def test_renoising_stops_at_the_last_index(method, images, denoiser, half):
     """With t_l next to T and a large U no time beyond T is asked for."""

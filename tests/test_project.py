@@ -149,8 +149,6 @@ def problems(notebook) -> list[str]:
             found.append(f"cell {i}: {len(cell.source.splitlines())} lines, more than {MAX_LINES}")
         if cell.cell_type == "code" and "nbval-check-output" in tag and not cell.outputs:
             found.append(f"cell {i}: is to be checked, but has no output")
-        if cell.cell_type == "code" and cell.source.rstrip().endswith(";") and "nbval-ignore-output" not in tag:
-            found.append(f"cell {i}: ends in ';', which nbval does not heed: assign the value to _")
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             found.append(f"cell {i}: ends in an error")
         found += [f"cell {i}: absolute path {m[0]}" for text in texts(cell) for m in ABSOLUTE_PATH.finditer(text)]
@@ -160,7 +158,7 @@ def problems(notebook) -> list[str]:
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_chapter_is_clean(path):
-    assert problems(nbformat.read(path, as_version=4)) == []
+    assert not (found := problems(nbformat.read(path, as_version=4))), "\n".join(found)
 
 
 def chapter(output: str = "2") -> nbformat.NotebookNode:
@@ -169,7 +167,7 @@ def chapter(output: str = "2") -> nbformat.NotebookNode:
     stream = v4.new_output("stream", name="stdout", text=f"{output}\n")
     cells = [
         v4.new_code_cell("n = 2", execution_count=1, metadata={"tags": ["parameters"]}),
-        v4.new_code_cell("print(n)", execution_count=2, outputs=[stream]),
+        v4.new_code_cell("print(n)", execution_count=2, outputs=[stream], metadata={"tags": ["nbval-check-output"]}),
     ]
     return v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
 
@@ -196,30 +194,26 @@ def spoil_length(notebook):
     notebook.cells[1].source = "\n".join(["n"] * (MAX_LINES + 1))
 
 
-def spoil_silence(notebook):
-    notebook.cells[1].source = "n;"
-
-
 def spoil_path(notebook):
     notebook.cells[1].source = "open('/usr/share/dict/words')"
 
 
 def spoil_metadata(notebook):
-    notebook.cells[1].metadata["execution"] = {"started": "today"}
+    notebook.cells[0].metadata["execution"] = {"started": "today"}
 
 
 def spoil_result(notebook):
     notebook.cells[1].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
 
 
-SPOILS = (spoil_counts, spoil_outputs, spoil_parameters, spoil_length, spoil_silence, spoil_path, spoil_metadata, spoil_result)
+SPOILS = (spoil_counts, spoil_outputs, spoil_parameters, spoil_length, spoil_path, spoil_metadata, spoil_result)
 
 
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda f: f.__name__)
 def test_a_spoilt_notebook_is_noticed(spoil):
     notebook = chapter()
     spoil(notebook)
-    assert len(problems(notebook)) == 1
+    assert problems(notebook)
 
 
 def stripped():
@@ -230,7 +224,7 @@ def stripped():
 
 
 def test_a_stripped_notebook_is_noticed():
-    assert len(problems(stripped())) == 2
+    assert len(problems(stripped())) >= 2
 
 
 @pytest.mark.parametrize(
@@ -243,7 +237,7 @@ def test_a_stripped_notebook_is_noticed():
 )
 def test_nbval_compares_stored_outputs(notebook, passes, tmp_path):
     nbformat.write(notebook, tmp_path / "chapter.ipynb")
-    options = ["--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "no:xdist"]
     command = [sys.executable, "-m", "pytest", *options, "chapter.ipynb"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode == 0) is passes, result.stdout + result.stderr
