@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test book bench evidence clean
+.PHONY: help setup run test book chapters bench evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: setup  ## lint, strict book, unit tests and every chapter's outputs (about
 book: setup  ## build the book strictly into book/_build/html
 	rm -rf book/_build
 	$(BIN)/jupyter-book build . --path-output book -W -n --keep-going
+
+chapters: setup  ## execute all chapters in place, after a change of code, records or weights
+	$(BIN)/python -m hetpure_lab.chapters
 
 bench: setup  ## measure speed and memory on this machine into out/bench.json
 	@mkdir -p out

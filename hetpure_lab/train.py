@@ -14,6 +14,7 @@ import math
 import platform
 import time
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +36,21 @@ N_VALIDATION = 256
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run. `shares` gives each source's share of every batch."""
+    """Everything that decides a training run.
+
+    `shares` gives each source's share of every batch. Each of `cycles` is a number of images over which the learning rate warms up and
+    falls to zero once, from a peak that is halved for every cycle after the first; `augment` is, per cycle, the probability of a zoom
+    and, apart from it, of a compression (classifiers).
+    """
 
     name: str
     network: str
     task: str
     shares: dict[str, float]
-    images: int
+    cycles: tuple[int, ...]
     batch: int
     lr: float
+    augment: tuple[float, ...] = ()
     weight_decay: float = 0.0
     warmup: float = 0.05
     ema: float = 0.0
@@ -52,17 +59,29 @@ class Recipe:
     seed: int = 0
     bf16: bool = True
 
+    @property
+    def steps(self) -> list[int]:
+        """The step at which each cycle ends."""
+        return [total // self.batch for total in accumulate(self.cycles)]
+
+    def cycle(self, step: int) -> tuple[int, float]:
+        """The cycle that `step` is in, and how far it is through it, in [0, 1)."""
+        index = next(i for i, end in enumerate(self.steps) if step < end)
+        start = ([0] + self.steps)[index]
+        return index, (step - start) / (self.steps[index] - start)
+
 
 RECIPES = {
     r.name: r
     for r in (
         Recipe(
             "cifar10-small-classifier", "wrn_16_2", "classify",
-            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, images=1_200_000, batch=128, lr=0.2, weight_decay=5e-4, warmup=0.15,
+            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, cycles=(1_200_000, 800_000), batch=128, lr=0.2, augment=(0.4, 0.25),
+            weight_decay=5e-4, warmup=0.15,
         ),
         Recipe(
             "cifar10-small-denoiser", "unet_64_64", "denoise",
-            {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3}, images=1_600_000, batch=64, lr=2e-3, ema=0.9995,
+            {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3}, cycles=(1_600_000,), batch=64, lr=2e-3, ema=0.9995,
         ),
     )
 }  # fmt: skip
@@ -130,13 +149,13 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
 
 
-def classifier_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def classifier_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator, augment: float) -> tuple[Tensor, Tensor]:
     pixels, labels = draw(pools, recipe, rng)
     pixels = shift_and_flip(pixels, rng, pad=4, flip="svhn" not in recipe.name)
     for i in range(len(pixels)):
-        if rng.random() < 0.4:
+        if rng.random() < augment:
             pixels[i] = zoom(pixels[i], rng)
-        if rng.random() < 0.4:
+        if rng.random() < augment:
             pixels[i] = jpeg(pixels[i], rng)
     return to_tensor(pixels).contiguous(memory_format=torch.channels_last), labels
 
@@ -149,8 +168,13 @@ def denoiser_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Gene
 # ---- the two tasks: loss on a batch, metrics on the validation images -----------------------------------------------------
 
 
-def classify_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    x, y = classifier_batch(pools, recipe, rng)
+def rng_of(recipe: Recipe, step: int) -> np.random.Generator:
+    """The randomness of one step: whatever was interrupted before, step k always draws the same."""
+    return np.random.default_rng([recipe.seed, step])
+
+
+def classify_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step: int) -> Tensor:
+    x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
         logits = net(x)
     return F.cross_entropy(logits.float(), y)
@@ -161,8 +185,9 @@ def classify_metrics(net: nn.Module, validation: Images) -> dict[str, float]:
     return {"accuracy": float((net(validation.floats).argmax(1) == validation.labels).float().mean())}
 
 
-def denoise_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> Tensor:
+def denoise_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step: int) -> Tensor:
     """E || eps - eps_theta(x_t, t) ||^2 (Ho et al. 2020, Eq 14), t drawn towards the low levels that purification uses."""
+    rng = rng_of(recipe, step)
     x0 = denoiser_batch(pools, recipe, rng)
     t = torch.from_numpy(1 + np.floor(recipe.t_max * rng.random(len(x0)) ** recipe.t_power)).long().clamp(1, recipe.t_max)
     eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
@@ -189,11 +214,13 @@ TASKS = {"classify": (classify_loss, classify_metrics), "denoise": (denoise_loss
 # ---- the loop -----------------------------------------------------------------------------------------------------------
 
 
-def learning_rate(recipe: Recipe, progress: float) -> float:
-    """Linear warm-up, then half a cosine to zero; `progress` in [0, 1]."""
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then half a cosine to zero, in every cycle (Loshchilov & Hutter 2017)."""
+    cycle, progress = recipe.cycle(step)
+    peak = recipe.lr * 0.5**cycle
     if progress < recipe.warmup:
-        return recipe.lr * progress / recipe.warmup
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
+        return peak * progress / recipe.warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
 
 
 def optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
@@ -227,13 +254,13 @@ def train(
             raise ValueError(f"{checkpoint} belongs to another recipe; move it away to start over")
         net.load_state_dict(state["net"]), average.load_state_dict(state["average"]), opt.load_state_dict(state["opt"])
         step, log, seconds = state["step"], state["log"], state["seconds"]
-    total, losses, started = recipe.images // recipe.batch, [], time.time()
+    total, losses, started = recipe.steps[-1], [], time.time()
     bar = tqdm(total=total, initial=step, desc=recipe.name, disable=not progress, mininterval=5)
     while step < total:
         net.train()
         for group in opt.param_groups:
-            group["lr"] = learning_rate(recipe, step / total)
-        loss = loss_of(net, pools, recipe, np.random.default_rng([recipe.seed, step]))
+            group["lr"] = learning_rate(recipe, step)
+        loss = loss_of(net, pools, recipe, step)
         opt.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)

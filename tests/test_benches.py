@@ -84,7 +84,7 @@ def tiny(monkeypatch):
     sample = data.embedded_sample(data.DATASETS["cifar10"])
     monkeypatch.setattr(train, "N_VALIDATION", 4)
     monkeypatch.setattr(train.lab_data, "load", lambda *_, **__: sample)
-    shared = {"shares": {"cifar10/lossless": 1.0}, "images": 48, "batch": 8, "bf16": False}
+    shared = {"shares": {"cifar10/lossless": 1.0}, "cycles": (24, 24), "augment": (0.4, 0.2), "batch": 8, "bf16": False}
     return {
         "classify": Recipe("tiny-classifier", "wrn_16_2", "classify", lr=0.05, weight_decay=5e-4, **shared),
         "denoise": Recipe("tiny-denoiser", "unet_64_64", "denoise", lr=1e-3, ema=0.9, **shared),
@@ -133,9 +133,11 @@ def test_exported_weights_load_back(tiny, tmp_path):
 
 
 def test_learning_rate_warms_up_and_vanishes(tiny):
-    recipe = dataclasses.replace(tiny["denoise"], warmup=0.1)
-    rates = [train.learning_rate(recipe, p) for p in np.linspace(0, 1, 101)]
-    assert rates[0] == 0 and max(rates) == pytest.approx(recipe.lr) and rates.index(max(rates)) == 10 and rates[-1] == pytest.approx(0)
+    recipe = dataclasses.replace(tiny["denoise"], warmup=0.1, cycles=(800, 1600))
+    rates = np.array([train.learning_rate(recipe, step) for step in range(recipe.steps[-1])])
+    assert rates[0] == rates[100] == 0 and rates[99] < 1e-3 * recipe.lr and rates[-1] < 1e-3 * recipe.lr
+    assert rates[:100].argmax() == 10 and rates[10] == pytest.approx(recipe.lr)
+    assert rates[100:].argmax() == 20 and rates[120] == pytest.approx(recipe.lr / 2)
 
 
 # ---- check -------------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from hetpure_core import (
     q_xt_xs,
     random_mask,
     released_grid,
+    released_maps,
     run,
     soft_mask,
     spatial_softmax,
@@ -469,9 +470,16 @@ def test_mask_builds_no_graph(reading, images, classifier):
     assert graphs == [False] and not mask.requires_grad
 
 
-@defect("the released reading ignores the mask kind top-fraction")
+def test_released_mask_is_never_empty(classifier, images):
+    """It compares with >=, so that at tau = 1 the highest pixel of each of the two blocks is left, where Eq 4 leaves none."""
+    released, paper = (HetPure(tau=1.0, reading=r).mask(images, classifier, classifier.taps(), noise_of(images)) for r in READINGS[1::-1])
+    assert set(released.sum((1, 2, 3)).tolist()) <= {1, 2} and paper.sum() == 0
+
+
 def test_released_mask_by_area(classifier, images):
-    assert (mask_of("top-fraction", classifier, images, reading="released").sum((1, 2, 3)) == 16).all()
+    """The `released` reading ranks the pixels of its own maps."""
+    mask, maps = mask_of("top-fraction", classifier, images, reading="released"), released_maps(images, classifier, classifier.taps())
+    assert torch.equal(mask, top_fraction_mask(maps, 0.25)) and (mask.sum((1, 2, 3)) == 16).all()
 
 
 def test_mask_of_chosen_blocks(classifier, images):
@@ -665,7 +673,7 @@ def test_ancestral_steps_are_noisy_and_ddim_steps_are_not(purifier, images, deno
     """With the ddpm sampler every denoiser call but those of Eq 11 draws noise; with ddim none does."""
     noise = Recorded(noise_of(images))
     purified(purifier, images, denoiser, noise, half)
-    eq_11 = len(purifier.grid(SCHEDULE)[0]) - 1 if "renoise 150" in noise.names else 0
+    eq_11 = len(purifier.grid(SCHEDULE)[0]) - 1 if getattr(purifier, "reading", None) == "paper" else 0
     expected = purifier.calls(SCHEDULE) - eq_11 if purifier.sampler == "ddpm" else 0
     assert sum(name.startswith("reverse") for name in noise.names) == expected
 

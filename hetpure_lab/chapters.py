@@ -1,0 +1,50 @@
+"""Run chapters and keep their outputs: ``python -m hetpure_lab.chapters [chapters/05_cifar10.ipynb ...]`` (all if none is named).
+
+The committed notebooks are what the book shows, so they must be whole: executed from top to bottom in a fresh kernel, one thread,
+no progress bars, no timings, and no metadata but tags and alternative texts, so that a rerun changes only what changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from hetpure_lab.data import ROOT
+
+CHAPTERS = ROOT / "chapters"
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+KEPT_METADATA = ("tags", "mystnb")
+
+
+def execute(path: Path, timeout: int = 3600) -> None:
+    """Execute a notebook in its folder and write it back; it is left as it was if a cell fails."""
+    notebook = nbformat.read(path, as_version=4)
+    options = {"timeout": timeout, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
+    NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options).execute()
+    notebook.metadata = KERNEL
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{i:03d}"
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k in KEPT_METADATA}
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+    nbformat.write(notebook, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hetpure_lab.chapters", description=__doc__.split("\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(CHAPTERS.glob("*.ipynb")))
+    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    for path in parser.parse_args().notebooks:
+        started = time.time()
+        execute(path.resolve())
+        print(f"{path.name}: {time.time() - started:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
