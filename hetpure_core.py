@@ -89,13 +89,14 @@ class Noise:
 
     def generators(self, draw: str) -> Iterator[torch.Generator]:
         for image, copy in zip(self.images, self.copies):
-            key = hashlib.blake2b(f"{self.seed}/{image}/{copy}/{draw}".encode(), digest_size=8).digest()
+            key = hashlib.blake2b(f"{self.seed}\0{image}\0{copy}\0{draw}".encode(), digest_size=8).digest()
             yield torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
 
     def __call__(self, draw: str, like: Tensor) -> Tensor:
         """Noise of the shape, type and device of `like`; always drawn in float32 on the CPU, so that all devices agree."""
-        rows = [torch.randn(like.shape[1:], generator=g) for g in self.generators(draw)]
-        return torch.stack(rows).to(like)
+        if len(like) != len(self.images):
+            raise ValueError(f"noise for {len(self.images)} images was asked of a batch of {len(like)}")
+        return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self.generators(draw)]).to(like)
 
 
 def q_xt_x0(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
@@ -139,7 +140,8 @@ def p_xs_xt(xt: Tensor, t: int, s: int, eps: Tensor, schedule: Schedule, eta: fl
 def time_grid(t_l: int, t_s: int, steps: int) -> tuple[list[int], list[int]]:
     """The times visited in stage 1 (t_l down to t_s) and stage 2 (t_s down to 0), both ends included.
 
-    `steps` is shared in proportion to the two lengths, rounding in favour of stage 2; t_l and t_s are always visited exactly.
+    `steps` is shared in proportion to the two lengths, rounding in favour of stage 2; t_l and t_s are always visited exactly, and no
+    stage has more steps than indices.
     With t_s = t_l stage 1 is empty: the grid of uniform purification. Book: ch01, eq-grid.
     """
     if not 1 <= t_s <= t_l:
@@ -178,8 +180,7 @@ def activation_map(activation: Tensor, p: int = 2, root: bool = True) -> Tensor:
 
     ``root=False`` leaves the sum of powers, as the released code does with p = 2.
     """
-    if p < 1:
-        raise ValueError(f"p must be a natural number, not {p}")
+    _check_count("p", p)
     if root:
         return torch.linalg.vector_norm(activation, ord=p, dim=1, keepdim=True)
     return activation.abs().pow(p).sum(1, keepdim=True)
@@ -211,6 +212,8 @@ def attention_maps(
         raise ValueError("an attention map needs at least one tap")
     with tapped(taps) as activations:
         classifier(images)
+    if len(activations) != len(taps):
+        raise ValueError(f"only {len(activations)} of {len(taps)} taps ran in the classifier's forward pass")
     size = images.shape[-2:]
     blocks = [F.interpolate(activation_map(a, p, root), size, mode="bilinear", align_corners=False) for a in activations]
     return phi(torch.cat(blocks, dim=1))
@@ -232,7 +235,7 @@ def soft_mask(maps: Tensor, tau: float, temperature: float = 0.05) -> Tensor:
 def top_fraction_mask(maps: Tensor, fraction: float) -> Tensor:
     """The `fraction` of pixels with the highest maximum over blocks (the released code's ImageNet mask). Book: ch02, eq-topk."""
     score = maps.amax(1).flatten(1)
-    return _first_pixels(score.argsort(dim=1, descending=True, stable=True), round(fraction * score.shape[1]), maps)
+    return _first_pixels(score.argsort(dim=1, descending=True, stable=True), int(fraction * score.shape[1]), maps)
 
 
 def random_mask(mask: Tensor, noise: Noise) -> Tensor:
@@ -321,18 +324,20 @@ class HetPure:
         _check_sampling(self.sampler, self.steps, t_l=self.t_l, t_s=self.t_s)
         _check_choice("reading", self.reading, READINGS)
         _check_choice("mask_kind", self.mask_kind, MASKS)
+        _check_count("U", self.U)
+        _check_count("p", self.p)
         if self.t_s >= self.t_l:
             raise ValueError(f"the weak noise t_s = {self.t_s} must be below the strong noise t_l = {self.t_l}")
         if not 0 <= self.tau <= 1:
             raise ValueError(f"tau is a threshold on maps in [0, 1], not {self.tau}")
         if not 0 <= self.fraction <= 1:
             raise ValueError(f"fraction is a share of the pixels in [0, 1], not {self.fraction}")
-        if self.U < 1:
-            raise ValueError(f"U counts time indices and must be at least 1, not {self.U}")
 
     def mask(self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], noise: Noise) -> Tensor:
         """The mask (n, 1, h, w) of images in [0, 1], 1 where the strong noise goes; computed without gradient. Paper: Alg 2."""
         if self.blocks is not None:
+            if not all(0 <= b < len(taps) for b in self.blocks):
+                raise ValueError(f"blocks must be from 0 to {len(taps) - 1}, not {self.blocks}")
             taps = [taps[b] for b in self.blocks]
         with torch.no_grad():
             attended = self._attended(images, classifier, taps)
@@ -352,7 +357,10 @@ class HetPure:
         """Times of the two stages."""
         if self.reading == "released":
             return released_grid(self.t_l, self.t_s, self.steps, schedule.T)
-        return time_grid(schedule.index(self.t_l), schedule.index(self.t_s), self.steps)
+        t_l, t_s = schedule.index(self.t_l), schedule.index(self.t_s)
+        if t_l == t_s:
+            raise ValueError(f"t_l = {self.t_l} and t_s = {self.t_s} fall on the same of {schedule.T} times")
+        return time_grid(t_l, t_s, self.steps)
 
     def plan(self, x_adv: Tensor, mask: Tensor, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
         """Algorithm 1: the forward process, then stage 1 in the chosen reading, then stage 2."""
@@ -437,11 +445,13 @@ def released_grid(t_l: float, t_s: float, steps: int, T: int) -> tuple[list[int]
     So the last state is at index 1 instead of the clean 0, stage 1 lasts while the *next* time is not below t_s, and t_l and t_s are
     visited only if the stride divides them. Book: ch03, eq-released.
     """
+    if steps > T:
+        raise ValueError(f"the released grid has at most {T} steps, not {steps}")
     stride = T // steps
-    times = [stride * i + 1 for i in reversed(range(int(steps * t_l + 1e-9) + 1))]
+    times = [i + 1 for i in range(0, T - 1, stride)[: int(steps * t_l) + 1]][::-1]
     if len(times) < 2:
         raise ValueError(f"{steps} steps are too few to contain t_l = {t_l}: the released grid has a stride of {stride} indices")
-    n_1 = sum(s - 1 >= t_s * T - 1e-6 for s in times[1:])
+    n_1 = sum(s - 1 >= t_s * T for s in times[1:])
     return times[: n_1 + 1], times[n_1:]
 
 
@@ -504,18 +514,23 @@ class Purified(nn.Module):
         checkpointing: bool = True,
     ):
         super().__init__()
-        if votes < 1:
-            raise ValueError(f"votes must be at least 1, not {votes}")
+        _check_count("votes", votes)
         self.classifier, self.denoiser = classifier.eval().requires_grad_(False), denoiser.eval().requires_grad_(False)
         self.purifier, self.schedule = purifier or HetPure(), schedule or linear_schedule()
         self.tap_modules = list(classifier.taps() if taps is None else taps)
         self.votes, self.seed, self.checkpointing, self._anonymous = votes, seed, checkpointing, 0
 
+    def train(self, mode: bool = True) -> Purified:
+        """Stays in eval mode: a defence is not trained."""
+        return super().train(False)
+
     def noise(self, n: int, ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None) -> Noise:
         """The noise of one call: keyed by `ids` and `copies` (0 if not given), or fresh if the images have no ids."""
         if ids is None:
+            if copies is not None:
+                raise ValueError("copies need ids: without ids every call draws fresh noise")
             self._anonymous += 1
-            return Noise(self.seed, [f"anonymous {i}" for i in range(n)], [self._anonymous] * n)
+            return Noise(self.seed, [f"anonymous {self._anonymous} {i}" for i in range(n)], [0] * n)
         return Noise(self.seed, ids, [0] * n if copies is None else copies)
 
     def mask(self, images: Tensor, noise: Noise) -> Tensor | None:
@@ -525,6 +540,8 @@ class Purified(nn.Module):
     def plan(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Plan:
         """The purification of images in [0, 1] as a list of steps, for `trajectory` or `run` on ``2 * images - 1``."""
         mask = self.mask(images, noise) if mask is None else mask
+        if mask is not None and (mask.shape[1:] != (1, *images.shape[2:]) or len(mask) not in (1, len(images))):
+            raise ValueError(f"a mask must have the shape (n or 1, 1, h, w), not {tuple(mask.shape)} for images {tuple(images.shape)}")
         return self.purifier.plan(2 * images - 1, mask, self._eps, noise, self.schedule)
 
     def _eps(self, x: Tensor, t: Tensor) -> Tensor:
@@ -563,13 +580,18 @@ def purify(
     ids: Sequence[int | str] | None = None,
     copies: Sequence[int] | None = None,
     seed: int | str = 0,
-    **options,
+    schedule: Schedule | None = None,
+    taps: Sequence[nn.Module] | None = None,
 ) -> Tensor:
-    """Purified images in [0, 1] for images (n, 3, h, w) in [0, 1]; `options` are those of `Purified`. Paper: Alg 1, 2. Book: ch03."""
+    """Purified images in [0, 1] for images (n, 3, h, w) in [0, 1]; settings as in `Purified`, `ids` 0 to n - 1 if not given.
+
+    Paper: Alg 1, 2. Book: ch03, eq-algorithm.
+    """
     check_images(images)
-    defended = Purified(classifier, denoiser, purifier, seed=seed, **options)
+    defended = Purified(classifier, denoiser, purifier, seed=seed, schedule=schedule, taps=taps)
+    noise = defended.noise(len(images), range(len(images)) if ids is None else ids, copies)
     with torch.no_grad():
-        return defended.purify(images, defended.noise(len(images), ids or range(len(images)), copies)).clamp(0, 1)
+        return defended.purify(images, noise).clamp(0, 1)
 
 
 def mean_log_probability(logits: Tensor) -> Tensor:
@@ -599,7 +621,7 @@ def check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = getattr(images, "dtype", type(images).__name__)
         raise ValueError(f"images must be a float tensor, not {kind} (divide 8-bit pixels by 255)")
-    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(f"images must have the shape (n, 3, h, w) with n >= 1, not {tuple(images.shape)}")
     low, high = images.detach().amin().item(), images.detach().amax().item()
     if math.isnan(low) or math.isnan(high):
@@ -613,10 +635,14 @@ def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
 def _check_sampling(sampler: str, steps: int, **levels: float) -> None:
     _check_choice("sampler", sampler, SAMPLERS)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    _check_count("steps", steps)
     for name, level in levels.items():
         if not 0 < level <= 1:
             raise ValueError(f"{name} is a fraction of T in (0, 1], not {level}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,10 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from hetpure_core import FLAT_UP_TO, READINGS, SAMPLERS, HetPure, Purified, Uniform, linear_schedule
+from hetpure_lab.cost import LiveBytes
 from hetpure_lab.networks import build
 
 ID, TARGET = "an image", 2
@@ -125,27 +123,6 @@ def test_price_of_a_gradient_in_denoiser_passes(steps, checkpointing, passes, cl
     denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
     gradient(Purified(classifier, denoiser, purifier, checkpointing=checkpointing), image)
     assert len(calls) == passes * purifier.steps
-
-
-class LiveBytes(TorchDispatchMode):
-    """`peak`: the most bytes that tensors made inside the block had in memory at any one time."""
-
-    def __init__(self):
-        super().__init__()
-        self.live, self.peak = {}, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self.watch(tensor.untyped_storage())
-        return result
-
-    def watch(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self.live:
-            self.live[storage._cdata] = storage.nbytes()
-            weakref.finalize(storage, self.live.pop, storage._cdata)
-            self.peak = max(self.peak, sum(self.live.values()))
 
 
 def test_live_bytes_counts_what_is_alive():
