@@ -13,7 +13,7 @@ import json
 import math
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,7 +30,7 @@ from hetpure_lab import data as lab_data
 from hetpure_lab.data import ROOT, Images
 from hetpure_lab.networks import build
 
-RUNS = ROOT / "out" / "train"
+RUNS, WEIGHTS = ROOT / "out" / "train", ROOT / "weights"
 N_VALIDATION = 256
 
 
@@ -76,8 +76,8 @@ RECIPES = {
     for r in (
         Recipe(
             "cifar10-small-classifier", "wrn_16_2", "classify",
-            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, cycles=(1_200_000, 800_000), batch=128, lr=0.2, augment=(0.4, 0.25),
-            weight_decay=5e-4, warmup=0.15,
+            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, cycles=(1_200_000, 800_000, 1_200_000), batch=128, lr=0.2,
+            augment=(0.4, 0.25, 0.25), weight_decay=5e-4, warmup=0.15,
         ),
         Recipe(
             "cifar10-small-denoiser", "unet_64_64", "denoise",
@@ -236,10 +236,26 @@ def save_atomically(state: dict, path: Path) -> None:
     part.replace(path)
 
 
+def earlier_cycles(recipe: Recipe, weights: Path) -> dict | None:
+    """The card of finished weights that the first cycles of `recipe` made, if that is how they were made.
+
+    At the end of a cycle the learning rate is zero: the weights and a fresh optimiser continue the run.
+    """
+    if not (path := weights / f"{recipe.name}.json").exists():
+        return None
+    card = json.loads(path.read_text())
+    done = len(card["recipe"]["cycles"])
+    shorter = asdict(replace(recipe, cycles=recipe.cycles[:done], augment=recipe.augment[:done]))
+    return card if done < len(recipe.cycles) and card["recipe"] == json.loads(json.dumps(shorter)) else None
+
+
 def train(
-    recipe: Recipe, folder: str | None = None, every: int = 250, progress: bool = True, runs: Path = RUNS
+    recipe: Recipe, folder: str | None = None, every: int = 250, progress: bool = True, runs: Path = RUNS, weights: Path = WEIGHTS
 ) -> tuple[nn.Module, list[dict]]:
-    """Run or continue a recipe; returns the network to keep (averaged if the recipe says so) and its log, an entry per `every` steps."""
+    """Run or continue a recipe; returns the network to keep (averaged if the recipe says so) and its log, an entry per `every` steps.
+
+    It continues from its checkpoint in `runs`, or else from weights in `weights` that earlier cycles of the same recipe made.
+    """
     pools, validation = sources(recipe, folder)
     loss_of, metrics_of = TASKS[recipe.task]
     torch.manual_seed(recipe.seed)
@@ -247,6 +263,9 @@ def train(
     if recipe.task == "classify":
         net = net.to(memory_format=torch.channels_last)
     average, opt, step, log, seconds = build(recipe.network), optimizer(recipe, net), 0, [], 0.0
+    if not checkpoint.exists() and (card := earlier_cycles(recipe, weights)):
+        net.load_state_dict(load_file(weights / f"{recipe.name}.safetensors"))
+        step, log, seconds = card["images_seen"] // recipe.batch, card["curve"], card["seconds"]
     average.load_state_dict(net.state_dict())
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -297,7 +316,7 @@ def last_checkpoint(recipe: Recipe, runs: Path = RUNS) -> tuple[nn.Module, list[
     return net.eval(), state["log"]
 
 
-def export(recipe: Recipe, net: nn.Module, log: list[dict], folder: str | None, target: Path = ROOT / "weights") -> Path:
+def export(recipe: Recipe, net: nn.Module, log: list[dict], folder: str | None, target: Path = WEIGHTS) -> Path:
     """``weights/NAME.safetensors`` and its card: data, recipe, images seen, time, curve, sha256."""
     target.mkdir(exist_ok=True)
     path = target / f"{recipe.name}.safetensors"
