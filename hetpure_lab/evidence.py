@@ -65,10 +65,10 @@ def parse_spec(text: str, known: dict[str, type | None]):
 
 
 def spec(settings: dict, known: dict[str, type | None]) -> str:
-    """The inverse of `parse_spec`, for settings with their `name`: the slug and what differs from the defaults."""
+    """The inverse of `parse_spec`, for settings with their `name`: the slug and what differs from the defaults; `t` always."""
     kind = known[settings["name"]]
     defaults = {} if kind is None else asdict(kind())
-    changed = [f"{k}={v}" for k, v in settings.items() if k != "name" and v != defaults[k]]
+    changed = [f"{k}={v}" for k, v in settings.items() if k != "name" and (v != defaults[k] or k == "t")]
     return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
 
 
