@@ -30,11 +30,18 @@ def wilson(correct: np.ndarray) -> Accuracy:
 
 
 def mean_rate(rates: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
-    """Mean of per-image success rates (K runs each) with a bootstrap interval over images, the unit that was sampled."""
+    """Mean of per-image success rates (K runs each) with a bootstrap interval over images, the unit that was sampled.
+
+    If all images agree on 0 or on 1 a bootstrap knows no uncertainty; then it is Wilson's.
+    """
     rates = np.asarray(rates, dtype=float)
-    means = np.random.default_rng(seed).choice(rates, (resamples, len(rates))).mean(1)
+    return wilson(rates) if rates.max() == 0 or rates.min() == 1 else _bootstrap(rates, seed, resamples)
+
+
+def _bootstrap(values: np.ndarray, seed: int, resamples: int) -> Accuracy:
+    means = np.random.default_rng(seed).choice(values, (resamples, len(values))).mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Accuracy(float(rates.mean()), float(low), float(high), len(rates))
+    return Accuracy(float(values.mean()), float(low), float(high), len(values))
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
@@ -45,4 +52,4 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
     """Mean of a - b over images with a bootstrap interval over images: two defences on the same images."""
-    return mean_rate(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), seed, resamples)
+    return _bootstrap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), seed, resamples)

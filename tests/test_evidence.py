@@ -47,7 +47,7 @@ def test_records_are_complete_and_reproducible(images, tmp_path):
         assert {k: record[k] for k in ("adversarial", "clean", "null")} == {k: again[key][k] for k in ("adversarial", "clean", "null")}
         assert {"config", "source", "code", "torch", "device", "seconds"} <= set(record)
     row = evidence.summary(experiment.path(tmp_path / "a"))
-    assert (row["n"], row["K"], row["norm"], row["defence"]) == (5, 3, "Linf", "uniform:steps=2")
+    assert (row["n"], row["K"], row["norm"], row["defence"]) == (5, 3, "Linf", "uniform:t=0.1,steps=2")
 
 
 def test_only_missing_images_run(images, tmp_path, monkeypatch):
@@ -140,6 +140,11 @@ def test_bootstrap_interval_covers():
         a = stats.mean_rate(rng.beta(2, 3, 60), seed=i, resamples=400)
         hits += a.low <= 0.4 <= a.high
     assert 180 <= hits <= 199
+
+
+def test_an_interval_never_vanishes_because_all_images_agree():
+    a = stats.mean_rate(np.zeros(8))
+    assert (a.value, a.low) == (0, 0) and a.high == stats.wilson(np.zeros(8)).high > 0.2
 
 
 def test_verdict_needs_an_interval_clear_of_zero():
