@@ -34,21 +34,26 @@ def show_source(*functions: Callable) -> Markdown:
     return Markdown("\n".join(f"```python\n{source}\n```" for source in sources))
 
 
-def show(rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95) -> plt.Figure:
-    """`plots.show_rows` with 5 bits per colour, which nobody sees at this size: it keeps a chapter full of noise below a megabyte."""
-    return plots.show_rows({name: [(31 * image).round() / 31 for image in images] for name, images in rows.items()}, columns, size)
+def show(rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95) -> None:
+    """Show `plots.show_rows` with 5 bits per colour, which nobody sees at this size: it keeps a chapter full of noise below a megabyte."""
+    _grid(rows, columns, size)
+    plt.show()
 
 
-def show_verdicts(rows: dict[str, Tensor], verdicts: dict[str, Tensor], labels: Tensor, classes: Sequence[str]) -> plt.Figure:
+def show_verdicts(rows: dict[str, Tensor], verdicts: dict[str, Tensor], labels: Tensor, classes: Sequence[str]) -> None:
     """`show`, with the true class above and, in the rows named in `verdicts`, the predicted class below; a wrong one is marked ✗."""
-    figure = show(rows, columns=[classes[label] for label in labels])
+    figure = _grid(rows, [classes[label] for label in labels])
     lines = torch.arange(len(figure.axes)).reshape(len(rows), -1)
     for line, name in zip(lines, rows):
         for axis, predicted, label in zip(line, verdicts.get(name, ()), labels):
             right = int(predicted) == int(label)
             colour = plots.COLOURS["clean" if right else "adversarial"]
             figure.axes[axis].set_xlabel(("" if right else "✗ ") + classes[predicted], fontsize=6, color=colour, labelpad=1.5)
-    return figure
+    plt.show()
+
+
+def _grid(rows: dict[str, Sequence[Tensor]], columns: Sequence[str], size: float = 0.95) -> plt.Figure:
+    return plots.show_rows({name: [(31 * image).round() / 31 for image in images] for name, images in rows.items()}, columns, size)
 
 
 def lines_per_image(axis: Axes, x: Sequence[float], values: Tensor, label: str, colour: str) -> None:
