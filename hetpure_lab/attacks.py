@@ -178,6 +178,8 @@ class BPDA(PGD):
     gradient: str = "bpda"
 
 
+ATTACKS = {"pgd": PGD, "bpda": BPDA}
+
 PRESETS = {
     "paper": PGD(iterations=200, eot=20, step=0.007, confirm=0),
     "paper-l2": PGD(norm="L2", eps=0.5, iterations=200, eot=20, step=0.007, l2_step="sign", confirm=0),
@@ -197,7 +199,7 @@ def rows_of(n: int, copies: Sequence[int], device: torch.device) -> list[tuple[T
 
 def loss_and_gradient(defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]) -> tuple[Tensor, Tensor]:
     r"""The loss :math:`\frac1N \sum_j \ell(F(x; \epsilon_j), y)` over `copies` j (n,), and its gradient in x (n, 3, h, w)."""
-    loss, gradient = torch.zeros(len(images), device=images.device), torch.zeros_like(images)
+    loss, gradient = images.new_zeros(len(images)), torch.zeros_like(images)
     for index, copy in rows_of(len(images), copies, images.device):
         x = images[index].detach().requires_grad_()
         each = F.cross_entropy(defence(x, pick(ids, index), copy), labels[index], reduction="none")

@@ -26,8 +26,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from fractions import Fraction
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -36,50 +35,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hetpure_core import HetPure, Purified, Uniform, vote
-from hetpure_lab import attacks, benches, data, stats
-from hetpure_lab.attacks import BPDA, PGD, Undefended
+from hetpure_core import Purified, vote
+from hetpure_lab import attacks, benches, data, defences, specs, stats
+from hetpure_lab.attacks import ATTACKS, PGD, Undefended
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import ROOT, Images
+from hetpure_lab.defences import DEFENCES
 
 RESULTS = ROOT / "results"
 QUEUE = RESULTS / "queue.txt"
-DEFENCES = {"none": None, "uniform": Uniform, "hetpure": HetPure}
-ATTACKS = {"pgd": PGD, "bpda": BPDA}
 COLUMNS = ("adversarial", "clean", "null")
 
 
 # ---- what an experiment is -------------------------------------------------------------------------------------------------
-
-
-def parse_spec(text: str, known: dict[str, type | None]):
-    """``slug`` or ``slug:name=value,...`` to the slug and an object of its class; unnamed settings keep their defaults."""
-    slug, _, rest = text.partition(":")
-    if slug not in known:
-        raise ValueError(f"unknown {slug!r}; known: {', '.join(known)}")
-    kind, settings = known[slug], dict(pair.split("=", 1) for pair in rest.split(",") if pair)
-    types = {f.name: f.type for f in fields(kind)} if kind else {}
-    if unknown := set(settings) - set(types):
-        raise ValueError(f"{slug} has no setting {', '.join(sorted(unknown))}; it has: {', '.join(types) or 'none'}")
-    return slug, kind(**{k: _value(v, types[k]) for k, v in settings.items()}) if kind else None
-
-
-def spec(settings: dict, known: dict[str, type | None]) -> str:
-    """The inverse of `parse_spec`, for settings with their `name`: the slug and what differs from the defaults; `t` always."""
-    kind = known[settings["name"]]
-    defaults = {} if kind is None else asdict(kind())
-    changed = [f"{k}={v}" for k, v in settings.items() if k != "name" and (v != defaults[k] or k == "t")]
-    return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
-
-
-def _value(text: str, kind: str):
-    if kind == "float":
-        return float(Fraction(text))
-    if kind == "bool":
-        return text.lower() in ("1", "true", "yes")
-    if kind.startswith("tuple"):
-        return tuple(int(v) for v in text.split("+"))
-    return int(text) if kind == "int" else text
 
 
 @dataclass(frozen=True)
@@ -94,16 +62,15 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self):
-        parse_spec(self.defence, DEFENCES), parse_spec(self.attack, ATTACKS)
+        specs.parse(self.defence, DEFENCES), specs.parse(self.attack, ATTACKS)
         if self.K < 1:
             raise ValueError(f"K must be at least 1, not {self.K}")
 
     @cached_property
     def config(self) -> dict:
         """All settings, spelt out, and the weights' checksums."""
-        defence, purifier = parse_spec(self.defence, DEFENCES)
-        attack, settings = parse_spec(self.attack, ATTACKS)
-        names = [f"{self.bench}-{part}" for part in ("classifier", "denoiser")]
+        defence, purifier = specs.parse(self.defence, DEFENCES)
+        attack, settings = specs.parse(self.attack, ATTACKS)
         return {
             "bench": self.bench,
             "split": self.split,
@@ -111,25 +78,19 @@ class Experiment:
             "attack": {"name": attack} | asdict(settings),
             "K": 1 if purifier is None else self.K,
             "seed": self.seed,
-            "weights": {name: benches.card(name)["sha256"][:16] for name in names[: 1 if purifier is None else 2]},
+            "weights": {name: benches.card(name)["sha256"][:16] for name in defences.networks(self.defence, self.bench)},
         }
 
     @property
     def key(self) -> str:
         """What makes two experiments the same: their settings other than defaults, however worded, and the weights."""
-        identity = self.config | {"defence": spec(self.config["defence"], DEFENCES), "attack": spec(self.config["attack"], ATTACKS)}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+        names = {"defence": specs.write(self.config["defence"], DEFENCES), "attack": specs.write(self.config["attack"], ATTACKS)}
+        return hashlib.sha256(json.dumps(self.config | names, sort_keys=True).encode()).hexdigest()[:8]
 
     def path(self, results: Path = RESULTS) -> Path:
         """The file of this experiment's records; its name is for people, its key decides."""
         name = re.sub(r"[^\w.=+-]+", "-", f"{self.defence}--{self.attack}")
         return results / self.bench / f"{name}--{self.key}.jsonl"
-
-    def load_defence(self, bench: Bench) -> Purified | Undefended:
-        _, purifier = parse_spec(self.defence, DEFENCES)
-        if purifier is None:
-            return Undefended(bench.classifier)
-        return Purified(bench.classifier, bench.denoiser, purifier, schedule=bench.schedule)
 
 
 # ---- records: append-only lines ----------------------------------------------------------------------------------------------
@@ -212,8 +173,8 @@ def run(
     missing = [i for i, key in enumerate(images.ids) if key not in read(path)]
     if missing:
         bench = bench or benches.load(experiment.bench, device)
-        defence = experiment.load_defence(bench)
-        _, attack = parse_spec(experiment.attack, ATTACKS)
+        defence = defences.build(experiment.defence, bench)
+        _, attack = specs.parse(experiment.attack, ATTACKS)
         label = f"{experiment.defence} / {experiment.attack}"
         with tqdm(total=len(missing) * attack.iterations, desc=label, unit="it", disable=not progress, mininterval=2) as bar:
             for start in range(0, len(missing), batch):
@@ -294,7 +255,7 @@ def summary(path: Path) -> dict:
     records = read(path)
     config, outcomes = next(iter(records.values()))["config"], Outcomes.of(records)
     attack = config["attack"]
-    row = {"bench": config["bench"], "defence": spec(config["defence"], DEFENCES), "attack": spec(attack, ATTACKS)}
+    row = {"bench": config["bench"], "defence": specs.write(config["defence"], DEFENCES), "attack": specs.write(attack, ATTACKS)}
     row |= {k: attack[k] for k in ("norm", "gradient", "eps", "iterations", "eot")}
     row |= {"K": config["K"], "seed": config["seed"], "n": len(records), "data": config["split"]}
     row |= {"weights": config["weights"], "file": path.name}

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from hetpure_lab import data, evidence, stats, tables
+from hetpure_lab import data, evidence, specs, stats, tables
+from hetpure_lab.attacks import ATTACKS
+from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import Experiment, Outcomes
 
 FAST = "pgd:iterations=1,eot=1,confirm=0"
@@ -26,12 +28,12 @@ def images():
 
 
 def test_specs_round_trip_and_refuse_nonsense():
-    assert evidence.parse_spec("hetpure:tau=0.5,U=3,blocks=0+2", evidence.DEFENCES)[1].blocks == (0, 2)
-    assert evidence.parse_spec("pgd:eps=4/255", evidence.ATTACKS)[1].eps == 4 / 255
-    assert evidence.parse_spec("none", evidence.DEFENCES) == ("none", None)
+    assert specs.parse("hetpure:tau=0.5,U=3,blocks=0+2", DEFENCES)[1].blocks == (0, 2)
+    assert specs.parse("pgd:eps=4/255", ATTACKS)[1].eps == 4 / 255
+    assert specs.parse("none", DEFENCES) == ("none", None)
     for bad in ("nothing", "uniform:tau=0.5", "hetpure:t_l=0.1,t_s=0.2", "none:t=1"):
         with pytest.raises(ValueError):
-            evidence.parse_spec(bad, evidence.DEFENCES)
+            specs.parse(bad, DEFENCES)
 
 
 def test_an_experiment_is_its_settings_not_its_wording():
