@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from hetpure_lab import evidence, stats
 from hetpure_lab.claims import TABLES, Claim
@@ -48,7 +49,7 @@ def measured(rows: list[dict]) -> pd.DataFrame:
             "attacked, single": percent(r, "adversarial_single"),
             "clean, vote": percent(r, "clean_majority"),
             "attacked, vote": percent(r, "adversarial_majority"),
-            "record": r["file"],
+            "record": f"{r['bench']}/{r['file']}",
         }
         for r in rows
     )
@@ -68,7 +69,13 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
     any_match = next((r for r in matches.values() if r), None)
     line["here: standard"] = percent(any_match, "clean_single") if any_match else ""
     line |= {f"here: {c}": percent(r, "adversarial_single") if r else "" for c, r in matches.items()}
-    return line | {"n": any_match["n"] if any_match else "", "note": claim.note, "record": any_match["file"] if any_match else ""}
+    return line | {"n": any_match["n"] if any_match else "", "note": claim.note, "record": f"{any_match['bench']}/{any_match['file']}" if any_match else ""}
+
+
+def show(frame: pd.DataFrame) -> Styler:
+    """A table for the page: small print, no index, and each record a link to its file, which the book carries along."""
+    link = lambda file: file and f'<a href="../{file}">{file.rpartition("--")[2].removesuffix(".jsonl")}</a>'
+    return frame.style.hide(axis="index").format({c: link for c in frame if c == "record"}).set_table_attributes('style="font-size: 75%"')
 
 
 def compare(reference: Path, other: Path) -> dict:

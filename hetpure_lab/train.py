@@ -76,8 +76,8 @@ RECIPES = {
     for r in (
         Recipe(
             "cifar10-small-classifier", "wrn_16_2", "classify",
-            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, cycles=(1_200_000, 800_000, 1_200_000), batch=128, lr=0.2,
-            augment=(0.4, 0.25, 0.25), weight_decay=5e-4, warmup=0.15,
+            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, cycles=(1_200_000, 800_000, 1_200_000, 400_000), batch=128, lr=0.2,
+            augment=(0.4, 0.25, 0.25, 0.1), weight_decay=5e-4, warmup=0.15,
         ),
         Recipe(
             "cifar10-small-denoiser", "unet_64_64", "denoise",

@@ -324,6 +324,14 @@ def test_built_pages_load_nothing_from_elsewhere():
     assert (ROOT / "book/_build/html/_static/mathjax/tex-chtml.js").exists()
 
 
+def test_links_to_records_lead_to_files_in_the_book():
+    page = ROOT / "book/_build/html/chapters/05_cifar10.html"
+    if not page.exists():
+        pytest.skip("the book is not built: make book")
+    links = re.findall(r'href="([^"]+\.jsonl)"', page.read_text())
+    assert links and all((page.parent / link).exists() for link in links)
+
+
 def test_the_run_page_knows_the_macros_of_the_book():
     book = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
     page = (ROOT / "book/run.html.j2").read_text()
