@@ -60,9 +60,9 @@ __all__ = [
 class PGD(Attack):
     """Projected gradient ascent on the loss averaged over `eot` purifications (PGD+EOT).
 
-    `step` in [0, 1] units of the `norm`; `keep` is the iterate returned: ``last`` (the paper's) or ``best`` by EOT loss; `loss` as in
-    `gradients.loss_values`. ``l2_step="sign"`` is the released code's l2 step (a sign step, then projection), ``normalised`` the
-    steepest ascent. Of several `restarts` the one with the highest loss on noise of its own counts.
+    `step` in [0, 1] units of the `norm`; `loss` as in `gradients.loss_values`; `keep` is the iterate returned: ``last`` (the paper's) or
+    ``best`` by EOT loss, which must beat the last on common fresh noise. ``l2_step="sign"`` is the released code's l2 step (a sign step,
+    then projection), ``normalised`` the steepest ascent. Of several `restarts` the one with the highest loss on noise of its own counts.
     With `confirm` > 0, every `confirm_every` iterations an image is set aside once that many purifications on fresh noise are all
     wrong: what remains of the budget goes to the others. The failures are always those of the defence itself, whatever `gradient`
     is taken. Paper: §5.1. Book: ch04, eq-pgd.
@@ -92,7 +92,7 @@ class PGD(Attack):
 
     def purifications(self) -> tuple[int, int]:
         checks = self.confirm * max(0, (self.iterations - 1) // self.confirm_every)
-        looks = self.eot * ((self.keep == "best") + (self.restarts > 1))
+        looks = self.eot * (2 * (self.keep == "best") + (self.restarts > 1))
         return self.restarts * (checks + looks), self.restarts * self.iterations * self.eot
 
     def run(
@@ -133,10 +133,6 @@ class PGD(Attack):
         active, spent = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.long, device=x.device)
         fell = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
-        def keep_better(value: Tensor) -> None:
-            better = active[value > best_value[active]]
-            best[better], best_value[active] = x[better], torch.maximum(best_value[active], value)
-
         for k in range(self.iterations):
             if self.confirm and k and k % self.confirm_every == 0:
                 wrong = confirmed(check, x[active], labels[active], pick(ids, active), range(k * self.confirm, (k + 1) * self.confirm))
@@ -147,16 +143,19 @@ class PGD(Attack):
                 break
             copies = range(k * self.eot, (k + 1) * self.eot)
             value, gradient = self.loss_and_gradient(attacked, x[active], images[active], labels[active], pick(ids, active), copies)
-            keep_better(value)
+            better = value > best_value[active]
+            best[active[better]], best_value[active[better]] = x[active[better]], value[better]
             x[active] = self.project(x[active] + self.ascent(gradient), images[active])
             spent[active] += 1
             tick(len(active))
-        if self.keep == "last":
-            return x, spent, fell
-        if len(active):
-            copies = range(self.iterations * self.eot, (self.iterations + 1) * self.eot)
-            keep_better(self.value(attacked, x[active], images[active], labels[active], pick(ids, active), copies))
-        return best, spent, fell
+        if self.keep == "best" and len(active):
+            copies, rest = (
+                range(self.iterations * self.eot, (self.iterations + 1) * self.eot),
+                (images[active], labels[active], pick(ids, active)),
+            )
+            best_value, value = (self.value(attacked, z[active], *rest, copies) for z in (best, x))
+            best[active[value > best_value]] = x[active[value > best_value]]
+        return (best if self.keep == "best" else x), spent, fell
 
     def start(self, images: Tensor, ids: Sequence, tag: str) -> Tensor:
         """The first iterate: the image itself, or a random point of the ball, keyed by image."""

@@ -73,6 +73,10 @@ class AutoAttack(Attack):
         if self.version == "standard" and (self.iterations, self.eot) != (100, 1):
             raise ValueError(f"AutoAttack's standard version has iterations=100 and eot=1, not {self.iterations} and {self.eot}")
 
+    @property
+    def steps(self) -> int:
+        return self.purifications()[1] // self.eot
+
     def purifications(self) -> tuple[int, int]:
         """Without what ``standard`` does in FAB, whose count depends on the image."""
         if self.version == "rand":
@@ -94,7 +98,7 @@ class AutoAttack(Attack):
             module, key = FreshDraws(attacked, image), next(Noise(f"autoattack {seed}", [image], [0]).generators("seed")).initial_seed()
             x[i : i + 1] = self.packaged(module, images[i : i + 1], labels[i : i + 1], key)
             spent[i] = module.gradients // self.eot
-            tick(self.iterations)
+            tick(self.steps)
         return x, spent
 
     def packaged(self, module: nn.Module, image: Tensor, label: Tensor, key: int) -> Tensor:
@@ -157,6 +161,12 @@ class Ascent:
         better = value > self.best_value
         self.best[better], self.best_value[better], self.best_gradient[better] = x[better], value[better], gradient[better]
 
+    def reconsider(self, best_value: Tensor, value: Tensor) -> None:
+        """Compare the best point and the current one by losses on common fresh noise: the best may have been lucky with its own."""
+        better = value > best_value
+        self.best[better], self.best_gradient[better] = self.x[better], self.gradient[better]
+        self.best_value = torch.maximum(best_value, value)
+
     def checkpoint(self, steps: int, rho: float = 0.75) -> None:
         """Halve the step and go back to the best point where the loss rose too seldom, or nothing was gained at an unchanged step."""
         halve = (self.rises <= rho * steps) | (~self.halved & (self.checked_value >= self.best_value))
@@ -183,9 +193,10 @@ def checkpoints(iterations: int) -> list[int]:
 class CorrectedAutoAttack(Attack):
     """APGD-CE and APGD-DLR in which every decision is averaged, and of which the worse candidate is always returned.
 
-    Losses, step sizes and best points use the loss averaged over `eot` purifications. `accept` fresh purifications judge the
-    candidates: the one that fewer get right is kept, or at a tie the one with the higher cross-entropy; the clean image never is. An
-    image that all of them get wrong, at a checkpoint or in the end, is set aside. Book: ch04, eq-apgd.
+    Losses, step sizes and best points use the loss averaged over `eot` purifications; at checkpoints the best point has to beat the
+    current one on common fresh noise. `accept` fresh purifications judge the candidates: the one that fewer get right is kept, or at a
+    tie the one with the higher cross-entropy; the clean image never is. An image that all of them get wrong, at a checkpoint or in the
+    end, is set aside. Book: ch04, eq-apgd.
     """
 
     iterations: int = 100
@@ -206,8 +217,8 @@ class CorrectedAutoAttack(Attack):
 
     def purifications(self) -> tuple[int, int]:
         runs = len(self.losses.split("+"))
-        looks = runs * self.accept * (len(checkpoints(self.iterations)) + 1)
-        return looks, runs * (self.iterations + 1) * self.eot
+        looks = len(checkpoints(self.iterations)) * (self.accept + 2 * self.eot) + self.accept
+        return runs * looks, runs * (self.iterations + 1) * self.eot
 
     def run(
         self,
@@ -250,7 +261,8 @@ class CorrectedAutoAttack(Attack):
         start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One run of APGD on the averaged `loss`, its noise keyed by `tag`: the best points and the iterations spent."""
-        attacked, check = seen_by_the_attack(reseeded(defence, f"attack {tag}"), self.gradient), reseeded(defence, f"confirm {tag}")
+        attacked, compared = (seen_by_the_attack(reseeded(defence, f"{use} {tag}"), self.gradient) for use in ("attack", "compare"))
+        check = reseeded(defence, f"confirm {tag}")
         x = perturb_randomly(images, ids, self.norm, self.eps, f"start {tag}", corner=False) if start is None else start
         run = Ascent.at(x, *loss_and_gradient(attacked, x, labels, ids, range(self.eot), loss), 2 * self.eps)
         best, spent, last = x.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device), 0
@@ -259,13 +271,14 @@ class CorrectedAutoAttack(Attack):
             z = self.project(run.x + run.step * self.direction(run.gradient), around)
             x = self.project(run.x + (1 - inertia) * (z - run.x) + inertia * (run.x - run.previous), around)
             copies = range(k * self.eot, (k + 1) * self.eot)
-            run.move(x, *loss_and_gradient(attacked, x, labels[run.index], pick(ids, run.index), copies, loss))
+            rest = labels[run.index], pick(ids, run.index)
+            run.move(x, *loss_and_gradient(attacked, x, *rest, copies, loss))
             spent[run.index] += 1
             tick(len(run.index))
             if k in checkpoints(self.iterations):
+                run.reconsider(*(mean_loss(compared, z, *rest, copies, loss) for z in (run.best, run.x)))
                 run.checkpoint(k - last)
-                last, copies = k, range(k * self.accept, (k + 1) * self.accept)
-                wrong = confirmed(check, run.best, labels[run.index], pick(ids, run.index), copies)
+                last, wrong = k, confirmed(check, run.best, *rest, range(k * self.accept, (k + 1) * self.accept))
                 best[run.index] = run.best
                 tick(int(wrong.sum()) * (self.iterations - k))
                 run.keep(~wrong)

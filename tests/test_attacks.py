@@ -407,7 +407,7 @@ def test_agreement_recovers_a_known_angle_from_noise():
     h = 0.6 * g + 0.8 * across  # nearly orthogonal in 200 dimensions
     truth = torch.nn.functional.cosine_similarity(g[:, 0], h[:, 0])
     found = gradients.agreement(g + 4 * draw(n, S, d), h + 4 * draw(n, S, d))
-    assert (found.corrected - truth).abs().mean() < 0.03 and abs(found.pooled - float(truth.mean())) < 0.02
+    assert (found.corrected - truth).abs().mean() < 0.05 and abs(found.pooled - float(truth.mean())) < 0.02
     assert (found.cosine < truth).all() and (found.snr * 16 - 1).abs().mean() < 0.1  # |h|^2 is about d, the noise 16 d
 
 

@@ -33,9 +33,9 @@ def estimate(smoothed, x, ids, K=20):
 
 
 def test_packaged_autoattack_inflates_accuracy_by_what_its_rule_predicts(smoothed):
-    n, p, q = 500, smoothed.clean, smoothed.attacked
+    n, p, q = 300, smoothed.clean, smoothed.attacked
     x, y, ids = smoothed.batch(n)
-    library = AutoAttack(norm=smoothed.norm, eps=smoothed.eps, iterations=10, eot=2).library(smoothed.defence, x.device, 0, 4)
+    library = AutoAttack(norm=smoothed.norm, eps=smoothed.eps, iterations=6, eot=2).library(smoothed.defence, x.device, 0, 4)
     found, _ = library.run_standard_evaluation(x, y, batch_size=n)
     # One look decides whether an image is attacked (p), each of two attacks takes another (p), and one look accepts (1 - q).
     accepted, stays = p * (1 - q), p * q + (1 - p) * p
@@ -49,7 +49,7 @@ def test_packaged_autoattack_inflates_accuracy_by_what_its_rule_predicts(smoothe
 
 
 def test_corrected_autoattack_reports_the_truth(smoothed):
-    x, y, ids = smoothed.batch(150)
+    x, y, ids = smoothed.batch(80)
     attack = CorrectedAutoAttack(norm=smoothed.norm, eps=smoothed.eps, iterations=8, eot=4, accept=10)
     found, spent = attack.run(smoothed.defence, x, y, ids)
     assert (found != x).flatten(1).any(1).all() and (spent == 16).float().mean() > 0.9
@@ -60,9 +60,9 @@ def test_corrected_autoattack_reports_the_truth(smoothed):
 
 def test_corrected_autoattack_keeps_the_candidate_that_fewer_purifications_get_right(smoothed, monkeypatch):
     x, y, ids = smoothed.batch(12)
-    worst = x - 4 * smoothed.eps * smoothed.w.sign()
+    worst = 1 - x
     candidates = {"ce": x.clone(), "dlr": worst}
-    climb = lambda self, defence, images, labels, ids, loss, *_: (candidates[loss], torch.ones(len(labels)).long())
+    climb = lambda self, defence, images, labels, ids, loss, *_: (candidates[loss][: len(labels)], torch.ones(len(labels)).long())
     monkeypatch.setattr(CorrectedAutoAttack, "climb", climb)
     for losses in ("ce+dlr", "dlr+ce"):
         found, _ = CorrectedAutoAttack(norm=smoothed.norm, losses=losses).run(smoothed.defence, x, y, ids)
@@ -106,11 +106,12 @@ def test_the_attack_called_autoattack_is_the_library_unchanged(smoothed):
         assert torch.equal(again, found[i : i + 1]) and spent[i] == module.gradients // 2
 
 
-def test_standard_autoattack_breaks_a_deterministic_network(single, images):
-    x, y = images.float()[:2], single(images.float()[:2]).argmax(1)
-    attack = specs.parse("autoattack:version=standard,eot=1,eps=0.3", ATTACKS)[1]
-    found, _ = attack.run(single, x, y, ["a", "b"])
-    assert (single(found).argmax(1) != y).all() and (found - x).abs().max() <= 0.3 + 1e-6
+def test_standard_autoattack_breaks_a_deterministic_network(smoothed):
+    x, y, ids = smoothed.batch(1)
+    attack = specs.parse(f"autoattack:version=standard,eot=1,norm={smoothed.norm},eps={8 * smoothed.eps}", ATTACKS)[1]
+    bare = Undefended(smoothed.defence.classifier)
+    found, _ = attack.run(bare, x, y, ids)
+    assert bare(x).argmax(1) == y and bare(found).argmax(1) != y
 
 
 # ---- Square ------------------------------------------------------------------------------------------------------------------
@@ -129,10 +130,10 @@ def test_the_side_of_the_square_follows_the_packaged_schedule():
 
 
 def test_square_gains_without_gradients_but_less_than_the_worst_case(smoothed):
-    x, y, ids = smoothed.batch(16)
-    found, _ = Square(norm=smoothed.norm, eps=smoothed.eps, iterations=150, eot=6).run(smoothed.defence, x, y, ids)
+    x, y, ids = smoothed.batch(5)
+    found, _ = Square(norm=smoothed.norm, eps=smoothed.eps, iterations=100, eot=4).run(smoothed.defence, x, y, ids)
     left = smoothed.accuracy(found).mean()
-    assert smoothed.attacked - 1e-4 <= left < smoothed.clean - 0.6 * (smoothed.clean - smoothed.attacked)
+    assert smoothed.attacked - 1e-4 <= left < smoothed.clean - 0.2 * (smoothed.clean - smoothed.attacked)
 
 
 # ---- Foolbox -----------------------------------------------------------------------------------------------------------------
@@ -157,11 +158,11 @@ def test_foolbox_and_ours_find_the_known_worst_case(smoothed):
 
 def test_foolbox_and_ours_leave_the_same_accuracy_on_real_networks():
     bench, sample = benches.load("cifar10-small"), data.embedded_sample(data.DATASETS["cifar10"])
-    x, y, ids = sample.floats[:12], sample.labels[:12], sample.ids[:12]
+    x, y, ids = sample.floats[:8], sample.labels[:8], sample.ids[:8]
     defence = Purified(bench.classifier, bench.denoiser, Uniform(0.1, steps=1), schedule=bench.schedule)
-    theirs = foolbox_pgd(defence, x, y, "Linf", 8 / 255, 0.01, 5, 3)
-    ours, _ = PGD(step=0.01, iterations=5, eot=3, confirm=0).run(defence, x, y, ids)
-    score = lambda z: (gradients.logits_of(gradients.reseeded(defence, "score"), z, ids, range(8)).argmax(-1) == y).double().mean(0)
+    theirs = foolbox_pgd(defence, x, y, "Linf", 8 / 255, 0.01, 4, 2)
+    ours, _ = PGD(step=0.01, iterations=4, eot=2, confirm=0).run(defence, x, y, ids)
+    score = lambda z: (gradients.logits_of(gradients.reseeded(defence, "score"), z, ids, range(6)).argmax(-1) == y).double().mean(0)
     clean, left, right = score(x), score(theirs), score(ours)
     difference = stats.mean_rate(((left - right + 1) / 2).numpy())  # paired, moved from [-1, 1] to a rate
     assert difference.low <= 0.5 <= difference.high and max(left.mean(), right.mean()) < clean.mean() - 0.2
