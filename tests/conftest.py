@@ -1,4 +1,4 @@
-"""What the tests share: one thread, two tiny smooth networks in float64, and the path to the shared reference data."""
+"""What the tests share: one thread, tiny smooth networks in float64, a defence of known accuracy, the path to the reference data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from scipy import stats
 from torch import Tensor, nn
+
+from hetpure_core import Purified, Uniform
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,6 +77,58 @@ def denoiser() -> nn.Module:
 def images() -> Tensor:
     """Four images (4, 3, 8, 8) in float64, strictly inside [0, 1]."""
     return 0.1 + 0.8 * torch.rand(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+class LinearClassifier(nn.Module):
+    """Two classes with logits u and -u for u = w . (x - 1/2), and two that never win, so that every loss of AutoAttack exists."""
+
+    def __init__(self, w: Tensor):
+        super().__init__()
+        self.w = nn.Parameter(w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = ((x - 0.5) * self.w).sum((1, 2, 3))
+        return torch.stack([u, -u, u.new_full(u.shape, -20), u.new_full(u.shape, -21)], 1)
+
+    def taps(self) -> list[nn.Module]:
+        return []
+
+
+class NoDenoiser(nn.Module):
+    """It predicts no noise: purification then only adds Gaussian noise."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+class Smoothed:
+    """A defence whose accuracy is known: a linear classifier of x + sigma * noise is right with probability Phi(margin / sigma).
+
+    All images have class 0 and the clean accuracy `clean`; `eps` is such that the best attack leaves `attacked`.
+    """
+
+    def __init__(self, norm: str, clean: float = 0.93, attacked: float = 0.5, size: int = 4):
+        w = torch.randn(3, size, size, generator=torch.Generator().manual_seed(5))
+        self.w, self.norm, self.clean, self.attacked = w / w.norm(), norm, clean, attacked
+        self.defence = Purified(LinearClassifier(self.w), NoDenoiser(), Uniform(0.05, steps=1))
+        abar = float(self.defence.schedule.abar[50])
+        self.sigma = 0.5 * ((1 - abar) / abar) ** 0.5
+        margins = [self.sigma * float(stats.norm.ppf(p)) for p in (clean, attacked)]
+        self.image = (0.5 + margins[0] * self.w)[None]
+        self.eps = (margins[0] - margins[1]) / float(self.w.abs().sum() if norm == "Linf" else self.w.norm())
+
+    def batch(self, n: int) -> tuple[Tensor, Tensor, list[str]]:
+        """n times the image, which differ in their noise only: images, labels, ids."""
+        return self.image.repeat(n, 1, 1, 1), torch.zeros(n, dtype=torch.long), [f"image {i}" for i in range(n)]
+
+    def accuracy(self, x: Tensor) -> Tensor:
+        """The probability that one purification of x is classified right (n,)."""
+        return torch.special.ndtr(((x - 0.5) * self.w).sum((1, 2, 3)) / self.sigma)
+
+
+@pytest.fixture(params=["Linf", "L2"])
+def smoothed(request) -> Smoothed:
+    return Smoothed(request.param)
 
 
 @pytest.fixture(scope="session")

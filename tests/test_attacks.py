@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
-from hetpure_core import HetPure, Purified, Uniform
-from hetpure_lab import attacks, benches, data
-from hetpure_lab.attacks import PGD, Undefended
+from hetpure_core import HetPure, Noise, Purified, Uniform
+from hetpure_lab import attacks, benches, data, gradients, specs, threat
+from hetpure_lab.attacks import ATTACKS, PGD, PRESETS, MaskPGD, RandomNoise, Transfer, Undefended
+from hetpure_lab.evidence import RESULTS, Experiment
+from hetpure_lab.gradients import DRAWS, LOSSES, Frozen, MaskAware
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_result_does_not_depend_on_batch_or_chunks(bench, images, monkeypatch):
     x, y, ids, defence = images.floats[:4], images.labels[:4], images.ids[:4], small(bench, Uniform(0.1, steps=2))
     attack = PGD(iterations=2, eot=3, confirm=0)
     together, _ = attack.run(defence, x, y, ids)
-    monkeypatch.setattr(attacks, "ROWS", 5)
+    monkeypatch.setattr(gradients, "ROWS", 5)
     alone = torch.cat([attack.run(defence, x[i : i + 1], y[i : i + 1], ids[i : i + 1])[0] for i in range(4)])
     assert (together - alone).abs().max() < 1e-6 or ((together - alone).abs() > 1e-6).float().mean() < 0.002  # sign(0) ties only
 
@@ -127,15 +130,290 @@ def test_keep_best_is_never_worse_by_its_own_loss(bench, images):
     assert (kept >= first).all() and (kept > first).any()
 
 
-@pytest.mark.parametrize(
-    "name, value", [("norm", "L1"), ("gradient", "none"), ("keep", "first"), ("l2_step", "free"), ("eot", 0), ("eps", -1.0), ("step", 0.0)]
+# ---- every attack ----------------------------------------------------------------------------------------------------------
+
+SMALL = (
+    "pgd:iterations=4,eot=2,confirm=2,confirm_every=2",
+    "pgd:iterations=2,eot=2,random_start=1,restarts=2,keep=best,loss=margin",
+    "pgd:iterations=2,eot=2,frozen=start+known,gradient=mask-soft",
+    "bpda:iterations=2,eot=2",
+    "pgd-mask:iterations=2,eot=2,keep=best",
+    "autoattack:iterations=2,eot=2",
+    "autoattack-corrected:iterations=5,eot=2,accept=3",
+    "square:iterations=6,eot=2,refresh=3,confirm=2",
+    "transfer:iterations=4",
+    "noise",
 )
-def test_bad_settings_are_refused(name, value):
-    with pytest.raises(ValueError, match=name):
-        PGD(**{name: value})
 
 
-def test_paper_preset_is_the_papers():
-    preset = attacks.PRESETS["paper"]
-    assert (preset.iterations, preset.eot, preset.step, preset.keep, preset.random_start) == (200, 20, 0.007, "last", False)
-    assert dataclasses.replace(preset, confirm=16) != preset and preset.confirm == 0
+def with_norm(text, norm):
+    """The attack that `text` names, in a ball in which 8 by 8 pixels can move as far as in the other."""
+    return dataclasses.replace(specs.parse(text, ATTACKS)[1], norm=norm, eps=0.1 if norm == "Linf" else 0.5)
+
+
+def one_by_one(attack, defence, x, y, ids):
+    return torch.cat([attack.run(defence, x[i : i + 1], y[i : i + 1], ids[i : i + 1])[0] for i in range(len(x))])
+
+
+@pytest.fixture
+def tiny(classifier, denoiser):
+    """The method on tiny networks; only the packaged library needs float32."""
+    return Purified(classifier, denoiser, HetPure(0.3, 0.1, tau=0.5, U=2, steps=3))
+
+
+@pytest.fixture
+def batch():
+    """Three 8 by 8 images in float64, their labels and ids."""
+    x = 0.2 + 0.6 * torch.rand(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    return x, torch.tensor([0, 3, 1]), ["a", "b", "c"]
+
+
+def test_small_settings_cover_every_attack():
+    assert {text.partition(":")[0] for text in SMALL} == set(ATTACKS)
+
+
+@pytest.mark.parametrize("norm", threat.NORMS)
+@pytest.mark.parametrize("text", SMALL)
+def test_any_attack_stays_in_the_ball_and_gives_an_image_alone_what_it_gives_in_a_batch(tiny, batch, text, norm):
+    (x, y, ids), attack, ticks = batch, with_norm(text, norm), []
+    if text.startswith("autoattack:"):
+        tiny, x = tiny.float(), x.float()
+    together, spent = attack.run(tiny, x, y, ids, tick=ticks.append)
+    assert torch.allclose(together, one_by_one(attack, tiny, x, y, ids), atol=1e-9)
+    assert threat.length(together - x, norm).max() <= attack.eps * (1 + 1e-6) and together.min() >= 0 and together.max() <= 1
+    assert sum(ticks) == attack.steps * len(x) and (spent <= attack.steps).all()
+    again, _ = attack.run(tiny, x, y, ids)
+    other, _ = attack.run(tiny, x, y, ids, seed=1)
+    assert torch.equal(again, together) and (text.startswith("transfer") or not torch.equal(other, together))
+
+
+@pytest.mark.parametrize("text", SMALL)
+def test_any_attack_keeps_to_the_purifications_it_announces(tiny, batch, text, monkeypatch):
+    (x, y, ids), attack, counted = batch, with_norm(text, "Linf"), [0, 0]
+    if text.startswith("autoattack:"):
+        tiny, x = tiny.float(), x.float()
+    purify = Purified.purify
+
+    def counting(self, images, *rest):
+        counted[images.requires_grad] += len(images)
+        return purify(self, images, *rest)
+
+    monkeypatch.setattr(Purified, "purify", counting)
+    attack.run(tiny, x, y, ids)
+    without, with_gradient = attack.purifications()
+    assert counted[1] <= with_gradient * len(x) and sum(counted) <= (without + with_gradient) * len(x)
+    if attack.gradient == "exact" and text.startswith("pgd:iterations=2"):
+        assert counted[1] == with_gradient * len(x)  # nothing is confirmed within two iterations
+
+
+@pytest.mark.parametrize("text", SMALL)
+def test_any_attack_refuses_an_unknown_norm_and_gradient(text):
+    attack = specs.parse(text, ATTACKS)[1]
+    for name in ("norm", "gradient"):
+        with pytest.raises(ValueError, match=f"unknown {name} 'free'; known: "):
+            dataclasses.replace(attack, **{name: "free"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    """pgd:gradient=none pgd:keep=first pgd:l2_step=free pgd:eot=0 pgd:eps=-1 pgd:step=0 pgd:loss=l2 pgd:restarts=2 pgd:frozen=end
+    pgd-mask:steer=up square:p=0 square:gradient=exact autoattack:version=plus autoattack:version=standard autoattack-corrected:losses=ce+l2
+    autoattack-corrected:accept=0""".split(),
+)
+def test_bad_settings_are_refused_by_name(text):
+    name = text.partition(":")[2].partition("=")[0]
+    with pytest.raises(ValueError, match="loss" if name == "losses" else "random_start" if name == "restarts" else name):
+        specs.parse(text, ATTACKS)
+
+
+def test_new_settings_leave_the_names_of_old_records_alone():
+    for path in sorted((RESULTS / "cifar10-small").glob("*.jsonl")):
+        config = json.loads(path.read_text().split("\n")[0])["config"]
+        assert all(hasattr(ATTACKS[config["attack"]["name"]], name) for name in config["attack"] if name != "name")
+    assert specs.write({"name": "pgd"} | dataclasses.asdict(PGD(eot=1, confirm=1)), ATTACKS) == "pgd:eot=1,confirm=1"
+    path = Experiment("none", "pgd:eot=1,confirm=1").path()
+    assert path.exists() or not list(path.parent.glob("none--pgd-eot=1-confirm=1--*")), "the key of this experiment has changed"
+
+
+# ---- PGD's choices ---------------------------------------------------------------------------------------------------------
+
+
+def test_presets_are_what_they_say():
+    paper, strong = PRESETS["paper"], PRESETS["strong"]
+    assert (paper.iterations, paper.eot, paper.step, paper.keep, paper.random_start) == (200, 20, 0.007, "last", False)
+    assert (paper.loss, paper.restarts, paper.confirm, PRESETS["paper-l2"].l2_step) == ("ce", 1, 0, "sign")
+    assert (strong.random_start, strong.keep, strong.loss, strong.restarts) == (True, "best", "margin", 2)
+    assert PRESETS["strong-l2"].l2_step == "normalised" and PRESETS["strong-l2"].step * 10 > PRESETS["strong-l2"].eps
+
+
+def test_losses_are_their_formulas_and_rise_above_zero_exactly_where_the_label_is_lost():
+    logits = torch.tensor([[3.0, 1.0, 0.5, -1.0], [0.0, 2.0, 5.0, 4.0]], dtype=torch.float64).expand(6, 2, 4)
+    labels = torch.tensor([0, 1])
+    value = {loss: gradients.loss_values(logits, labels, loss) for loss in LOSSES}
+    assert value["margin"].tolist() == [[-2, 3]] * 6
+    assert torch.allclose(value["dlr"], torch.tensor([-2 / 2.5, 3 / 3]).double().expand(6, 2))
+    assert torch.allclose(value["ce"], -logits.log_softmax(-1)[..., [0, 1], [0, 1]])
+
+
+def test_losses_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="unknown loss 'l2'; known: ce, margin, dlr"):
+        gradients.loss_values(torch.zeros(1, 4), torch.zeros(1, dtype=torch.long), "l2")
+    with pytest.raises(ValueError, match="at least 3 classes, not 2"):
+        gradients.loss_values(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), "dlr")
+
+
+def test_of_several_restarts_the_one_with_the_highest_loss_on_other_noise_is_kept(tiny, batch):
+    x, y, ids = batch
+    attack = PGD(eps=0.3, step=0.02, iterations=1, eot=2, random_start=True, restarts=4, confirm=0)
+    found, spent = attack.run(tiny, x, y, ids)
+    runs = [attack.climb(tiny, x, y, ids, tag, threat.no_tick)[0] for tag in ("0", "0 restart 1", "0 restart 2", "0 restart 3")]
+    judge = gradients.reseeded(tiny, "judge 0")
+    values = torch.stack([gradients.mean_loss(judge, run, y, ids, range(2)) for run in runs])
+    assert torch.equal(gradients.mean_loss(judge, found, y, ids, range(2)), values.amax(0)) and spent.tolist() == [4] * 3
+    assert len(set(values.argmax(0).tolist())) > 1
+
+
+def test_a_confirmed_failure_is_returned_even_where_an_earlier_iterate_had_the_higher_loss(smoothed):
+    x, y, ids = smoothed.batch(8)
+    attack = PGD(norm=smoothed.norm, eps=20 * smoothed.eps, step=10 * smoothed.eps, iterations=7, eot=1, keep="best", confirm=1)
+    attack = dataclasses.replace(attack, confirm_every=6)
+    last, _ = dataclasses.replace(attack, keep="last").run(smoothed.defence, x, y, ids)
+    best, spent = attack.run(smoothed.defence, x, y, ids)
+    assert (spent == 6).all() and torch.equal(best, last)
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_pgd_finds_the_worst_point_of_a_defence_known_in_closed_form(smoothed, loss):
+    x, y, ids = smoothed.batch(3)
+    attack = PGD(norm=smoothed.norm, eps=smoothed.eps, step=smoothed.eps / 2, iterations=4, eot=2, confirm=0, loss=loss)
+    found, _ = attack.run(smoothed.defence, x, y, ids)
+    assert torch.allclose(smoothed.accuracy(x), torch.tensor(smoothed.clean), atol=1e-4)
+    assert torch.allclose(smoothed.accuracy(found), torch.tensor(smoothed.attacked), atol=1e-4)
+
+
+def test_transfer_is_an_attack_on_the_bare_network_and_noise_is_none(tiny, batch):
+    x, y, ids = batch
+    moved, _ = Transfer(iterations=3).run(tiny, x, y, ids)
+    bare, _ = PGD(iterations=3, eot=1, confirm=0).run(Undefended(tiny.classifier), x, y, ids)
+    assert torch.equal(moved, bare)
+    noise, spent = RandomNoise(eps=0.05).run(tiny, x, y, ids)
+    assert torch.allclose((noise - x).abs(), torch.full_like(x, 0.05)) and not spent.any()
+
+
+# ---- masks with a derivative -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["attention", "top-fraction", "inverted"])
+@pytest.mark.parametrize("reading", ["paper", "released"])
+def test_the_smooth_mask_tends_to_the_mask(tiny, batch, kind, reading):
+    purifier = HetPure(0.3, 0.1, tau=0.5, steps=10, mask_kind=kind, reading=reading, fraction=0.3)
+    defence, x = gradients.with_purifier(tiny, purifier), batch[0]
+    mask = defence.mask(x, defence.noise(3, batch[2]))
+    soft = gradients.smooth_mask(defence, x, temperature=1e-7)
+    away = (soft - 0.5).abs() > 1e-3  # a pixel exactly at the threshold stays at one half
+    assert away.float().mean() > 0.95 and torch.allclose(soft[away], mask[away], atol=1e-6)
+
+
+def test_straight_through_masks_leave_the_output_and_add_to_the_gradient(tiny, batch):
+    x, y, ids = batch
+    through = gradients.seen_by_the_attack(tiny, "mask-straight-through")
+    assert torch.allclose(through(x, ids, [0] * 3), tiny(x, ids, [0] * 3), atol=1e-12)
+    exact, more = (gradients.loss_and_gradient(d, x, y, ids, [0])[1] for d in (tiny, through))
+    assert (exact - more).norm() > 1e-3 * exact.norm()
+
+
+def test_the_gradient_through_a_soft_mask_is_that_of_finite_differences(tiny, batch):
+    x, y, ids = batch
+    soft = gradients.seen_by_the_attack(tiny, "mask-soft")
+    value = lambda z: gradients.mean_loss(soft, z, y, ids, [0])
+    _, g = gradients.loss_and_gradient(soft, x, y, ids, [0])
+    v = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
+    quotient = (value(x + 1e-6 * v) - value(x - 1e-6 * v)) / 2e-6
+    assert torch.allclose(quotient, (g * v).sum((1, 2, 3)), rtol=1e-5, atol=1e-7)
+
+
+def test_a_purifier_without_attention_has_no_gradient_through_its_mask(tiny):
+    for purifier in (Uniform(0.1, steps=2), HetPure(0.3, 0.1, steps=3, mask_kind="random")):
+        defence = gradients.with_purifier(tiny, purifier)
+        assert gradients.seen_by_the_attack(defence, "mask-soft") is defence
+        with pytest.raises(ValueError, match="no mask that depends on the image"):
+            gradients.smooth_mask(defence, torch.rand(1, 3, 8, 8, dtype=torch.float64))
+    assert isinstance(gradients.seen_by_the_attack(tiny, "mask-soft"), MaskAware)
+
+
+@pytest.mark.parametrize("steer, grows", [("grow", True), ("shrink", False)])
+def test_steering_moves_the_mask_where_it_should(tiny, batch, steer, grows):
+    x, y, ids = batch
+    attack = MaskPGD(eps=0.1, iterations=4, eot=1, confirm=0, steer=steer, weight=100.0, step=0.03)
+    found, _ = attack.run(tiny, x, y, ids)
+    area = lambda z: gradients.smooth_mask(tiny, z).mean()
+    assert (area(found) > area(x)) == grows and (area(found) - area(x)).abs() > 0.02
+
+
+def test_steering_for_change_flips_more_of_the_mask_than_the_loss_alone(tiny, batch):
+    x, y, ids = batch
+    settings = {"eps": 0.1, "iterations": 4, "eot": 1, "confirm": 0, "step": 0.03}
+    mask = lambda z: tiny.mask(z, tiny.noise(3, ids))
+    flipped = [
+        (mask(attack.run(tiny, x, y, ids)[0]) != mask(x)).double().mean() for attack in (MaskPGD(**settings, weight=100.0), PGD(**settings))
+    ]
+    assert flipped[0] > flipped[1]
+
+
+# ---- frozen noise ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frozen", ["start", "known", "renoise", "reverse"])
+def test_frozen_draws_are_the_same_in_every_copy_and_under_every_seed_and_others_are_not(tiny, batch, frozen):
+    noises = [Frozen(gradients.reseeded(tiny, s), frozen).hold(Noise(s, ["a"], [c])) for s, c in ((0, 0), (0, 1))]
+    held = gradients.reseeded(Frozen(tiny, frozen), "other")
+    noises.append(held.hold(held.noise(1, ["a"], [5])))
+    for draw in ("start", "start weak", "known 20 ", "renoise 20", "reverse 30 20 "):
+        a, *others = (noise(draw, batch[0][:1]) for noise in noises)
+        assert all(torch.equal(a, b) == (draw.split()[0] == frozen) for b in others)
+
+
+def test_with_all_noise_frozen_the_attack_sees_what_will_score_it(tiny, batch):
+    x, y, ids = batch
+    attack = PGD(eps=0.05, iterations=3, eot=1, confirm=0, frozen="all", keep="best")
+    defence = attack.faces(tiny)
+    assert attack.faces(defence) is defence and attack.faces(Undefended(tiny.classifier)).classifier is tiny.classifier
+    logits = gradients.logits_of(gradients.reseeded(defence, "score"), x, ids, range(3))
+    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
+    assert not torch.equal(tiny(x, ids, [0] * 3), tiny(x, ids, [1] * 3))
+    found, _ = attack.run(tiny, x, y, ids)
+    scored = [gradients.mean_loss(gradients.reseeded(defence, "score"), z, y, ids, range(2)) for z in (found, x)]
+    assert (scored[0] > scored[1]).all()
+
+
+def test_freezing_draws_one_at_a_time_takes_away_randomness_one_at_a_time(tiny, batch):
+    x, _, ids = batch
+    spread = {}
+    for frozen in ("start", "known", "renoise", "start+known+renoise", "all"):
+        spread[frozen] = float(gradients.logits_of(Frozen(tiny, frozen), x, ids, range(40)).std(0).mean())
+    free = float(gradients.logits_of(tiny, x, ids, range(40)).std(0).mean())
+    assert all(0 < spread[frozen] < 1.1 * free for frozen in ("start", "known", "renoise"))
+    assert spread["start+known+renoise"] == spread["all"] == 0 and set(DRAWS) > {"start", "known", "renoise"}
+
+
+# ---- how good a gradient is ------------------------------------------------------------------------------------------------
+
+
+def test_agreement_recovers_a_known_angle_from_noise():
+    generator = torch.Generator().manual_seed(0)
+    n, S, d = 20, 64, 200
+    draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)
+    g, across = draw(n, 1, d), draw(n, 1, d)
+    h = 0.6 * g + 0.8 * across  # nearly orthogonal in 200 dimensions
+    truth = torch.nn.functional.cosine_similarity(g[:, 0], h[:, 0])
+    found = gradients.agreement(g + 4 * draw(n, S, d), h + 4 * draw(n, S, d))
+    assert (found.corrected - truth).abs().mean() < 0.05 and abs(found.pooled - float(truth.mean())) < 0.02
+    assert (found.cosine < truth).all() and (found.snr * 16 - 1).abs().mean() < 0.1  # |h|^2 is about d, the noise 16 d
+
+
+def test_summands_average_to_the_gradient_and_agree_with_themselves(tiny, batch):
+    x, y, ids = batch
+    parts = gradients.summands(tiny, x, y, ids, range(6))
+    _, gradient = gradients.loss_and_gradient(tiny, x, y, ids, range(6))
+    assert torch.allclose(parts.mean(1), gradient.flatten(1), atol=1e-12)
+    assert torch.allclose(gradients.agreement(parts, parts).cosine, torch.ones(3).double())
