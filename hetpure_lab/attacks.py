@@ -16,7 +16,6 @@ from hetpure_core import Purified
 from hetpure_lab.ensemble import AutoAttack, CorrectedAutoAttack, Square
 from hetpure_lab.gradients import (
     LOSSES,
-    ROWS,
     Defence,
     StraightThrough,
     Undefended,
@@ -37,7 +36,6 @@ __all__ = [
     "LOSSES",
     "PGD",
     "PRESETS",
-    "ROWS",
     "Attack",
     "Defence",
     "MaskPGD",

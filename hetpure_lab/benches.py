@@ -46,6 +46,13 @@ class Bench:
 SMALL = {"cifar10-small": ("cifar10", CIFAR10_CLASSES, HetPure(t_l=0.2, t_s=0.05, tau=0.8, U=10, steps=10))}
 
 
+def dataset(name: str) -> str:
+    """The data set of the bench called `name`. Raises `BenchError`."""
+    if name not in SMALL:
+        raise BenchError(f"unknown bench {name!r}; known: {', '.join(SMALL)}")
+    return SMALL[name][0]
+
+
 def load(name: str, device: str = "cpu") -> Bench:
     """The bench called `name` on `device` (cpu, cuda, cuda:1, ...), networks in eval mode and frozen. Raises `BenchError`."""
     if name not in SMALL:

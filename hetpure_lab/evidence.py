@@ -1,4 +1,4 @@
-"""The evidence: experiments, their append-only records, and what follows from them.
+"""The evidence: experiments, running them, and a row for each.
 
 An experiment is a bench, a defence, an attack and a scoring rule; its file under ``results/`` holds one line per image. Running it
 again runs only the images that are missing, in any number of processes at once. Attack and scoring draw separate noise: K fresh
@@ -8,43 +8,44 @@ control).
     python -m hetpure_lab.evidence run --defence hetpure --attack pgd --n-images 128
     python -m hetpure_lab.evidence queue            # everything in results/queue.txt that is not done
     python -m hetpure_lab.evidence --json           # what there is
+    python -m hetpure_lab.evidence export FILE --to FOLDER      # its adversarial images as PNG files
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
 import json
-import os
-import platform
 import re
 import shlex
-import subprocess
 import sys
 import time
-import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from hetpure_core import Purified, vote
-from hetpure_lab import attacks, benches, data, defences, specs, stats
-from hetpure_lab.attacks import ATTACKS, PGD, Undefended
+from hetpure_core import HetPure, Purified, Uniform
+from hetpure_lab import attacks, benches, data, defences, microbatch, pixels, scale, specs, stats
+from hetpure_lab.attacks import ATTACKS, Attack, Undefended
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import ROOT, Images
 from hetpure_lab.defences import DEFENCES
+from hetpure_lab.outcomes import COLUMNS, RULES, Outcomes, column_record
+from hetpure_lab.pixels import adversarial_images as adversarial_images
+from hetpure_lab.pixels import unpack as unpack
+from hetpure_lab.records import append, provenance, read
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 RESULTS = ROOT / "results"
 QUEUE = RESULTS / "queue.txt"
-COLUMNS = ("adversarial", "clean", "null")
 
 
 # ---- what an experiment is -------------------------------------------------------------------------------------------------
@@ -52,17 +53,21 @@ COLUMNS = ("adversarial", "clean", "null")
 
 @dataclass(frozen=True)
 class Experiment:
-    """`defence` and `attack` are specs such as ``hetpure:tau=0.5`` and ``pgd:eps=4/255``; `K` purifications score every column."""
+    """`defence` and `attack` are specs such as ``hetpure:tau=0.5`` and ``pgd:eps=4/255``, or objects, which become specs; `K` purifications
+    score every column."""
 
-    defence: str
-    attack: str
+    defence: str | HetPure | Uniform | None
+    attack: str | PGD
     bench: str = "cifar10-small"
     split: str = "test"
     K: int = 20
     seed: int = 0
 
     def __post_init__(self):
-        specs.parse(self.defence, DEFENCES), specs.parse(self.attack, ATTACKS)
+        for name, known in (("defence", DEFENCES), ("attack", ATTACKS)):
+            if not isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, specs.describe(getattr(self, name), known))
+            specs.parse(getattr(self, name), known)
         if self.K < 1:
             raise ValueError(f"K must be at least 1, not {self.K}")
 
@@ -93,69 +98,6 @@ class Experiment:
         return results / self.bench / f"{name}--{self.key}.jsonl"
 
 
-# ---- records: append-only lines ----------------------------------------------------------------------------------------------
-
-
-def append(path: Path, records: Sequence[dict]) -> None:
-    """Add whole lines in one write and force them to disk; a torn line left by a killed writer is closed first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records).encode()
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        size = os.fstat(file).st_size
-        if size and os.pread(file, 1, size - 1) != b"\n":
-            lines = b"\n" + lines
-        if os.write(file, lines) != len(lines):
-            raise OSError(f"{path}: the disk is full; the last batch was not recorded")
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def read(path: Path) -> dict[str, dict]:
-    """Records by image; unreadable lines are dropped with a warning, and of two records of one image the first counts."""
-    records: dict[str, dict] = {}
-    if not path.exists():
-        return records
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-            records.setdefault(record["image"], record)
-        except (ValueError, KeyError, TypeError):
-            warnings.warn(f"{path}, line {number}: not a whole record (a writer was killed?); dropped", stacklevel=2)
-    return records
-
-
-def pack(delta: Tensor) -> str:
-    """int8 differences as text."""
-    return base64.b85encode(zlib.compress(delta.numpy().tobytes(), 9)).decode()
-
-
-def unpack(text: str, shape: Sequence[int]) -> Tensor:
-    """The int8 differences of a record."""
-    return torch.frombuffer(bytearray(zlib.decompress(base64.b85decode(text))), dtype=torch.int8).reshape(*shape)
-
-
-def adversarial_images(images: Images, records: dict[str, dict]) -> Tensor:
-    """The 8-bit adversarial images uint8 (n, 3, h, w) of those `images` that have a record, in the order of `images`."""
-    rows = [i for i, key in enumerate(images.ids) if key in records]
-    shape = images.pixels.shape[1:]
-    deltas = torch.stack([unpack(records[images.ids[i]]["delta"], shape) for i in rows])
-    return (images.pixels[rows].short() + deltas).to(torch.uint8)
-
-
-def provenance() -> dict:
-    """What produced a record: code, libraries, machine."""
-    code = {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest()[:12] for name in ("hetpure_core.py", "hetpure_lab/attacks.py")}
-    try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        commit = ""
-    return {"code": code, "commit": commit, "torch": torch.__version__.split("+")[0], "machine": platform.machine()}
-
-
 # ---- running -----------------------------------------------------------------------------------------------------------------
 
 
@@ -167,87 +109,103 @@ def run(
     batch: int = 8,
     progress: bool = True,
     results: Path = RESULTS,
+    client: Client | None = None,
 ) -> dict[str, dict]:
-    """Attack and score those of `images` that have no record yet, `batch` at a time; returns the records of all, by image id."""
-    path = experiment.path(results)
-    missing = [i for i, key in enumerate(images.ids) if key not in read(path)]
-    if missing:
-        bench = bench or benches.load(experiment.bench, device)
-        defence = defences.build(experiment.defence, bench)
-        _, attack = specs.parse(experiment.attack, ATTACKS)
-        label = f"{experiment.defence} / {experiment.attack}"
-        with tqdm(total=len(missing) * attack.iterations, desc=label, unit="it", disable=not progress, mininterval=2) as bar:
-            for start in range(0, len(missing), batch):
-                rows = images[torch.tensor(missing[start : start + batch])]
-                append(path, evaluate(experiment, defence, attack, rows, bench.device, bar.update))
+    """Attack and score those of `images` that have no record yet, `batch` at a time; returns the records of all, by image id.
+
+    With a Dask `client` its workers do the batches, on a `device` of theirs and with the bench of that name from their own checkout; this
+    process alone writes.
+    """
+    if bench and client:
+        raise ValueError("workers load the bench by its name: give a bench or a client, not both")
+    path, ids = experiment.path(results), images.ids
     found = read(path)
-    return {key: found[key] for key in images.ids}
+    missing = [i for i, key in enumerate(ids) if key not in found]
+    batches = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+    label = f"{experiment.defence} / {experiment.attack}"
+    with tqdm(total=len(missing), desc=label, unit="image", disable=not progress or not missing, mininterval=2) as bar:
+        if client:
+            for records in scale.each(client, shard, [(experiment, images[torch.tensor(rows)], device) for rows in batches]):
+                append(path, records)
+                bar.update(len(records))
+        else:
+            for rows in batches:
+                found = read(path)
+                if left := [i for i in rows if ids[i] not in found]:  # another process may have been here
+                    append(path, shard(experiment, images[torch.tensor(left)], device, bench, lambda k: bar.update(k)))
+    found = read(path)
+    return {key: found[key] for key in ids}
+
+
+@lru_cache(maxsize=2)
+def _bench(name: str, device: str) -> Bench:
+    return benches.load(name, device)
+
+
+def shard(
+    experiment: Experiment, images: Images, device: str = "cpu", bench: Bench | None = None, tick: Callable[[float], None] = lambda k: None
+) -> list[dict]:
+    """The records of one batch, from nothing but its arguments and the weights: what a worker does. Recovers from too large a microbatch.
+
+    `tick` is called with fractions of images done.
+    """
+    bench = bench or _bench(experiment.bench, device)
+    defence, (_, attack) = defences.build(experiment.defence, bench), specs.parse(experiment.attack, ATTACKS)
+    if isinstance(defence, Purified):
+        microbatch.fit(defence, images.floats[:1].to(bench.device))
+    share = lambda k: tick(k / max(1, attack.steps))
+    return microbatch.recovering(lambda: evaluate(experiment, defence, attack, images, bench.device, share), bench.device)
 
 
 def evaluate(
     experiment: Experiment,
     defence: Purified | Undefended,
-    attack: PGD,
+    attack: Attack,
     images: Images,
     device: torch.device,
     tick: Callable[[int], None] = lambda k: None,
 ) -> list[dict]:
     """One batch: attack, round to 8 bits, score the three columns on fresh noise."""
-    started, ids = time.time(), images.ids
+    started, ids, defence = time.time(), images.ids, attack.faces(defence)
     x, y = images.floats.to(device), images.labels.to(device)
-    x_adv, spent = attack.run(defence, x, y, ids, experiment.seed, tick)
-    delta = attacks.to_8_bit(x_adv, x, attack.norm, attack.eps)
-    null = attacks.perturb_randomly(x, ids, attack.norm, attack.eps, f"null {experiment.seed}")
-    null = attacks.to_8_bit(null, x, attack.norm, attack.eps)
-    scorer, K = attacks.reseeded(defence, f"score {experiment.seed}"), experiment.config["K"]
-    pixels = {"adversarial": delta, "clean": torch.zeros_like(delta), "null": null}
-    logits = {name: attacks.logits_of(scorer, (images.pixels.to(device) + d.short()) / 255, ids, range(K)) for name, d in pixels.items()}
-    shared = {"config": experiment.config, "source": images.source} | provenance()
-    shared |= {"device": str(device), "seconds": round((time.time() - started) / len(ids), 3)}
+    with Calls(defence) as calls:
+        x_adv, spent = attack.run(defence, x, y, ids, experiment.seed, tick)
+        delta = attacks.to_8_bit(x_adv, x, attack.norm, attack.eps)
+        null = attacks.perturb_randomly(x, ids, attack.norm, attack.eps, f"null {experiment.seed}")
+        null = attacks.to_8_bit(null, x, attack.norm, attack.eps)
+        scorer, K = attacks.reseeded(defence, f"score {experiment.seed}"), experiment.config["K"]
+        changes = {"adversarial": delta, "clean": torch.zeros_like(delta), "null": null}
+        logits = {c: attacks.logits_of(scorer, (images.pixels.to(device) + d.short()) / 255, ids, range(K)) for c, d in changes.items()}
+    columns = {name: column_record(column) for name, column in logits.items()}
+    shared = {"config": experiment.config, "source": images.source} | provenance() | {"device": str(device)}
+    shared |= {"seconds": round((time.time() - started) / len(ids), 3), "denoiser_calls": round(calls.rows / len(ids))}
     return [
-        {"image": key, "label": int(y[i]), "iterations": int(spent[i]), "delta": pack(delta[i].cpu())}
-        | {name: {"labels": column[:, i].argmax(-1).tolist(), "soft": int(vote(column[:, i : i + 1]))} for name, column in logits.items()}
+        {"image": key, "label": int(y[i]), "iterations": int(spent[i]), "delta": pixels.pack(delta[i].cpu())}
+        | {name: column[i] for name, column in columns.items()}
         | shared
         for i, key in enumerate(ids)
     ]
 
 
+class Calls:
+    """`rows`: how many images went through a defence's denoiser inside the block, counting what is recomputed for gradients."""
+
+    def __init__(self, defence: Purified | Undefended):
+        self.denoiser, self.rows = getattr(defence, "denoiser", None), 0
+
+    def __enter__(self) -> Calls:
+        self.hook = self.denoiser and self.denoiser.register_forward_pre_hook(self._count)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.hook:
+            self.hook.remove()
+
+    def _count(self, _module, inputs: tuple) -> None:
+        self.rows += len(inputs[0])
+
+
 # ---- what follows from records -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """The outcomes of one experiment: `labels` (n,), and per column the K predicted labels (n, K)."""
-
-    labels: np.ndarray
-    predicted: dict[str, np.ndarray]
-
-    @classmethod
-    def of(cls, records: dict[str, dict]) -> Outcomes:
-        rows = list(records.values())
-        return cls(np.array([r["label"] for r in rows]), {c: np.array([r[c]["labels"] for r in rows]) for c in COLUMNS})
-
-    def correct(self, column: str) -> np.ndarray:
-        """0/1 outcomes (n, K)."""
-        return self.predicted[column] == self.labels[:, None]
-
-    def single(self, column: str) -> stats.Accuracy:
-        """Expected accuracy of one purification."""
-        correct = self.correct(column)
-        return stats.wilson(correct[:, 0]) if correct.shape[1] == 1 else stats.mean_rate(correct.mean(1))
-
-    def majority(self, column: str) -> stats.Accuracy:
-        """Hard vote of all K."""
-        return stats.wilson(self.majority_correct(column))
-
-    def majority_correct(self, column: str) -> np.ndarray:
-        predicted = self.predicted[column]
-        counts = np.stack([np.bincount(row, minlength=1 + predicted.max()) for row in predicted])
-        return counts.argmax(1) == self.labels
-
-    def every(self, column: str) -> stats.Accuracy:
-        """All K right: what is left if any failure counts."""
-        return stats.wilson(self.correct(column).all(1))
 
 
 def summary(path: Path) -> dict:
@@ -260,9 +218,25 @@ def summary(path: Path) -> dict:
     row |= {"K": config["K"], "seed": config["seed"], "n": len(records), "data": config["split"]}
     row |= {"weights": config["weights"], "file": path.name}
     for column in COLUMNS:
-        for rule in ("single", "majority", "every"):
-            row[f"{column}_{rule}"] = asdict(getattr(outcomes, rule)(column))
+        for rule in RULES:
+            accuracy = outcomes.accuracy(column, rule)
+            row[f"{column}_{rule}"] = None if accuracy is None else asdict(accuracy)
     return row
+
+
+def over_seeds(column: str = "adversarial", results: Path = RESULTS) -> dict[str, stats.Spread]:
+    """Run-to-run and image-to-image variation of every experiment that ran with several seeds, by its first file's name."""
+    groups: dict[str, dict[str, dict[str, dict]]] = {}
+    for path in files(results):
+        records = read(path)
+        config = next(iter(records.values()))["config"]
+        groups.setdefault(json.dumps(config | {"seed": None}, sort_keys=True), {})[path.name] = records
+    return {next(iter(runs)): _spread(list(runs.values()), column) for runs in groups.values() if len(runs) > 1}
+
+
+def _spread(runs: list[dict[str, dict]], column: str) -> stats.Spread:
+    shared = [key for key in runs[0] if all(key in run for run in runs)]
+    return stats.spread(np.stack([Outcomes.of({key: run[key] for key in shared}).correct(column).mean(1) for run in runs]))
 
 
 def current(path: Path) -> bool:
@@ -296,8 +270,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", default="cpu")
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--shard", default="0/1", help="i/n: every n-th missing image from the i-th, to share work between processes")
+        command.add_argument("--scheduler", help="address of a Dask scheduler whose workers do the work, see book/scaling")
         if name == "run":
             _add_experiment(command)
+    command = commands.add_parser("export", help="write an experiment's adversarial images as PNG files")
+    command.add_argument("file", type=Path, help="a file of records")
+    command.add_argument("--to", type=Path, required=True, help="folder for IMAGE-ID.png and labels.csv")
+    command.add_argument("--data", help="folder of parquet files (default: the usual search)")
     return parser
 
 
@@ -311,30 +290,44 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def _run(args: argparse.Namespace, shared: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace, shared: argparse.Namespace, client: Client | None) -> None:
     experiment = Experiment(args.defence, args.attack, args.bench, args.split, args.K, args.seed)
-    bench = benches.load(args.bench, shared.device)
-    images = data.load(bench.dataset, args.split, shared.data, quiet=True).take(args.n_images)
+    images = data.load(benches.dataset(args.bench), args.split, shared.data, quiet=True).take(args.n_images)
     i, n = map(int, shared.shard.split("/"))
-    run(experiment, images[torch.arange(i, len(images), n)], bench, shared.device)
+    run(experiment, images[torch.arange(i, len(images), n)], device=shared.device, client=client)
     print(json.dumps({k: v for k, v in summary(experiment.path()).items() if k in ("defence", "attack", "n", "adversarial_single")}))
+
+
+def _export(args: argparse.Namespace) -> None:
+    records = read(args.file)
+    if not records:
+        raise ValueError(f"{args.file} has no records")
+    config = next(iter(records.values()))["config"]
+    images = data.load(benches.dataset(config["bench"]), config["split"], args.data, quiet=True)
+    print(f"{len(pixels.export(images, records, args.to))} images in {args.to}")
+
+
+def _list(as_json: bool) -> None:
+    rows = [summary(path) for path in files()]
+    print(json.dumps(rows, indent=1) if as_json else "\n".join(f"{r['defence']:40} {r['attack']} n={r['n']}" for r in rows))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    if args.command is None:
-        rows = [summary(path) for path in files()]
-        print(json.dumps(rows, indent=1) if args.json else "\n".join(f"{r['defence']:40} {r['attack']} n={r['n']}" for r in rows))
-        return
-    torch.set_num_threads(args.threads)
     try:
+        if args.command is None:
+            return _list(args.json)
+        if args.command == "export":
+            return _export(args)
+        torch.set_num_threads(args.threads)
+        client = scale.connect(args.scheduler) if args.scheduler else None
         if args.command == "run":
-            return _run(args, args)
+            return _run(args, args, client)
         one = argparse.ArgumentParser()
         _add_experiment(one)
         for words in queue():
-            _run(one.parse_args(words), args)
-    except ValueError as error:
+            _run(one.parse_args(words), args, client)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

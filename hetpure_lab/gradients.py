@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetpure_core import HetPure, Noise, Plan, Purified, Schedule, Uniform, attention_maps, check_images, released_maps, soft_mask
+from hetpure_lab import microbatch
 
 GRADIENTS = ("exact", "surrogate", "surrogate-masked", "bpda", "mask-soft", "mask-straight-through", "undefended")
 LOSSES = ("ce", "margin", "dlr")
 DRAWS = ("start", "known", "renoise", "reverse", "mask")  # first words of the names under which the core draws noise
-ROWS = 64  # images per forward-backward pass; larger batches are no faster on a CPU
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -222,9 +222,10 @@ def pick(ids: Sequence, index: Tensor) -> list:
 
 
 def rows_of(n: int, copies: Sequence[int], device: torch.device) -> list[tuple[Tensor, list[int]]]:
-    """All (image, copy) pairs of n images in chunks of at most `ROWS` rows: image indices and copy numbers."""
+    """All (image, copy) pairs of n images in chunks that fit into memory: image indices and copy numbers."""
     pairs = [(i, c) for i in range(n) for c in copies]
-    chunks = [pairs[start : start + ROWS] for start in range(0, len(pairs), ROWS)]
+    size = microbatch.rows(device)
+    chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     return [(torch.tensor([i for i, _ in chunk], device=device), [c for _, c in chunk]) for chunk in chunks]
 
 

@@ -26,6 +26,14 @@ def write(settings: dict, known: dict[str, type | None]) -> str:
     return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
 
 
+def describe(settings: object | None, known: dict[str, type | None]) -> str:
+    """The spec of an object of one of the `known` classes (None where a slug has no class)."""
+    slug = next((slug for slug, kind in known.items() if kind is (None if settings is None else type(settings))), None)
+    if slug is None:
+        raise ValueError(f"{settings!r} is of no known kind; known: {', '.join(known)}")
+    return write({"name": slug} | (asdict(settings) if settings is not None else {}), known)
+
+
 def _value(text: str, kind: str):
     if kind == "float":
         return float(Fraction(text))

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import binom, binomtest
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.proportion import proportion_confint
 
 
@@ -22,10 +26,22 @@ class Accuracy:
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
+# ---- one accuracy ------------------------------------------------------------------------------------------------------------
+
+
 def wilson(correct: np.ndarray) -> Accuracy:
     """Share of 0/1 outcomes with its Wilson interval (Brown, Cai & DasGupta 2001)."""
+    return _interval(correct, "wilson")
+
+
+def clopper_pearson(correct: np.ndarray) -> Accuracy:
+    """Share of 0/1 outcomes with an interval that never covers less often than it says: for claims near 0 or 1."""
+    return _interval(correct, "beta")
+
+
+def _interval(correct: np.ndarray, method: str) -> Accuracy:
     k, n = int(np.sum(correct)), len(correct)
-    low, high = proportion_confint(k, n, method="wilson")
+    low, high = proportion_confint(k, n, method=method)
     return Accuracy(k / n, float(low), float(high), n)
 
 
@@ -44,12 +60,81 @@ def _bootstrap(values: np.ndarray, seed: int, resamples: int) -> Accuracy:
     return Accuracy(float(values.mean()), float(low), float(high), len(values))
 
 
+# ---- two defences on the same images -------------------------------------------------------------------------------------------
+
+
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     """Exact McNemar test of two 0/1 columns on the same images: the two-sided p-value of their discordant pairs."""
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(~a & b))
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def mcnemar_power(difference: float, n: int, discordance: float, alpha: float = 0.05) -> float:
+    r"""Chance that `mcnemar` rejects, for n pairs of which a share `discordance` differs and the accuracies differ by `difference`.
+
+    :math:`\sum_m \mathrm{Bin}(m; n, D)\, P(\text{reject} \mid m, q)` with :math:`q = \tfrac12 (1 + d / D)`.
+    """
+    m = np.arange(1, n + 1)
+    critical = binom.ppf(alpha / 2, m, 0.5)  # the lowest count with a tail of at least alpha / 2
+    critical = np.where(binom.cdf(critical, m, 0.5) <= alpha / 2, critical, critical - 1)
+    q = (1 + difference / discordance) / 2
+    reject = binom.cdf(critical, m, q) + binom.sf(m - critical - 1, m, q)
+    return float(np.sum(binom.pmf(m, n, discordance) * reject))
+
+
+def smallest_detectable(n: int, discordance: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """The smallest difference of two accuracies that `mcnemar` finds with the given power; None if even the largest is not found."""
+    if not 0 < discordance <= 1:
+        raise ValueError(f"discordance is a share of the images in (0, 1], not {discordance}")
+    if mcnemar_power(discordance, n, discordance, alpha) < power:
+        return None
+    return float(brentq(lambda d: mcnemar_power(d, n, discordance, alpha) - power, 0, discordance))
+
+
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
     """Mean of a - b over images with a bootstrap interval over images: two defences on the same images."""
     return _bootstrap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), seed, resamples)
+
+
+# ---- several seeds -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of a mean accuracy: `run_to_run` on these images, `image_to_image` over other images of the same kind."""
+
+    mean: float
+    run_to_run: float
+    image_to_image: float
+    runs: int
+    n: int
+
+
+def spread(rates: np.ndarray) -> Spread:
+    r"""Variance components of success rates (runs, images) from a two-way analysis of variance with both factors random.
+
+    With mean squares of runs R, images I and the rest E, :math:`\sigma_{run}^2 = R / n` and :math:`\sigma_{image}^2 = (I - E) / (S n)`.
+    What is printed as ± in this field is the first.
+    """
+    rates = np.asarray(rates, dtype=float)
+    if rates.ndim != 2 or min(rates.shape) < 2:
+        raise ValueError(f"components need at least two runs of at least two images, not an array of {rates.shape}")
+    runs, n = rates.shape
+    run, image = np.indices(rates.shape)
+    table = pd.DataFrame({"rate": rates.ravel(), "run": run.ravel(), "image": image.ravel()})
+    table = anova_lm(ols("rate ~ C(run) + C(image)", table).fit())
+    mean_square = table["sum_sq"] / table["df"]
+    between_images = max(0.0, mean_square["C(image)"] - mean_square["Residual"]) / runs
+    return Spread(float(rates.mean()), float(np.sqrt(mean_square["C(run)"] / n)), float(np.sqrt(between_images / n)), runs, n)
+
+
+# ---- stopping an attack early ------------------------------------------------------------------------------------------------------
+
+
+def stopping_bound(confirm: int, checks: int) -> float:
+    r"""What an attack can lose in accuracy, per image and in expectation, by setting aside images that fail `confirm` times in a row.
+
+    A point whose purifications are right with probability p is set aside with probability :math:`(1 - p)^c`, and then counts p instead
+    of at least 0: a loss of at most :math:`\max_p p (1 - p)^c = \frac{1}{c + 1} (\frac{c}{c + 1})^c` at each of `checks` looks.
+    """
+    return checks / (confirm + 1) * (confirm / (confirm + 1)) ** confirm

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hetpure_core import HetPure, Noise, Purified, Uniform
-from hetpure_lab import attacks, benches, data, gradients, specs, threat
+from hetpure_lab import attacks, benches, data, gradients, microbatch, specs, threat
 from hetpure_lab.attacks import ATTACKS, PGD, PRESETS, MaskPGD, RandomNoise, Transfer, Undefended
 from hetpure_lab.evidence import RESULTS, Experiment
 from hetpure_lab.gradients import DRAWS, LOSSES, Frozen, MaskAware
@@ -82,7 +82,7 @@ def test_result_does_not_depend_on_batch_or_chunks(bench, images, monkeypatch):
     x, y, ids, defence = images.floats[:4], images.labels[:4], images.ids[:4], small(bench, Uniform(0.1, steps=2))
     attack = PGD(iterations=2, eot=3, confirm=0)
     together, _ = attack.run(defence, x, y, ids)
-    monkeypatch.setattr(gradients, "ROWS", 5)
+    monkeypatch.setattr(microbatch, "rows", lambda device: 5)
     alone = torch.cat([attack.run(defence, x[i : i + 1], y[i : i + 1], ids[i : i + 1])[0] for i in range(4)])
     assert (together - alone).abs().max() < 1e-6 or ((together - alone).abs() > 1e-6).float().mean() < 0.002  # sign(0) ties only
 

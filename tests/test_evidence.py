@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,15 +10,20 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from hetpure_lab import data, evidence, specs, stats, tables
-from hetpure_lab.attacks import ATTACKS
+from hetpure_core import HetPure, vote
+from hetpure_lab import data, evidence, pixels, records, specs, stats, tables
+from hetpure_lab.attacks import ATTACKS, PGD
+from hetpure_lab.data import ROOT
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import Experiment, Outcomes
+from hetpure_lab.evidence import Experiment
+from hetpure_lab.outcomes import RULES, Outcomes, column_record
 
 FAST = "pgd:iterations=1,eot=1,confirm=0"
 
@@ -47,7 +53,7 @@ def test_records_are_complete_and_reproducible(images, tmp_path):
     again = evidence.run(experiment, images[torch.tensor([4, 2, 0, 1, 3])], progress=False, batch=5, results=tmp_path / "b")
     for key, record in first.items():
         assert {k: record[k] for k in ("adversarial", "clean", "null")} == {k: again[key][k] for k in ("adversarial", "clean", "null")}
-        assert {"config", "source", "code", "torch", "device", "seconds"} <= set(record)
+        assert {"config", "source", "code", "commit", "libraries", "device", "seconds", "denoiser_calls"} <= set(record)
     row = evidence.summary(experiment.path(tmp_path / "a"))
     assert (row["n"], row["K"], row["norm"], row["defence"]) == (5, 3, "Linf", "uniform:t=0.1,steps=2")
 
@@ -62,21 +68,133 @@ def test_only_missing_images_run(images, tmp_path, monkeypatch):
 
 
 def test_adversarial_images_can_be_rebuilt(images, tmp_path):
-    records = evidence.run(Experiment("none", "pgd:iterations=3,eot=1"), images, progress=False, results=tmp_path)
-    rebuilt = evidence.adversarial_images(images, records)
+    found = evidence.run(Experiment("none", "pgd:iterations=3,eot=1"), images, progress=False, results=tmp_path)
+    rebuilt = evidence.adversarial_images(images, found)
     difference = rebuilt.short() - images.pixels.short()
     assert rebuilt.dtype == torch.uint8 and 0 < difference.abs().max() <= 8
 
 
+def test_exported_pngs_are_the_stored_images(images, tmp_path):
+    found = evidence.run(Experiment("none", "pgd:iterations=3,eot=1"), images, progress=False, results=tmp_path)
+    paths = pixels.export(images, found, tmp_path / "png")
+    assert [p.stem for p in paths] == images.ids and len(set(images.ids)) == len(images)
+    for i, path in enumerate(paths):
+        read_back = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1).short() - images.pixels[i].short()
+        assert torch.equal(read_back, pixels.unpack(found[path.stem]["delta"], (3, 32, 32)).short())
+        assert read_back.abs().max() <= 8
+    rows = (tmp_path / "png/labels.csv").read_text().splitlines()
+    assert rows[1:] == [f"{key},{label}" for key, label in zip(images.ids, images.labels.tolist())]
+    with pytest.raises(ValueError, match="1 of 20 images are not in"):
+        pixels.export(images[torch.arange(19)], found, tmp_path / "part")
+
+
+def test_objects_name_an_experiment_as_well_as_specs_do():
+    assert Experiment(HetPure(tau=0.5), PGD(iterations=1, eot=1, confirm=0)) == Experiment(
+        "hetpure:tau=0.5", "pgd:iterations=1,eot=1,confirm=0"
+    )
+    assert Experiment(None, PGD()).defence == "none"
+    with pytest.raises(ValueError, match="of no known kind"):
+        Experiment(3, PGD())
+
+
+def test_a_record_says_what_made_it(images, tmp_path):
+    """Also how often the denoiser ran: 2 steps for 1 image-gradient, forwards and again backwards or not, and 3 x 2 purifications."""
+    (record,) = evidence.run(Experiment("uniform:steps=2", FAST, K=2), images.take(1), progress=False, results=tmp_path).values()
+    assert record["denoiser_calls"] in (2 + 3 * 2 * 2, 4 + 3 * 2 * 2)
+    assert record["code"]["hetpure_core.py"] == hashlib.sha256((ROOT / "hetpure_core.py").read_bytes()).hexdigest()[:12]
+    assert record["libraries"]["torch"] == torch.__version__.split("+")[0]
+    assert record["config"]["weights"].keys() == {"cifar10-small-classifier", "cifar10-small-denoiser"}
+
+
+def test_code_is_described_as_it_was_imported(monkeypatch):
+    """An edit during a run must not end up in the records of the code that runs."""
+    before = evidence.provenance()
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"edited")
+    assert evidence.provenance() == before
+
+
+# ---- writers that are stopped, in company, or out of space -----------------------------------------------------------------
+
+
 def test_torn_line_is_dropped_and_does_not_swallow_the_next(tmp_path):
     path = tmp_path / "r.jsonl"
-    evidence.append(path, [{"image": "a", "v": 1}])
+    records.append(path, [{"image": "a", "v": 1}])
     with path.open("ab") as file:
         file.write(b'{"image": "b", "v"')
-    evidence.append(path, [{"image": "c", "v": 3}, {"image": "a", "v": 9}])
+    records.append(path, [{"image": "c", "v": 3}, {"image": "a", "v": 9}])
     with pytest.warns(UserWarning, match="line 2: not a whole record"):
-        records = evidence.read(path)
-    assert {k: r["v"] for k, r in records.items()} == {"a": 1, "c": 3}
+        found = records.read(path)
+    assert {k: r["v"] for k, r in found.items()} == {"a": 1, "c": 3}
+
+
+WRITER = """
+import resource, sys
+from pathlib import Path
+from hetpure_lab import records
+path, name, batches, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+for k in range(batches):
+    batch = [f"{name} {k} {i}" for i in range(3)]
+    try:
+        records.append(path, [{"image": image, "fill": image * 200} for image in batch])
+    except OSError as error:
+        print("error", error, flush=True)
+        break
+    print(*batch, sep=chr(10), flush=True)
+"""
+
+
+def writer(path: Path, name: str, batches: int, limit: int = 0) -> subprocess.Popen:
+    """A process that appends batches of three records, and says which it was told are safe."""
+    command = [sys.executable, "-c", WRITER, str(path), name, str(batches), str(limit)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+
+
+def whole(path: Path) -> dict[str, dict]:
+    """All records, after checking that each is what its writer wrote."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = records.read(path)
+    assert all(r["fill"] == image * 200 for image, r in found.items())
+    return found
+
+
+def test_what_was_acknowledged_survives_twenty_kills_at_random_instants(tmp_path):
+    path, rng, acknowledged = tmp_path / "r.jsonl", np.random.default_rng(0), set()
+    for k in range(20):
+        process = writer(path, f"writer {k}", 10**6)
+        acknowledged.add(process.stdout.readline().strip())
+        time.sleep(0.02 * rng.random())
+        process.send_signal(signal.SIGKILL)
+        acknowledged |= set(process.stdout.read().split("\n")[:-1])
+        assert process.wait() == -signal.SIGKILL
+        assert acknowledged <= set(whole(path))
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+    assert len(lines) == len(whole(path)) >= 60  # nothing twice
+    records.append(path, [{"image": "the next", "fill": "the next" * 200}])
+    assert "the next" in whole(path)
+
+
+def test_two_writers_at_once_lose_and_mix_nothing(tmp_path):
+    path = tmp_path / "r.jsonl"
+    processes = [writer(path, name, 150) for name in ("a", "b", "a")]  # the third repeats the first: its lines do not count again
+    said = [set(p.communicate()[0].split("\n")[:-1]) for p in processes]
+    assert set(whole(path)) == set.union(*said) and len(set.union(*said)) == 2 * 150 * 3
+    assert len(path.read_text().splitlines()) == 3 * 150 * 3
+
+
+def test_a_full_disk_is_an_error_and_keeps_what_was_acknowledged(tmp_path):
+    """The limit on the size of files gives a short write, as a disk does that fills up."""
+    path = tmp_path / "r.jsonl"
+    said = writer(path, "w", 100, limit=40_000).communicate()[0].split("\n")[:-1]
+    assert said[-1].startswith("error") and "r.jsonl" in said[-1] and "the last 3 records were not stored" in said[-1]
+    assert path.stat().st_size == 40_000
+    with pytest.warns(UserWarning, match="not a whole record"):
+        found = records.read(path)
+    assert set(said[:-1]) <= set(found) and len(found) < len(said) - 1 + 3
+    records.append(path, [{"image": "after", "fill": "after" * 200}])  # there is space again
+    assert set(whole(path)) == set(found) | {"after"}
 
 
 RUNNER = """
@@ -90,29 +208,36 @@ evidence.run(evidence.Experiment("none", "pgd:iterations=12,eot=1,confirm=0"), i
 """
 
 
-def test_killed_runs_lose_at_most_the_batch_in_flight(images, tmp_path):
-    experiment, rng = Experiment("none", "pgd:iterations=12,eot=1,confirm=0"), np.random.default_rng(0)
-    path, before = experiment.path(tmp_path), 0
-    for _ in range(4):
-        process = subprocess.Popen([sys.executable, "-c", RUNNER, str(tmp_path)], stdout=subprocess.PIPE, env=os.environ)
-        process.stdout.readline()
-        time.sleep(0.15 + 0.5 * rng.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            assert len(evidence.read(path)) >= before
-            before = len(evidence.read(path))
+def test_a_killed_run_goes_on_where_it_was(images, tmp_path):
+    experiment = Experiment("none", "pgd:iterations=12,eot=1,confirm=0")
+    path = experiment.path(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", RUNNER, str(tmp_path)], stdout=subprocess.PIPE, env=os.environ)
+    process.stdout.readline()
+    while not path.exists() or not path.stat().st_size:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(evidence.read(path)) < len(images)
     evidence.run(experiment, images, progress=False, results=tmp_path)
     lines = [json.loads(line)["image"] for line in path.read_text().splitlines()]
     assert sorted(lines) == sorted(images.ids)  # every image once: nothing lost, nothing twice
 
 
-def test_two_writers_at_once(images, tmp_path):
-    processes = [subprocess.Popen([sys.executable, "-c", RUNNER, str(tmp_path)], env=os.environ) for _ in range(2)]
-    assert [p.wait() for p in processes] == [0, 0]
-    records = evidence.read(Experiment("none", "pgd:iterations=12,eot=1,confirm=0").path(tmp_path))
-    assert set(records) == set(images.ids)
+def test_images_that_another_process_finished_meanwhile_are_skipped(images, tmp_path, monkeypatch):
+    experiment, seen, inner = Experiment("none", FAST), [], evidence.shard
+
+    def shard(e, rows, *rest):
+        if not seen:
+            records.append(experiment.path(tmp_path), inner(e, images.take(3)[torch.tensor([2])], *rest))
+        seen.extend(rows.ids)
+        return inner(e, rows, *rest)
+
+    monkeypatch.setattr(evidence, "shard", shard)
+    evidence.run(experiment, images.take(3), batch=1, progress=False, results=tmp_path)
+    assert seen == images.take(3).ids[:2]
+
+
+# ---- what follows from outcomes --------------------------------------------------------------------------------------------
 
 
 def outcomes(correct: np.ndarray) -> Outcomes:
@@ -126,27 +251,45 @@ def test_scores_follow_from_outcomes():
     assert o.majority("adversarial").value == 0.5 and o.every("adversarial").value == 0.25
 
 
-def test_intervals_are_the_textbooks():
-    a = stats.wilson(np.array([1] * 304 + [0] * 208))
-    assert (round(a.value, 4), round(a.low, 4), round(a.high, 4)) == (0.5938, 0.5507, 0.6354)
-    assert stats.mcnemar(np.array([1] * 15 + [0] * 5, dtype=bool), np.array([0] * 15 + [1] * 5, dtype=bool)) == pytest.approx(
-        0.0414, abs=1e-4
-    )
-    assert stats.mcnemar(np.ones(9, bool), np.ones(9, bool)) == 1.0
+def test_votes_of_s_are_those_of_the_first_s_purifications():
+    """Records keep the votes that need probabilities; they are the core's votes of the logits."""
+    logits = torch.randn(20, 6, 4, generator=torch.Generator().manual_seed(0))
+    column = column_record(logits)
+    rows = {str(i): {"label": 1} | dict.fromkeys(evidence.COLUMNS, column[i]) for i in range(6)}
+    o = Outcomes.of(rows)
+    for how in ("hard", "soft"):
+        for S in (1, 10, 20):
+            expected = vote(logits[:S], how)
+            assert o.vote("clean", how, S).tolist() == expected.tolist()
+            assert o.accuracy("clean", f"{how}_{S}").value == (expected == 1).double().mean()
+    assert o.majority("clean") == o.accuracy("clean", "hard_20")
+    assert any(c["hard"]["10"] != c["soft"]["10"] for c in column)
 
 
-def test_bootstrap_interval_covers():
-    rng = np.random.default_rng(1)
-    hits = 0
-    for i in range(200):
-        a = stats.mean_rate(rng.beta(2, 3, 60), seed=i, resamples=400)
-        hits += a.low <= 0.4 <= a.high
-    assert 180 <= hits <= 199
+def test_early_records_are_read_as_far_as_they_go():
+    """They kept one soft label, of all K."""
+    column = {"labels": [1, 2, 2, 2, 2, 2, 2, 2, 2, 1], "soft": 1}
+    o = Outcomes.of({"a": {"label": 2} | dict.fromkeys(evidence.COLUMNS, column)})
+    assert o.vote("clean", "soft", 10).tolist() == [1] and o.vote("clean", "hard", 10).tolist() == [2]
+    assert o.accuracy("clean", "soft_20") is None and o.accuracy("clean", "hard_20") is None
 
 
-def test_an_interval_never_vanishes_because_all_images_agree():
-    a = stats.mean_rate(np.zeros(8))
-    assert (a.value, a.low) == (0, 0) and a.high == stats.wilson(np.zeros(8)).high > 0.2
+def test_every_rule_has_its_controls_beside_it():
+    path = next(iter(evidence.files()), None)
+    if path is None:
+        pytest.skip("no records of the current weights")
+    row = evidence.summary(path)
+    assert all(f"{column}_{rule}" in row for column in evidence.COLUMNS for rule in RULES)
+
+
+def test_several_seeds_separate_runs_from_images(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "files", lambda results: sorted(results.glob("*/*.jsonl")))
+    for seed in (0, 1):
+        experiment = Experiment("uniform:steps=1", FAST, K=2, seed=seed)
+        evidence.run(experiment, images.take(4), progress=False, results=tmp_path)
+    evidence.run(Experiment("none", FAST), images.take(4), progress=False, results=tmp_path)
+    (spread,) = evidence.over_seeds("clean", tmp_path).values()
+    assert (spread.runs, spread.n) == (2, 4)
 
 
 def test_verdict_needs_an_interval_clear_of_zero():
@@ -158,12 +301,12 @@ def test_committed_records_are_readable_and_what_they_claim():
     for path in sorted(evidence.RESULTS.glob("*/*.jsonl")):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            records = evidence.read(path)
-        config = next(iter(records.values()))["config"]
-        assert all(r["config"] == config for r in records.values()), path
-        assert all(len(r[c]["labels"]) == config["K"] for r in records.values() for c in evidence.COLUMNS), path
+            found = evidence.read(path)
+        config = next(iter(found.values()))["config"]
+        assert all(r["config"] == config for r in found.values()), path
+        assert all(len(r[c]["labels"]) == config["K"] for r in found.values() for c in evidence.COLUMNS), path
         bound = round(config["attack"]["eps"] * 255) if config["attack"]["norm"] == "Linf" else 127
-        assert all(evidence.unpack(r["delta"], (3, 32, 32)).abs().max() <= bound for r in records.values()), path
+        assert all(evidence.unpack(r["delta"], (3, 32, 32)).abs().max() <= bound for r in found.values()), path
 
 
 def test_the_queue_is_made_of_valid_experiments():

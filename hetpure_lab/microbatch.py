@@ -1,0 +1,67 @@
+"""How many rows go through the networks at once: as many as memory holds, and half of them whenever it runs out.
+
+A row is one image under one draw of noise. Rows do not influence each other, so their number changes cost and not results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hetpure_core import Purified
+from hetpure_lab.cost import LiveBytes
+
+MOST = {"cpu": 64, "cuda": 1024}  # larger batches are no faster
+CPU_BUDGET = 512 * 2**20  # bytes for one gradient, so that several processes fit side by side
+WORTH_KEEPING = 16  # rows: with fewer, storing activations instead of recomputing them saves little
+
+Result = TypeVar("Result")
+_rows: dict[str, int] = {}  # what this process has found to fit, by device type
+
+
+def rows(device: torch.device) -> int:
+    """The rows that this process puts through at once."""
+    return _rows.get(device.type, MOST.get(device.type, 64))
+
+
+def recovering(work: Callable[[], Result], device: torch.device) -> Result:
+    """The result of `work`, begun again with half the rows whenever memory runs out; the smaller number stays for what follows."""
+    while True:
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if rows(device) == 1:
+                raise
+        _rows[device.type] = rows(device) // 2
+        torch.cuda.empty_cache()
+
+
+def fit(defence: Purified, image: Tensor) -> None:
+    """Choose the rows, and whether `defence` stores activations or recomputes them, by measuring the gradient of one `image` (1, 3, h, w).
+
+    Storing them is faster, if enough rows fit; the gradients are equal.
+    """
+    budget, most = _budget(image.device), MOST.get(image.device.type, 64)
+    defence.checkpointing = True
+    a_row = _bytes_of_gradient(defence, image)
+    if a_row * defence.purifier.calls(defence.schedule) < budget:  # then it is safe to try
+        defence.checkpointing = False
+        kept = _bytes_of_gradient(defence, image)
+        a_row, defence.checkpointing = (kept, False) if budget // kept >= WORTH_KEEPING else (a_row, True)
+    _rows[image.device.type] = int(max(1, min(budget // a_row, most)))
+
+
+def _budget(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BUDGET
+
+
+def _bytes_of_gradient(defence: Purified, image: Tensor) -> int:
+    with LiveBytes() as meter:
+        x = image.detach().clone().requires_grad_()
+        logits = defence(x, ["the image that is measured"])
+        torch.autograd.grad(F.cross_entropy(logits, logits.argmax(-1)), x)
+    return meter.peak

@@ -1,0 +1,262 @@
+"""Flags: a sound evaluation raises none, and every planted fault raises its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hetpure_core import HetPure, Purified, Uniform
+from hetpure_lab import attacks, benches, data, evidence, flags, pixels
+from hetpure_lab.attacks import PGD, Undefended
+from hetpure_lab.data import ROOT, Images
+from hetpure_lab.evidence import Experiment
+from hetpure_lab.flags import Evidence
+
+LITTLE = PGD(iterations=4, eot=2, step=4 / 255, confirm=0)
+HALF = HetPure(t_l=0.2, t_s=0.05, tau=0.5, steps=4)
+
+
+@pytest.fixture
+def little() -> Images:
+    """Six images of 8 x 8 pixels."""
+    pixels8 = torch.randint(30, 220, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return Images(pixels8, torch.arange(6) % 5, torch.ones(6, dtype=torch.bool), "random pixels")
+
+
+@pytest.fixture
+def defended(classifier, denoiser):
+    """Puts the tiny networks behind a purifier."""
+    return lambda purifier, kind=Purified: kind(classifier.float(), denoiser.float(), purifier)
+
+
+def names(found: list[flags.Flag]) -> set[str]:
+    return {flag.name for flag in found}
+
+
+def live(defence: Purified | Undefended, images: Images, attack: PGD = LITTLE, K: int = 3) -> set[str]:
+    purifier = defence.purifier if isinstance(defence, Purified) else None
+    known = purifier if type(purifier) in (HetPure, Uniform, type(None)) else HALF
+    return names(flags.live(Experiment(known, attack, K=K), defence, attack, images))
+
+
+def records_of(defence: str, attack: str, attacked: list[float], clean: list[float], null: list[float], K: int = 20, **config) -> Evidence:
+    """Records with the given shares of right outcomes per image; every image was changed by the whole radius."""
+    about = Experiment(defence, attack, K=K).config | config
+    delta = torch.full((3, 8, 8), int(255 * about["attack"]["eps"] + 1e-4), dtype=torch.int8)
+    column = lambda rate: {"labels": [3] * round(rate * about["K"]) + [5] * (about["K"] - round(rate * about["K"])), "soft": 3}
+    rows = {
+        f"{i:04}": {"image": f"{i:04}", "label": 3, "iterations": about["attack"]["iterations"], "delta": pixels.pack(delta)}
+        | {"adversarial": column(a), "clean": column(c), "null": column(z), "config": about, "code": {"x": "1"}}
+        for i, (a, c, z) in enumerate(zip(attacked, clean, null))
+    }
+    return Evidence(f"{defence} / {attack}", rows)
+
+
+SOUND = {"attacked": [0.5, 0.0] * 10, "clean": [0.9, 1.0] * 10, "null": [0.9, 0.95] * 10}
+
+
+# ---- nothing wrong -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("purifier", [HALF, replace(HALF, reading="released", steps=20), Uniform(0.1, 3), None], ids=lambda p: type(p).__name__)
+def test_a_sound_defence_raises_no_flag(purifier, defended, little):
+    defence = defended(purifier) if purifier else Undefended(defended(HALF).classifier)
+    assert live(defence, little) == set()
+
+
+def test_sound_records_raise_no_flag():
+    exact = records_of("uniform:t=0.1", "pgd", **SOUND)
+    assert flags.examine(exact, reference=0.95) == []
+    more = records_of("uniform:t=0.1", "pgd:iterations=40,eot=16", **SOUND)
+    assert flags.compare([exact, more, records_of("uniform:t=0.1", "bpda", **SOUND)]) == []
+
+
+# ---- planted faults ------------------------------------------------------------------------------------------------------------
+
+
+class Detached(Purified):
+    """The fault of wrapping the purifier in no_grad."""
+
+    def purify(self, images: Tensor, noise, mask=None) -> Tensor:
+        return super().purify(images.detach(), noise, mask)
+
+
+@dataclass(frozen=True)
+class KnownRegionDetached(HetPure):
+    """The fault of losing one of the paths by which the input enters: the known region of Eq 8."""
+
+    def plan(self, x_adv, mask, eps, noise, schedule):
+        return super().plan(x_adv.detach(), mask, eps, noise, schedule)
+
+
+def test_a_detached_purifier_is_caught(defended, little):
+    assert live(defended(HALF, Detached), little) == {"zero-gradient"}
+
+
+def test_a_purifier_that_is_detached_in_part_is_caught(defended, little):
+    assert live(defended(KnownRegionDetached(**vars(HALF))), little) == {"inexact-gradient"}
+
+
+def test_scoring_with_the_noise_of_the_attack_is_caught(defended, little, monkeypatch):
+    monkeypatch.setattr(attacks, "reseeded", lambda defence, seed: defence)
+    assert live(defended(HALF), little) == {"reused-noise"}
+
+
+def test_scoring_all_k_with_the_same_noise_is_caught(defended, little, monkeypatch):
+    inner = attacks.logits_of
+    monkeypatch.setattr(attacks, "logits_of", lambda d, x, ids, copies: inner(d, x, ids, [0] * len(copies)))
+    assert live(defended(HALF), little) == {"reused-noise"}
+    constant = records_of("uniform:t=0.1", "pgd", **{c: [1.0, 0.0] * 10 for c in SOUND})
+    assert names(flags.examine(constant)) == {"deterministic"}
+
+
+@pytest.mark.parametrize(("used", "caught"), [(4 / 255, True), (16 / 255, True), (8 / 255, False)])
+def test_an_attack_at_another_radius_than_stated_is_caught(used, caught, defended, little):
+    stated = Experiment(Uniform(0.1, 2), LITTLE, K=2)
+    rows = evidence.evaluate(stated, defended(Uniform(0.1, 2)), replace(LITTLE, eps=used), little, torch.device("cpu"))
+    found = names(flags.examine(Evidence("", {r["image"]: r for r in rows})))
+    assert ("wrong-epsilon" in found) is caught
+
+
+def test_one_shot_acceptance_is_caught(defended, little):
+    """By its settings, and by what it leads to: images are set aside that a vote gets right."""
+    attack = PGD(eps=2 / 255, iterations=30, eot=1, step=0.1 / 255, confirm=1, confirm_every=1)
+    stated, noisy = Experiment(Uniform(0.9, 2), attack, K=20), defended(Uniform(0.9, 2))
+    y = attacks.logits_of(noisy, little.floats, little.ids, range(20)).argmax(-1).mode(0).values
+    images = replace(little, labels=y)
+    assert 0 < (attacks.logits_of(noisy, little.floats, little.ids, range(20)).argmax(-1) != y).float().mean() < 0.5
+    rows = evidence.evaluate(stated, noisy, attack, images, torch.device("cpu"))
+    assert {"single-acceptance", "early-acceptance"} <= names(flags.examine(Evidence("", {r["image"]: r for r in rows})))
+
+
+def test_a_classifier_without_its_normalisation_is_caught():
+    bench, images = benches.load("cifar10-small"), data.embedded_sample(data.DATASETS["cifar10"])
+    for mean, std, caught in ((0.5, 0.25, False), (0.0, 1.0, True)):
+        bench.classifier.mean, bench.classifier.std = mean, std
+        right = (bench.classifier(images.floats).argmax(1) == images.labels).double().tolist()
+        e = records_of("none", "pgd", right, right, right)
+        assert (names(flags.examine(e, flags.reference_accuracy(e))) == {"clean-accuracy"}) is caught
+
+
+@dataclass(frozen=True)
+class Swapped(HetPure):
+    """The fault of giving the strong noise to the unattended pixels, as Eq 8 prints it."""
+
+    def plan(self, x_adv, mask, eps, noise, schedule):
+        return super().plan(x_adv, 1 - mask, eps, noise, schedule)
+
+
+@dataclass(frozen=True)
+class TooLittle(Uniform):
+    """The fault of taking a time for another: a tenth of the noise."""
+
+    def plan(self, x_adv, mask, eps, noise, schedule):
+        return Uniform(self.t / 10, self.steps).plan(x_adv, mask, eps, noise, schedule)
+
+
+def test_swapped_noise_levels_are_caught(defended, little):
+    assert live(defended(Swapped(**vars(HALF))), little) == {"noise-level"}
+
+
+def test_too_little_noise_is_caught(defended, little):
+    assert live(defended(TooLittle(0.2, 2)), little) == {"noise-level"}
+
+
+class Probabilities(nn.Module):
+    """The fault of a softmax at the end."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).softmax(-1)
+
+
+class Dropout(Probabilities):
+    """A bare network that was left in training mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + torch.rand(len(x), 5)
+
+
+def test_outputs_that_are_not_logits_or_not_reproducible_are_caught(classifier, little):
+    assert live(Undefended(Probabilities(classifier.float())), little) == {"probabilities"}
+    assert "random" in live(Undefended(Dropout(classifier.float())), little)
+
+
+# ---- signs in records ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_attack_that_does_not_move_is_flagged():
+    e = records_of("uniform:t=0.1", "pgd", **SOUND)
+    e.records["0003"]["delta"] = pixels.pack(torch.zeros(3, 8, 8, dtype=torch.int8))
+    (flag,) = flags.examine(e)
+    assert flag.name == "zero-gradient" and "1 of 20 images never moved, such as 0003" in flag.seen
+
+
+def test_an_attack_weaker_than_noise_is_flagged_on_the_image_where_it_is():
+    null = [0.9, 0.95] * 10
+    null[4] = 0.0
+    found = flags.examine(records_of("uniform:t=0.1", "pgd", SOUND["attacked"], SOUND["clean"], null))
+    assert names(found) == {"weaker-than-noise"} and found[0].seen.endswith("0004")
+
+
+def test_attacked_images_above_their_controls_are_flagged():
+    found = flags.examine(records_of("uniform:t=0.1", "pgd", SOUND["clean"], SOUND["attacked"], SOUND["attacked"]))
+    assert {"above-control", "weaker-than-noise"} == names(found)
+
+
+def test_a_stronger_attack_that_breaks_less_is_flagged():
+    exact = records_of("uniform:t=0.1", "pgd", **SOUND)
+    approximate = records_of("uniform:t=0.1", "bpda", **(SOUND | {"attacked": [0.0, 0.0] * 10}))
+    found = flags.compare([approximate, exact])
+    assert names(found) == {"weaker-than-other"} and "10 of 20" in found[0].seen
+    assert flags.compare([records_of("uniform:t=0.2", "bpda", **(SOUND | {"attacked": [0.0] * 20})), exact]) == []  # another defence
+
+
+def test_an_attack_that_has_not_converged_is_flagged():
+    short = records_of("uniform:t=0.1", "pgd", **SOUND)
+    longer = records_of("uniform:t=0.1", "pgd:iterations=40", **(SOUND | {"attacked": [0.25, 0.0] * 10}))
+    assert names(flags.compare([short, longer])) == {"not-converged"}
+    assert flags.compare([longer, records_of("uniform:t=0.1", "pgd:iterations=60", **SOUND)]) == []  # not twice as many
+
+
+def test_accuracy_that_grows_with_the_radius_is_flagged():
+    near = records_of("uniform:t=0.1", "pgd:eps=2/255", **(SOUND | {"attacked": [0.1, 0.0] * 10}))
+    far = records_of("uniform:t=0.1", "pgd:eps=8/255", **SOUND)
+    assert names(flags.compare([near, far])) == {"not-monotone"}
+
+
+def test_the_price_in_clean_accuracy_and_mixed_code_are_flagged():
+    e = records_of("uniform:t=0.2", "pgd", [0.3] * 20, [0.5] * 20, [0.5] * 20)
+    e.records["0001"]["code"] = {"x": "2"}
+    assert names(flags.examine(e, reference=0.95)) == {"costly-defence", "mixed-code"}
+
+
+def test_outcomes_that_vary_without_a_purifier_are_flagged():
+    e = records_of("none", "pgd", **SOUND)
+    assert flags.examine(e) == []
+    for record in e.records.values():
+        record |= dict.fromkeys(evidence.COLUMNS, {"labels": [3, 5], "soft": 5})
+    assert names(flags.examine(Evidence(e.about, e.records))) == {"random"}
+
+
+# ---- the page and the command ------------------------------------------------------------------------------------------------------
+
+
+def test_every_flag_is_explained_in_the_book():
+    page = (ROOT / "book/flags.md").read_text()
+    assert [line[4:].strip("`") for line in page.splitlines() if line.startswith("### ")] == list(flags.MEANING)
+
+
+def test_the_command_prints_the_flags_of_committed_records(capsys):
+    flags.main(["--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert [f["name"] for f in printed] == [f.name for f in flags.committed()]
+    assert all(np.all([f["about"], f["seen"], f["meaning"]]) for f in printed)

@@ -1,0 +1,141 @@
+"""Work is spread over processes, given up by dead ones, cut to fit memory - and the results are the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+import torch
+from distributed import Client, LocalCluster
+
+from hetpure_core import HetPure, Purified, Uniform
+from hetpure_lab import attacks, data, evidence, microbatch, scale
+from hetpure_lab.attacks import PGD
+from hetpure_lab.evidence import Experiment
+
+# ---- memory ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def defence(classifier, denoiser) -> Purified:
+    return Purified(classifier, denoiser, HetPure(tau=0.5, steps=4))
+
+
+@pytest.fixture(autouse=True)
+def forget_what_fitted(monkeypatch):
+    monkeypatch.setattr(microbatch, "_rows", {})
+
+
+def test_running_out_of_memory_halves_the_rows_and_changes_no_result(defence, images, monkeypatch):
+    attack, y, ids, cpu = PGD(iterations=2, eot=4, confirm=2, confirm_every=1), torch.tensor([0, 1, 2, 3]), range(4), torch.device("cpu")
+    expected, _ = attack.run(defence, images, y, ids)
+    inner, sizes = Purified.forward, []
+
+    def small(self, x, *rest):
+        sizes.append(len(x))
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("a card that holds 5 rows")
+        return inner(self, x, *rest)
+
+    monkeypatch.setattr(Purified, "forward", small)
+    found, _ = microbatch.recovering(lambda: attack.run(defence, images, y, ids), cpu)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert sizes[0] == 16 and microbatch.rows(cpu) == 4
+    sizes.clear()
+    microbatch.recovering(lambda: attack.run(defence, images, y, ids), cpu)
+    assert max(sizes) == 4  # what fits is remembered
+
+
+def test_an_image_that_does_not_fit_at_all_is_an_error():
+    def never():
+        raise torch.OutOfMemoryError("no")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        microbatch.recovering(never, torch.device("cpu"))
+
+
+def test_rows_are_chosen_so_that_they_fit(defence, images, monkeypatch):
+    """With room activations are stored, with less they are recomputed, with little there are fewer rows; what is used stays within."""
+    used = {}
+    for budget in (10**7, 10**6, 10**5):
+        monkeypatch.setattr(microbatch, "CPU_BUDGET", budget)
+        microbatch.fit(defence, images[:1])
+        n = microbatch.rows(images.device)
+        with microbatch.LiveBytes() as meter:
+            x = images[:1].repeat(n, 1, 1, 1).requires_grad_()
+            torch.autograd.grad(defence(x, range(n)).sum(), x)
+        used[budget] = (n, defence.checkpointing)
+        assert meter.peak <= 1.1 * budget
+    assert used[10**7] == (64, False) and used[10**5][1] and 1 <= used[10**5][0] < used[10**6][0]
+
+
+def test_memory_is_linear_in_the_batch(defence, images):
+    peaks = []
+    for n in (8, 16, 32):
+        with microbatch.LiveBytes() as meter:
+            x = images[:1].repeat(n, 1, 1, 1).requires_grad_()
+            torch.autograd.grad(defence(x, range(n)).sum(), x)
+        peaks.append(meter.peak)
+    assert peaks[2] - peaks[1] == pytest.approx(2 * (peaks[1] - peaks[0]), rel=0.05)
+
+
+# ---- processes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client():
+    """A real cluster of two processes with one thread each."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        yield client
+
+
+def test_workers_and_shards_change_no_record(client, tmp_path):
+    """In other batches and in the order in which two processes finish."""
+    images = data.embedded_sample(data.DATASETS["cifar10"]).take(5)
+    experiment = Experiment("uniform:t=0.05,steps=1", PGD(iterations=1, eot=2, confirm=0), K=3)
+    alone = evidence.run(experiment, images, progress=False, results=tmp_path / "alone")
+    spread = evidence.run(experiment, images, batch=2, progress=False, results=tmp_path / "spread", client=client)
+    fate = ("label", "iterations", "delta", "adversarial", "clean", "null", "config", "code")
+    assert {k: [r[f] for f in fate] for k, r in spread.items()} == {k: [r[f] for f in fate] for k, r in alone.items()}
+    assert len(experiment.path(tmp_path / "spread").read_text().splitlines()) == len(images)
+    with pytest.raises(ValueError, match="not both"):
+        evidence.run(experiment, images, bench=object(), client=client, results=tmp_path)
+
+
+def test_a_killed_worker_costs_the_shard_it_had_in_hand(client, tmp_path):
+    def work(i, folder):
+        import os
+        import time
+        from pathlib import Path
+
+        time.sleep(0.1)
+        (Path(folder) / f"{i} {os.getpid()} {time.time_ns()}").touch()
+        return i
+
+    (victim, *_) = client.run(os.getpid).values()
+    threading.Timer(0.55, os.kill, (victim, signal.SIGKILL)).start()
+    assert sorted(scale.each(client, work, [(i, str(tmp_path)) for i in range(20)])) == list(range(20))
+    done = [path.name.split()[:2] for path in tmp_path.iterdir()]
+    assert str(victim) in {pid for _, pid in done}
+    assert len(done) <= 20 + 2  # the one in hand, and one that was done but not yet fetched
+
+
+def test_an_error_in_one_shard_comes_after_the_others_are_done(client):
+    found = scale.each(client, lambda i: 6 // i, [(1,), (0,), (2,), (3,)])
+    good = []
+    with pytest.raises(ZeroDivisionError):
+        for value in found:
+            good.append(value)
+    assert sorted(good) == [2, 3, 6]
+
+
+def test_a_scheduler_that_is_not_there_is_a_clear_error(monkeypatch):
+    import distributed
+
+    monkeypatch.setattr(distributed, "Client", lambda address: Client(address, timeout="100ms"))
+    with pytest.raises(ValueError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
+        scale.connect("tcp://127.0.0.1:1")
