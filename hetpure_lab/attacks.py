@@ -54,7 +54,7 @@ def seen_by_the_attack(defence: Defence, gradient: str) -> Defence:
 
     ``surrogate`` is the released code's: its own order of operations on its coarsest grid, where stage 1 has a single step and the mask no
     effect. ``surrogate-masked`` keeps the defence's reading with the fewest steps of which two are in stage 1. For uniform
-    purification they run 2 and half of the steps. ``bpda`` is `StraightThrough`.
+    purification they run 2 and half of the steps; rivals name their own, if published. ``bpda`` is `StraightThrough`.
     """
     if isinstance(defence, Undefended) or gradient == "exact":
         return defence
@@ -67,6 +67,8 @@ def coarser(purifier: HetPure | Uniform, gradient: str, schedule: Schedule) -> H
     """A purifier with fewer steps, as `seen_by_the_attack` says."""
     if isinstance(purifier, Uniform):
         return replace(purifier, steps=2 if gradient == "surrogate" else max(1, purifier.steps // 2))
+    if not isinstance(purifier, HetPure):
+        return purifier.surrogate()
     if gradient == "surrogate":
         return replace(purifier, reading="released", steps=10)
     fewer = (replace(purifier, steps=n) for n in range(2, purifier.steps + 1))
