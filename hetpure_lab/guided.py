@@ -63,7 +63,7 @@ class GDMP(Rival):
         strength = 3 * 255 * self.scale * scene.sigma(t) / (2 * self.ptb)
         reference = q_xt_x0(scene.x_adv, t, scene.noise(f"reference {t}", x), scene.schedule)
         pull = 2 * (x - reference) / x[0].numel()  # the gradient of the MSE in closed form
-        z = scene.noise(f"reverse {t} {s}", x)
+        z = scene.reverse_noise(t, s, x)
         return p_xs_xt(x, t, s, scene.predict(x, t), scene.schedule, eta=1.0, z=z) - variance * strength * pull
 
     def calls(self, schedule: Schedule) -> int:

@@ -47,10 +47,14 @@ class Scene:
         """The predicted noise of an unscaled image: D(x; sigma_t) is x - sigma_t times it, the score -1 / sigma_t times it."""
         return self.predict(math.sqrt(float(self.schedule.abar[t])) * x, t)
 
+    def reverse_noise(self, t: int, s: int, x: Tensor) -> Tensor:
+        """The draw of the step from t to s that `Uniform` uses as well."""
+        return self.noise(f"reverse {t} {s} ", x)
+
     def ancestral(self, x: Tensor, t: int, s: int, x0: Tensor) -> Tensor:
         """The DDPM step from t to s for a given estimate of the clean image."""
         signal, sigma = self.schedule.signal_and_noise(t, x)
-        return p_xs_xt(x, t, s, (x - signal * x0) / sigma, self.schedule, eta=1.0, z=self.noise(f"reverse {t} {s}", x))
+        return p_xs_xt(x, t, s, (x - signal * x0) / sigma, self.schedule, eta=1.0, z=self.reverse_noise(t, s, x))
 
 
 class Rival:
@@ -110,7 +114,7 @@ class ReverseSDE(Rival):
 
     def step(self, scene: Scene, t: int, s: int, x: Tensor) -> Tensor:
         B, score = _beta(scene, t, s), self.score(scene, t, x)
-        return x + B / 2 * x + B * score + math.sqrt(B) * scene.noise(f"reverse {t} {s}", x)
+        return x + B / 2 * x + B * score + math.sqrt(B) * scene.reverse_noise(t, s, x)
 
     @staticmethod
     def score(scene: Scene, t: int, x: Tensor) -> Tensor:
@@ -211,7 +215,7 @@ class RandomSampling(Rival):
     def step(self, scene: Scene, t: int, s: int, x: Tensor) -> Tensor:
         x0 = x0_xt(x, t, scene.predict(x, t), scene.schedule)
         x0 = x0 - self.guidance * math.sqrt(float(scene.schedule.abar[t])) * (x0 - scene.x_adv)
-        return q_xt_x0(x0, s, scene.noise(f"reverse {t} {s}", x), scene.schedule) if s else x0
+        return q_xt_x0(x0, s, scene.reverse_noise(t, s, x), scene.schedule) if s else x0
 
 
 # ---- what the input still knows: low rank, low frequencies ----------------------------------------------------------------------
