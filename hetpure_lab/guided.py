@@ -116,11 +116,11 @@ class Contrastive(ReverseSDE):
     :math:`x_s \leftarrow x_s - \lambda \tfrac{B}{\sqrt{1 - \bar\alpha_t}} \nabla_{x_s} L`, :math:`L = -\ln \frac{e^{p}}{e^{p} + \sum_k
     e^{n_k}}`, p the cosine of the logits of x_s and x_t. Bai et al. 2024: t = 0.1, 100 calls, lambda = 500. Adaptations: their n_k are
     the other images of the batch, here the directions of the other classes; their features pass through a small network that is trained
-    anew on every image, here the logits themselves; they add the term to the next predicted noise, here it is applied on arrival, so that
-    a step needs no memory. ``scale=0`` is the `ReverseSDE`.
+    anew on every image, here they are the logits themselves, on which 500 destroys an image, so `scale` is 1; they add the term to the next
+    predicted noise, here it is applied on arrival, so that a step needs no memory. ``scale=0`` is the `ReverseSDE`.
     """
 
-    scale: float = 500.0
+    scale: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()

@@ -201,7 +201,7 @@ class RandomSampling(Rival):
     """
 
     t: float = 0.1
-    steps: int = 10
+    steps: int = 5
     guidance: float = 0.0
 
     def __post_init__(self):
@@ -388,7 +388,7 @@ class ADP(Rival):
 
     t: float = 0.14
     steps: int = 10
-    kappa: float = 0.3
+    kappa: float = 0.15
     probe: float = 1e-3
 
     def __post_init__(self):
@@ -447,8 +447,8 @@ class SSNI(Rival):
     t: float = 0.2
     steps: int = 10
     bias: float = 0.0
-    centre: float = 0.5
-    width: float = 0.1
+    centre: float = 0.48
+    width: float = 0.013
     probes: int = 4
     probe: float = 0.03
 

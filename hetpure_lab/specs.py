@@ -27,6 +27,12 @@ def write(settings: dict, known: dict[str, type | None]) -> str:
     return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
 
 
+def normal(text: str, known: dict[str, type | None]) -> str:
+    """A spec as records name it: only what differs from the defaults, in the order of the settings."""
+    slug, settings = parse(text, known)
+    return write({"name": slug} | (asdict(settings) if settings else {}), known)
+
+
 def _text(value) -> str:
     """A setting as `_value` reads it; a tuple may have come back from JSON as a list."""
     return "+".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import hetpure_core
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, run
-from hetpure_lab import attacks, guided, rivals, specs
+from hetpure_lab import attacks, claims, features, figures, guided, plots, rivals, specs, tables
 from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, assemble
 from hetpure_lab.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
 from hetpure_lab.rivals import (
@@ -205,7 +206,9 @@ def test_full_guidance_returns_the_input(x):
     torch.testing.assert_close(purified(strong, x), x)
 
 
-@pytest.mark.parametrize("weak, strong", [(GDMP(scale=0), GDMP(scale=3e3)), (MimicDiffusion(rho=0), MimicDiffusion())], ids=["gdmp", "mimic"])
+@pytest.mark.parametrize(
+    ("weak", "strong"), [(GDMP(scale=0), GDMP(scale=3e3)), (MimicDiffusion(rho=0), MimicDiffusion())], ids=["gdmp", "mimic"]
+)
 def test_guidance_brings_the_result_closer_to_the_input(weak, strong, x):
     near, far = ((purified(p, x) - x).square().mean((1, 2, 3)) for p in (strong, weak))
     assert (near < far).all()
@@ -390,3 +393,50 @@ def test_surrogates_are_the_published_ones_or_refused(classifier, denoiser):
 def test_bad_settings_are_refused(kind, settings, message):
     with pytest.raises(ValueError, match=message):
         kind(**settings)
+
+
+# ---- tables and features of all rows ------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_tables_name_specs_as_records_do():
+    named = {claim.ours for table in claims.TABLES.values() for claim in table.rows if claim.ours}
+    assert named == {specs.normal(spec, DEFENCES) for spec in named} and {"gradual", "gdmp:t=0.036", "langevin:t=0.03"} <= named
+
+
+def test_cost_counts_the_votes_that_a_purifier_prescribes():
+    costs = {"none": 0, "uniform:t=0.1": 10, "densepure:steps=3,votes=7": 21, "gradual": 34}
+    assert {spec: tables.cost(spec) for spec in costs} == costs
+
+
+def test_the_front_is_what_no_cheaper_or_better_point_beats():
+    points = {"free": (0, 1.0), "cheap": (5, 40.0), "dear": (20, 60.0), "beaten": (20, 50.0), "same": (30, 60.0)}
+    assert tables.pareto(points) == ["free", "cheap", "dear"]
+
+
+def test_conclusions_follow_from_the_verdicts():
+    pairs = pd.DataFrame({"defence": ["a", "b", "c"], "verdict": ["lower", "no difference established", "lower"]})
+    assert tables.conclusions(pairs) == [
+        "**Less accurate under attack than the method**: `a`, `c`.",
+        "**Not told apart from the method**: `b`.",
+    ]
+    assert "No record" in tables.conclusions(pd.DataFrame())[0]
+
+
+def test_features_are_found_by_running():
+    found = features.features(["uniform", "equal-energy", "mimic", "contrastive", "scoreopt", "pursamere", "gradual"]).set_index("spec")
+    assert found.index[~found["random"]].tolist() == ["pursamere"]
+    assert found.index[found["level per image"]].tolist() == ["equal-energy"]
+    assert found.index[found["looks back"]].tolist() == ["mimic"]
+    assert found["differentiates"].to_dict() == dict.fromkeys(found.index, "") | {
+        "contrastive": "classifier", "scoreopt": "denoiser", "pursamere": "denoiser"
+    }  # fmt: skip
+    assert found.index[found["own stand-in"]].tolist() == ["uniform", "equal-energy", "gradual"]
+
+
+def test_the_pareto_plot_shows_every_row_at_its_cost():
+    rows = tables.field("cifar10-small")
+    figure, axis = plots.plt.subplots()
+    figures.pareto_plot(axis, rows)
+    drawn = {round(float(c.lines[0].get_xdata()[0])) for c in axis.containers}
+    assert drawn == {tables.cost(r["defence"]) for r in rows} and len(axis.texts) == len(rows)
+    plots.plt.close(figure)
