@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,15 @@ def percent(row: dict, column: str) -> str:
     return f"{100 * a['value']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
 
 
+@lru_cache(maxsize=8)
+def _summaries(results: Path, files: tuple) -> list[dict]:
+    """Every summary, computed anew when a file of records has changed."""
+    return [evidence.summary(path) for path in evidence.files(results)]
+
+
 def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
     """Summaries of a bench's experiments at the norm's headline radius; the most images first, then the most iterations."""
-    rows = [evidence.summary(path) for path in evidence.files(results)]
+    rows = _summaries(results, tuple((path, path.stat().st_mtime_ns) for path in sorted(results.glob("*/*.jsonl"))))
     keep = [r for r in rows if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)]
     keep = [r for r in keep if np.isclose(r["eps"], HEADLINE[norm])]
     return sorted(keep, key=lambda r: (-r["n"], -r["iterations"]))
