@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a table. `ours` is the start of the defence spec that measures this row here, "" if nothing does yet."""
+    """One row of a table. `ours` is the defence spec that measures this row here, "" if nothing does yet."""
 
     kind: str
     method: str
@@ -43,11 +43,11 @@ TABLES = {
                 Claim("AT", "Gowal et al. 2021", "88.54", ("65.93", "63.38"), note="E28: the clean values of the AT rows look swapped"),
                 Claim("AT", "Gowal et al. 2020", "87.51", ("66.01", "62.76"), note="E28"),
                 Claim("AT", "Pang et al.", "88.62", ("64.95", "61.04")),
-                Claim("AP", "Yoon et al.", "85.66±0.51", ("33.48±0.86", "59.53±0.87")),
+                Claim("AP", "Yoon et al.", "85.66±0.51", ("33.48±0.86", "59.53±0.87"), ours="adp:t=0.14"),
                 Claim("AP", "Nie et al. (DiffPure)", "90.07±0.97", ("56.84±0.59", "63.6±0.81"), DIFFPURE, "a misprint of 46.84±1.44?"),
-                Claim("AP", "Lee & Kim", "90.16±0.64", ("55.82±0.59", "70.47±1.53")),
-                Claim("AP", "Bai et al.", "91.41", ("49.22 (half the iterations)", "77.08")),
-                Claim("AP", "Zollicoffer et al.", "84.20", ("-", "59.14"), note="E32: printed as Geigh et al."),
+                Claim("AP", "Lee & Kim", "90.16±0.64", ("55.82±0.59", "70.47±1.53"), ours="gradual"),
+                Claim("AP", "Bai et al.", "91.41", ("49.22 (half the iterations)", "77.08"), ours="contrastive:t=0.1"),
+                Claim("AP", "Zollicoffer et al.", "84.20", ("-", "59.14"), ours="lorid:t=0.05", note="E32: printed as Geigh et al."),
                 Claim("AP", "Lin et al.", "90.62", ("-", "72.85")),
                 Claim("AP", "the method", "93.16±0.21", ("59.38±1.25", "80.45±1.54"), METHOD, "E34: AutoAttack above PGD"),
             ),
@@ -78,11 +78,11 @@ TABLES = {
                 Claim("AT", "Rebuffi et al.", "91.79", ("85.05", "78.80"), note="E29"),
                 Claim("AT", "Augustin et al.", "93.96", ("86.14", "78.79")),
                 Claim("AT", "Sehwag et al.", "90.93", ("83.75", "77.24"), note="E32"),
-                Claim("AP", "Yoon et al.", "85.66±0.51", ("73.32±0.76", "79.57±0.38")),
+                Claim("AP", "Yoon et al.", "85.66±0.51", ("73.32±0.76", "79.57±0.38"), ours="adp:t=0.14"),
                 Claim("AP", "Nie et al. (DiffPure)", "91.41±1.00", ("79.45±1.16", "81.7±0.84"), DIFFPURE),
-                Claim("AP", "Lee & Kim", "90.16±0.64", ("83.59±0.88", "86.48±0.38")),
-                Claim("AP", "Bai et al.", "93.75", ("86.13 (half the iterations)", "80.92")),
-                Claim("AP", "Zollicoffer et al. (a)", "84.40", ("-", "77.90")),
+                Claim("AP", "Lee & Kim", "90.16±0.64", ("83.59±0.88", "86.48±0.38"), ours="gradual"),
+                Claim("AP", "Bai et al.", "93.75", ("86.13 (half the iterations)", "80.92"), ours="contrastive:t=0.1"),
+                Claim("AP", "Zollicoffer et al. (a)", "84.40", ("-", "77.90"), ours="lorid:t=0.05"),
                 Claim("AP", "Zollicoffer et al. (b)", "84.20", ("-", "73.60")),
                 Claim("AP", "Lin et al.", "90.62", ("-", "80.47")),
                 Claim("AP", "the method", "93.16±0.21", ("87.11±0.95", "90.25±0.80"), METHOD, "D1: the release attacks at 8/255, not 0.5"),
@@ -111,13 +111,13 @@ TABLES = {
             (
                 Claim("AP", "Song et al. (PixelDefend)", "95.00", ("9.00",)),
                 Claim("AP", "Yang et al. (ME-Net)", "94.00", ("15.00",)),
-                Claim("AP", "Hill et al.", "84.12", ("54.90",)),
-                Claim("AP", "Yoon et al.", "85.66±0.51", ("66.91±1.75",)),
+                Claim("AP", "Hill et al.", "84.12", ("54.90",), ours="langevin:t=0.03"),
+                Claim("AP", "Yoon et al.", "85.66±0.51", ("66.91±1.75",), ours="adp:t=0.14"),
                 Claim("AP", "Nie et al. (DiffPure)", "90.07±0.97", ("81.45±1.51",), DIFFPURE),
-                Claim("AP", "Bai et al.", "91.37±1.21", ("85.51±0.81",)),
-                Claim("AP", "Wang et al. (GDMP)", "89.96±0.40", ("75.59±1.26",)),
-                Claim("AP", "Song et al. (MimicDiffusion)", "89.88±0.35", ("88.43±0.83",)),
-                Claim("AP", "Lee & Kim", "90.16±0.64", ("88.40±0.88",)),
+                Claim("AP", "Bai et al.", "91.37±1.21", ("85.51±0.81",), ours="contrastive:t=0.1"),
+                Claim("AP", "Wang et al. (GDMP)", "89.96±0.40", ("75.59±1.26",), ours="gdmp:t=0.036"),
+                Claim("AP", "Song et al. (MimicDiffusion)", "89.88±0.35", ("88.43±0.83",), ours="mimic:t=0.4"),
+                Claim("AP", "Lee & Kim", "90.16±0.64", ("88.40±0.88",), ours="gradual"),
                 Claim("AP", "the method", "93.04±0.65", ("86.72±0.20",), METHOD),
             ),
         ),

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from hetpure_core import HetPure, Purified, Uniform
-from hetpure_lab import specs
+from torch import nn
+
+from hetpure_core import HetPure, Purified, Schedule, Uniform
+from hetpure_lab import guided, rivals, specs
 from hetpure_lab.attacks import Undefended
 from hetpure_lab.benches import Bench
 
-DEFENCES = {"none": None, "uniform": Uniform, "hetpure": HetPure}
+METHODS = {"uniform": Uniform, "hetpure": HetPure, "equal-energy": rivals.EqualEnergy, "image-gradient": rivals.ImageGradient}
+RIVALS = {
+    "sde": rivals.ReverseSDE,
+    "ode": rivals.ProbabilityFlow,
+    "gradual": rivals.Gradual,
+    "gdmp": guided.GDMP,
+    "mimic": guided.MimicDiffusion,
+    "contrastive": guided.Contrastive,
+    "lorid": rivals.LoRID,
+    "densepure": rivals.DensePure,
+    "adp": rivals.ADP,
+    "langevin": rivals.Langevin,
+    "freqpure": rivals.FreqPure,
+    "diffap": rivals.RandomSampling,
+    "ssni": rivals.SSNI,
+    "scoreopt": guided.ScoreOpt,
+    "pursamere": guided.SharpnessAware,
+}
+DEFENCES = {"none": None} | METHODS | RIVALS
 
 
 def build(text: str, bench: Bench) -> Purified | Undefended:
@@ -15,7 +35,15 @@ def build(text: str, bench: Bench) -> Purified | Undefended:
     _, purifier = specs.parse(text, DEFENCES)
     if purifier is None:
         return Undefended(bench.classifier)
-    return Purified(bench.classifier, bench.denoiser, purifier, schedule=bench.schedule)
+    return assemble(purifier, bench.classifier, bench.denoiser, schedule=bench.schedule)
+
+
+def assemble(purifier, classifier: nn.Module, denoiser: nn.Module, schedule: Schedule | None = None, **options) -> Purified:
+    """The classifier behind a purifier, with the votes that the purifier prescribes; one that consults the classifier is given it."""
+    votes = getattr(purifier, "votes", 1)
+    if isinstance(purifier, guided.Contrastive):
+        purifier = purifier.seeing(classifier)
+    return Purified(classifier, denoiser, purifier, schedule=schedule, votes=votes, **options)
 
 
 def networks(text: str, bench: str) -> list[str]:

@@ -57,7 +57,7 @@ class Experiment:
     score every column."""
 
     defence: str | HetPure | Uniform | None
-    attack: str | PGD
+    attack: str | Attack
     bench: str = "cifar10-small"
     split: str = "test"
     K: int = 20

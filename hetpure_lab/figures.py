@@ -33,6 +33,22 @@ def accuracy_plot(axis: Axes, rows: Sequence[dict]) -> None:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
+def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
+    """Attacked single-shot accuracy of `rows` (summaries) against denoiser calls, with 95 % intervals; the Pareto front is joined."""
+    points = {r["defence"]: (tables.cost(r["defence"]), 100 * r["adversarial_single"]["value"]) for r in rows}
+    front = tables.pareto(points)
+    for r in rows:
+        (calls, value), a = points[r["defence"]], r["adversarial_single"]
+        slug = r["defence"].partition(":")[0]
+        colour = plots.COLOURS.get(slug, plots.COLOURS["adversarial" if r["defence"] in front else "paper"])
+        axis.errorbar(
+            calls, value, [[value - 100 * a["low"]], [100 * a["high"] - value]], fmt="o", color=colour, markersize=4, linewidth=0.7
+        )
+        axis.annotate(r["defence"], (calls, value), xytext=(3, 3), textcoords="offset points", fontsize=6)
+    axis.plot(*zip(*[points[name] for name in front]) if front else ([], []), color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
+    axis.set(xlabel="denoiser calls per answer", ylabel="single-shot accuracy under attack, %", ylim=(0, None))
+
+
 def teaser(bench_name: str = "cifar10-small") -> tuple[Figure, list[str]]:
     """The method on the first images of the sample that ships with Foolbox, and what the records say; returns the files it used."""
     bench, images = benches.load(bench_name), data.embedded_sample(data.DATASETS["cifar10"])[torch.arange(7)]

@@ -124,8 +124,8 @@ def seen_by_the_attack(defence: Purified | Undefended, gradient: str) -> Defence
     """The module whose gradient the attack takes: the defence itself (``exact``), or a stand-in.
 
     - ``surrogate`` is the released code's: its own order of operations on its coarsest grid, where stage 1 has a single step and the
-      mask no effect. ``surrogate-masked`` keeps the defence's reading with the fewest steps of which two are in stage 1. For other
-      purifiers they run 2 and half of the steps.
+      mask no effect. ``surrogate-masked`` keeps the defence's reading with the fewest steps of which two are in stage 1. For uniform
+      purification they run 2 and half of the steps; rivals name their own, if published.
     - ``bpda`` is `StraightThrough`. ``mask-soft`` and ``mask-straight-through`` are `MaskAware`: exact, and through the mask as well; for
       a purifier whose mask does not depend on the image they are ``exact``.
     - ``undefended`` is the bare classifier: what the attack finds transfers or does not.
@@ -144,10 +144,10 @@ def seen_by_the_attack(defence: Purified | Undefended, gradient: str) -> Defence
 
 def coarser(purifier: HetPure | Uniform, gradient: str, schedule: Schedule) -> HetPure | Uniform:
     """A purifier with fewer steps, as `seen_by_the_attack` says."""
-    if not isinstance(purifier, HetPure):
-        if not hasattr(purifier, "steps"):
-            raise ValueError(f"a {gradient} gradient needs a purifier with steps, which {type(purifier).__name__} has not")
+    if isinstance(purifier, Uniform):
         return replace(purifier, steps=2 if gradient == "surrogate" else max(1, purifier.steps // 2))
+    if not isinstance(purifier, HetPure):
+        return purifier.surrogate()
     if gradient == "surrogate":
         return replace(purifier, reading="released", steps=10)
     fewer = (replace(purifier, steps=n) for n in range(2, purifier.steps + 1))
@@ -171,7 +171,7 @@ def with_purifier(defence: Purified, purifier: HetPure | Uniform, seed: int | st
 
 def looks_at_the_image(purifier: HetPure | Uniform) -> bool:
     """Whether the purifier's mask is a threshold on attention."""
-    return isinstance(purifier, HetPure) and purifier.mask_kind in ("attention", "top-fraction", "inverted")
+    return type(purifier) is HetPure and purifier.mask_kind in ("attention", "top-fraction", "inverted")
 
 
 def smooth_mask(defence: Purified, images: Tensor, temperature: float = 0.05) -> Tensor:

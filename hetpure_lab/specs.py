@@ -22,7 +22,8 @@ def write(settings: dict, known: dict[str, type | None]) -> str:
     """The inverse of `parse`, for settings with their `name`: the slug and what differs from the defaults; `t` always."""
     kind = known[settings["name"]]
     defaults = {} if kind is None else asdict(kind())
-    changed = [f"{k}={v}" for k, v in settings.items() if k != "name" and (v != defaults[k] or k == "t")]
+    text = {k: _text(v) for k, v in settings.items() if k != "name"}
+    changed = [f"{k}={v}" for k, v in text.items() if k == "t" or v != _text(defaults[k])]
     return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
 
 
@@ -32,6 +33,17 @@ def describe(settings: object | None, known: dict[str, type | None]) -> str:
     if slug is None:
         raise ValueError(f"{settings!r} is of no known kind; known: {', '.join(known)}")
     return write({"name": slug} | (asdict(settings) if settings is not None else {}), known)
+
+
+def normal(text: str, known: dict[str, type | None]) -> str:
+    """A spec as records name it: only what differs from the defaults, in the order of the settings."""
+    slug, settings = parse(text, known)
+    return write({"name": slug} | (asdict(settings) if settings else {}), known)
+
+
+def _text(value) -> str:
+    """A setting as `_value` reads it; a tuple may have come back from JSON as a list."""
+    return "+".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _value(text: str, kind: str):

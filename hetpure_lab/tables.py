@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from hetpure_lab import evidence, stats
+from hetpure_core import Schedule, linear_schedule
+from hetpure_lab import evidence, specs, stats
 from hetpure_lab.claims import TABLES, Claim
+from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Outcomes
 
 ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
@@ -22,9 +25,15 @@ def percent(row: dict, column: str) -> str:
     return f"{100 * a['value']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
 
 
+@lru_cache(maxsize=8)
+def _summaries(results: Path, files: tuple) -> list[dict]:
+    """Every summary, computed anew when a file of records has changed."""
+    return [evidence.summary(path) for path in evidence.files(results)]
+
+
 def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
     """Summaries of a bench's experiments at the norm's headline radius; the most images first, then the most iterations."""
-    rows = [evidence.summary(path) for path in evidence.files(results)]
+    rows = _summaries(results, tuple((path, path.stat().st_mtime_ns) for path in sorted(results.glob("*/*.jsonl"))))
     keep = [r for r in rows if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)]
     keep = [r for r in keep if np.isclose(r["eps"], HEADLINE[norm])]
     return sorted(keep, key=lambda r: (-r["n"], -r["iterations"]))
@@ -34,7 +43,8 @@ def headline(bench: str, results: Path = RESULTS) -> list[dict]:
     """The rows to show first: seed 0 and the standard attack budget; the undefended network, then uniform noise, then the method."""
     rows = [r for r in evidence_rows(bench, results=results) if (r["seed"], r["iterations"], r["gradient"]) == (0, 20, "exact")]
     order = {"none": 0, "uniform": 1, "hetpure": 2}
-    return sorted(rows, key=lambda r: (order[r["defence"].partition(":")[0]], r["defence"]))
+    slug = lambda r: r["defence"].partition(":")[0]
+    return sorted((r for r in rows if slug(r) in order), key=lambda r: (order[slug(r)], r["defence"]))
 
 
 def measured(rows: list[dict]) -> pd.DataFrame:
@@ -94,3 +104,79 @@ def verdict(difference: stats.Accuracy) -> str:
     if difference.low > 0:
         return "higher"
     return "lower" if difference.high < 0 else "no difference established"
+
+
+# ---- every purifier on one bench ---------------------------------------------------------------------------------------------
+
+
+def cost(defence: str, schedule: Schedule | None = None) -> int:
+    """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself."""
+    _, purifier = specs.parse(defence, DEFENCES)
+    return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1) if purifier else 0
+
+
+def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
+    """One record per defence under the same attack: the largest, seed 0, and for PGD the standard budget on the exact gradient."""
+    rows = [r for r in evidence_rows(bench, norm, attack, results) if r["seed"] == 0]
+    if attack == "pgd":
+        rows = [r for r in rows if r["defence"] == "none" or (r["iterations"], r["gradient"]) == (20, "exact")]
+    return list({r["defence"]: r for r in reversed(rows)}.values())
+
+
+def fair(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFrame:
+    """The same bench, votes and attack budget for every row: calls, and single-shot accuracy clean and under each attack measured."""
+    pgd, bpda = ({r["defence"]: r for r in field(bench, norm, attack, results)} for attack in ("pgd", "bpda"))
+    lines = []
+    for defence in sorted(pgd | bpda, key=lambda d: (cost(d), d)):
+        row = pgd.get(defence) or bpda[defence]
+        line = {"defence": defence, "calls": cost(defence), "n": row["n"], "clean": percent(row, "clean_single")}
+        line |= {"null": percent(row, "null_single"), "PGD": percent(pgd[defence], "adversarial_single") if defence in pgd else ""}
+        line |= {"PGD, vote": percent(pgd[defence], "adversarial_majority") if defence in pgd else ""}
+        lines.append(line | {"BPDA": percent(bpda[defence], "adversarial_single") if defence in bpda else ""})
+    return pd.DataFrame(lines)
+
+
+def against_the_method(
+    bench: str, norm: str = "Linf", attack: str = "pgd", method: str = "hetpure", results: Path = RESULTS
+) -> pd.DataFrame:
+    """Every row paired with the method on shared images: difference of attacked accuracy, row minus method, and McNemar's p."""
+    files = {r["defence"]: results / bench / r["file"] for r in field(bench, norm, attack, results)}
+    if method not in files:
+        return pd.DataFrame()
+    pairs = {name: compare(path, files[method]) for name, path in files.items() if name != method}
+    lines = [{"defence": n, "calls": cost(n)} | p | {"difference": f"{p['difference']} points"} for n, p in pairs.items()]
+    return pd.DataFrame(sorted(lines, key=lambda line: (line["calls"], line["defence"])))
+
+
+def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) -> pd.DataFrame:
+    """What the paper prints for `method` (the start of its name in Tables 1, 3 and 5) beside what was measured here for `defence`."""
+    lines, defence = [], specs.normal(defence, DEFENCES)
+    for name, norm in (("Table 1", "Linf"), ("Table 3", "L2"), ("Table 5", "Linf")):
+        claims = [c for c in TABLES[name].rows if method and c.method.startswith(method)]
+        for i, attack in enumerate(TABLES[name].attacks):
+            row = next((r for r in field(bench, norm, ATTACK_NAMES[attack], results) if r["defence"] == defence), None)
+            paper = claims[0].robust[i] if claims else ""
+            if row or paper:
+                lines.append({"attack": f"{attack}, {norm}", "paper": paper} | _measured_cells(row))
+    return pd.DataFrame(lines)
+
+
+def _measured_cells(row: dict | None) -> dict:
+    cells = {"clean": percent(row, "clean_single"), "measured [95 %]": percent(row, "adversarial_single")} if row else {}
+    return {"clean": "", "measured [95 %]": ""} | cells | {"n": row["n"] if row else "", "record": row["file"] if row else ""}
+
+
+def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
+    """The names that no other beats: no point with at most as many calls has a higher accuracy, and none with fewer the same."""
+    beaten = lambda c, a: any((d <= c and b > a) or (d < c and b >= a) for d, b in points.values())
+    return sorted((n for n, p in points.items() if not beaten(*p)), key=lambda n: points[n])
+
+
+def conclusions(pairs: pd.DataFrame) -> list[str]:
+    """What the paired intervals allow one to say of every row against the method, in sentences."""
+    if pairs.empty:
+        return ["No record compares a rival with the method yet."]
+    words = {"higher": "more accurate under attack than the method", "lower": "less accurate under attack than the method"}
+    names = {v: [f"`{r.defence}`" for r in pairs.itertuples() if r.verdict == v] for v in dict.fromkeys(pairs["verdict"])}
+    said = [f"**{words.get(v, 'Not told apart from the method')}**: {', '.join(n)}." for v, n in names.items()]
+    return [s[:2] + s[2].upper() + s[3:] for s in said]

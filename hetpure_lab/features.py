@@ -1,0 +1,86 @@
+"""What each registered purifier is made of, found out by running it on networks that take note, not by declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from hetpure_core import HetPure, Purified, linear_schedule
+from hetpure_lab.defences import METHODS, RIVALS, assemble
+
+
+class Noting(nn.Module):
+    """A smooth stand-in for a network that notes whether gradients were on, and whether images had different times."""
+
+    def __init__(self, classes: int = 0):
+        super().__init__()
+        self.conv, self.classes = nn.Conv2d(3, classes or 3, 3, padding=1), classes
+        self.differentiated = self.different_times = False
+
+    def taps(self) -> list[nn.Module]:
+        return [self.conv]
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        self.differentiated |= torch.is_grad_enabled() and x.requires_grad
+        self.different_times |= t is not None and len(t.unique()) > 1
+        return self.conv(x).mean((2, 3)) if self.classes else self.conv(x)
+
+
+def features(slugs: Iterable[str] | None = None) -> pd.DataFrame:
+    """One line per registered purifier at its defaults, as `row` finds it."""
+    return pd.DataFrame([row(slug) for slug in slugs or METHODS | RIVALS])
+
+
+def row(slug: str) -> dict:
+    """Calls and votes; whether it is random, has a mask, a level per image, a memory of the input, networks inside guidance, a stand-in."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        classifier, denoiser = Noting(5).double(), Noting().double()
+    defended = assemble((METHODS | RIVALS)[slug](), classifier, denoiser)
+    images = torch.rand(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images[1:] = images[1:] * torch.tensor([0.1, 0.9], dtype=torch.float64).reshape(2, 1, 1, 1)
+    first, again = (_purified(defended, images, [c] * 3) for c in (0, defended.votes))
+    guided = [name for name, net in (("denoiser", denoiser), ("classifier", classifier)) if net.differentiated]
+    return {
+        "spec": slug,
+        "settings": type(METHODS.get(slug, RIVALS.get(slug))()).__name__,
+        "calls": defended.purifier.calls(linear_schedule()),
+        "votes": defended.votes,
+        "random": not torch.equal(first, again),
+        "mask": isinstance(defended.purifier, HetPure),
+        "level per image": denoiser.different_times,
+        "looks back": _looks_back(defended, images),
+        "differentiates": ", ".join(guided),
+        "own stand-in": _has_surrogate(defended.purifier),
+    }
+
+
+def _purified(defended: Purified, images: Tensor, copies: list[int]) -> Tensor:
+    with torch.no_grad():
+        return defended.purify(images, defended.noise(3, range(3), copies))
+
+
+def _looks_back(defended: Purified, images: Tensor) -> bool:
+    """Whether two inputs, brought to the same first state, end differently: the input is used again later on."""
+    noise, state = defended.noise(3, range(3)), torch.zeros_like(images)
+    mask = torch.zeros_like(images[:, :1])
+    mask[..., :16] = 1
+    mask = mask if isinstance(defended.purifier, HetPure) else None
+    ends = []
+    for x in (images, images.flip(2)):
+        end = state
+        with torch.no_grad():
+            for _, step in defended.plan(x, noise, mask)[1:]:
+                end = step(end)
+        ends.append(end)
+    return not torch.equal(*ends)
+
+
+def _has_surrogate(purifier) -> bool:
+    try:
+        return not hasattr(purifier, "surrogate") or bool(purifier.surrogate())
+    except ValueError:
+        return False

@@ -1,0 +1,442 @@
+"""Rival purifiers: limits where one must equal another, moments on Gaussian data, exact gradients, and what the interface promises."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import hetpure_core
+from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, run
+from hetpure_lab import attacks, claims, features, figures, guided, plots, rivals, specs, tables
+from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, assemble
+from hetpure_lab.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
+from hetpure_lab.rivals import (
+    ADP,
+    SSNI,
+    DensePure,
+    EqualEnergy,
+    FreqPure,
+    Gradual,
+    ImageGradient,
+    Langevin,
+    LoRID,
+    ProbabilityFlow,
+    RandomSampling,
+    ReverseSDE,
+)
+
+SCHEDULE = linear_schedule()
+FEWER = {  # short chains that still visit every branch
+    "gradual": {"levels": (30, 50), "steps": (2, 3)}, "gdmp": {"steps": 3, "loops": 2, "scale": 1e3}, "mimic": {"steps": 6},
+    "lorid": {"steps": 2, "loops": 2}, "densepure": {"steps": 2, "votes": 2}, "langevin": {"length": 7, "stride": 3},
+    "freqpure": {"levels": (20, 50), "steps": 2, "cut": 1}, "ssni": {"steps": 3, "probes": 2},
+    "hetpure": {"steps": 5}, "equal-energy": {"steps": 5}, "image-gradient": {"steps": 5},
+}  # fmt: skip
+EVERY = {slug: kind(**FEWER.get(slug, {"steps": 3})) for slug, kind in (METHODS | RIVALS).items()}
+every_purifier = pytest.mark.parametrize("purifier", EVERY.values(), ids=EVERY)
+
+
+class GaussianData(nn.Module):
+    """The exact noise predictor of pixels that are independent N(mean, variance) in the [-1, 1] scale."""
+
+    mean, variance = 0.2, 0.09
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        signal, sigma = SCHEDULE.signal_and_noise(t, x)
+        return sigma * (x - signal * self.mean) / (signal**2 * self.variance + sigma**2)
+
+
+EPS = GaussianData()
+
+
+def noise(n: int, seed: int = 0) -> Noise:
+    return Noise(seed, range(n), [0] * n)
+
+
+def purified(purifier, x: Tensor, eps=EPS, mask: Tensor | None = None) -> Tensor:
+    """The result in the [-1, 1] scale."""
+    return run(x, purifier.plan(x, mask, eps, noise(len(x)), SCHEDULE))
+
+
+@pytest.fixture
+def x(images) -> Tensor:
+    return 2 * images - 1
+
+
+# ---- limits: one purifier is another ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("purifier", "other"),
+    [
+        (Gradual((50,), (4,)), Uniform(0.05, 4, "ddpm")),
+        (LoRID(0.05, 4, loops=1, share=1.0), Uniform(0.05, 4, "ddpm")),
+        (LoRID(0.05, 4, loops=3, share=1.0), Gradual((50, 50, 50), (4, 4, 4))),
+        (GDMP(0.05, 4, loops=2, scale=0), Gradual((50, 50), (4, 4))),
+        (RandomSampling(0.14, 1), Uniform(0.14, 1)),
+        (SSNI(0.2, 5, width=1e9), Uniform(0.1, 5)),
+        (Contrastive(0.1, 5, scale=0), ReverseSDE(0.1, 5)),
+        (DensePure(0.14, 4, votes=1), Uniform(0.14, 4, "ddpm")),
+    ],
+    ids=lambda p: type(p).__name__,
+)
+def test_limits_equal_another_purifier(purifier, other, x, denoiser, classifier):
+    defended = assemble(purifier, classifier, denoiser)
+    torch.testing.assert_close(purified(defended.purifier, x, denoiser), purified(other, x, denoiser), rtol=1e-9, atol=1e-9)
+
+
+def test_one_step_is_one_shot_denoising(x, denoiser):
+    t = SCHEDULE.index(0.14)
+    signal, sigma = SCHEDULE.signal_and_noise(t, x)
+    noisy = signal * x + sigma * noise(4)("start", x)
+    torch.testing.assert_close(purified(Uniform(0.14, 1), x, denoiser), (noisy - sigma * denoiser(noisy, torch.full((4,), t))) / signal)
+
+
+@pytest.mark.parametrize(("value", "level"), [(1.0, 0.2), (0.0, 0.05)])
+def test_equal_energy_of_a_constant_mask_is_uniform_noise_of_that_level(value, level, x, denoiser):
+    control = EqualEnergy(0.2, 0.05)
+    mask = torch.full((4, 1, 8, 8), value, dtype=x.dtype)
+    expected = purified(Uniform(level, control.calls(SCHEDULE)), x, denoiser)
+    torch.testing.assert_close(purified(control, x, denoiser, mask), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_equal_energy_adds_as_much_noise_as_the_method(x):
+    """Against the energy that Eq 5 puts into the image, to the resolution of one time index."""
+    mask = torch.zeros(4, 1, 8, 8, dtype=x.dtype)
+    for i, share in enumerate((8, 16, 32, 60)):
+        mask[i].view(-1)[:share] = 1
+    control = EqualEnergy(0.2, 0.05)
+    strong, weak = (1 - SCHEDULE.abar[SCHEDULE.index(t)] for t in (0.2, 0.05))
+    energy = (mask * strong + (1 - mask) * weak).mean((1, 2, 3))
+    (_, start), *_ = control.plan(x, mask, EPS, noise(4), SCHEDULE)
+    levels = start.args[0]
+    assert ((1 - SCHEDULE.abar[levels] - energy).abs() <= SCHEDULE.abar.diff().abs().max()).all() and levels.diff().gt(0).all()
+
+
+def test_published_settings_make_the_published_number_of_calls():
+    levels = (30, 30, 30, 30, 50, 50, 125, 125)
+    published = {ReverseSDE(steps=100): 100, Gradual(levels, levels): 470, GDMP(steps=36): 144, FreqPure((20,) * 5 + (50,) * 5): 50}
+    published |= {Langevin(stride=1): 1500, Gradual().surrogate(): 7, FreqPure().surrogate(): 1}
+    assert {p: p.calls(SCHEDULE) for p in published} == published
+
+
+# ---- moments and closed forms on Gaussian data ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("purifier", [ReverseSDE(0.1, 100), Uniform(0.1, 100, "ddpm"), DensePure(0.1, 100)], ids=lambda p: type(p).__name__)
+def test_sampling_draws_from_the_posterior_given_the_noisy_image(purifier):
+    """x_0 given x, over noise: mean and variance follow from the Gaussian posterior of x_0 given x_t."""
+    x = torch.full((64, 3, 8, 8), 0.8, dtype=torch.float64)
+    out, abar = purified(purifier, x), float(SCHEDULE.abar[100])
+    v, sigma2 = EPS.variance, 1 - abar
+    gain = math.sqrt(abar) * v / (abar * v + sigma2)
+    mean = EPS.mean + gain * math.sqrt(abar) * (0.8 - EPS.mean)
+    variance = v * sigma2 / (abar * v + sigma2) + gain**2 * sigma2
+    assert abs(out.mean() - mean) < 5 * math.sqrt(variance / out.numel()) + 2e-3
+    assert abs(out.var() / variance - 1) < 0.06
+
+
+def test_probability_flow_is_the_map_between_the_gaussians(x):
+    t, abar = 100, float(SCHEDULE.abar[100])
+    noisy = math.sqrt(abar) * x + math.sqrt(1 - abar) * noise(4)("start", x)
+    scale = math.sqrt(EPS.variance / (abar * EPS.variance + 1 - abar))
+    expected = EPS.mean + scale * (noisy - math.sqrt(abar) * EPS.mean)
+    errors = [(purified(ProbabilityFlow(0.1, n), x) - expected).abs().max().item() for n in (t // 4, t)]
+    assert errors[1] < 0.02 and errors[1] < errors[0] / 2
+
+
+def test_langevin_settles_on_the_smoothed_data_with_eulers_variance():
+    walk, x = Langevin(0.03, 0.1, length=150, stride=1), torch.full((64, 3, 8, 8), 0.9, dtype=torch.float64)
+    smooth = EPS.variance + 1 / float(SCHEDULE.abar[30]) - 1
+    expected = smooth / (1 - walk.eta**2 / smooth / 4)
+    out = purified(walk, x)
+    assert abs(out.mean() - EPS.mean) < 0.02 and abs(out.var() / expected - 1) < 0.06
+
+
+def test_adp_contracts_by_kappa_where_the_curvature_is_constant(x):
+    adp = ADP(0.14, steps=4, kappa=0.3)
+    start = x + math.sqrt(1 / float(SCHEDULE.abar[140]) - 1) * noise(4)("start", x)
+    torch.testing.assert_close(purified(adp, x), EPS.mean + 0.7**4 * (start - EPS.mean), rtol=1e-5, atol=1e-5)
+
+
+def test_adp_rests_where_the_step_would_be_tiny(x):
+    adp = ADP(0.14, steps=4, kappa=1e-3)
+    start = x + math.sqrt(1 / float(SCHEDULE.abar[140]) - 1) * noise(4)("start", x)
+    assert torch.equal(purified(adp, x), start)
+
+
+@pytest.mark.parametrize("radius", [0.0, 1.0])
+def test_sharpness_aware_descent_contracts_radially(radius, x):
+    sigma2 = 1 / float(SCHEDULE.abar[50]) - 1
+    k2 = (sigma2 / (EPS.variance + sigma2)) ** 2
+    away, expected = x - EPS.mean, x - EPS.mean
+    for _ in range(2):
+        expected = expected * (1 - 0.5 * k2 * (1 + radius / expected.square().sum((1, 2, 3), keepdim=True).sqrt()))
+    out = purified(SharpnessAware(0.05, 2, rate=0.5, radius=radius), x) - EPS.mean
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+    assert (out.abs() < away.abs()).all()
+
+
+def test_first_step_of_adam_has_the_length_of_the_rate(x):
+    """And goes down: towards the mean, on average over the noise."""
+    move = purified(ScoreOpt(0.14, 1, rate=0.05), x) - x
+    torch.testing.assert_close(move.abs(), torch.full_like(x, 0.05), rtol=1e-4, atol=0)
+    assert ((move * (EPS.mean - x)).sum((1, 2, 3)) > 0).all()
+
+
+def test_random_sampling_forgets_the_predicted_noise(x):
+    """Given the estimate, every step is a fresh diffusion of it."""
+    t, s = 100, 50
+    (_, start), (_, step), *_ = RandomSampling(0.1, 2).plan(x, None, EPS, noise(4), SCHEDULE)
+    noisy = start(x)
+    signal, sigma = SCHEDULE.signal_and_noise(t, x)
+    x0 = (noisy - sigma * EPS(noisy, torch.full((4,), t))) / signal
+    signal, sigma = SCHEDULE.signal_and_noise(s, x)
+    torch.testing.assert_close(step(noisy), signal * x0 + sigma * noise(4)("reverse 100 50 ", x))
+
+
+def test_full_guidance_returns_the_input(x):
+    strong = RandomSampling(0.1, 1, guidance=1 / math.sqrt(float(SCHEDULE.abar[100])))
+    torch.testing.assert_close(purified(strong, x), x)
+
+
+@pytest.mark.parametrize(
+    ("weak", "strong"), [(GDMP(scale=0), GDMP(scale=3e3)), (MimicDiffusion(rho=0), MimicDiffusion())], ids=["gdmp", "mimic"]
+)
+def test_guidance_brings_the_result_closer_to_the_input(weak, strong, x):
+    near, far = ((purified(p, x) - x).square().mean((1, 2, 3)) for p in (strong, weak))
+    assert (near < far).all()
+
+
+# ---- what the input still knows -------------------------------------------------------------------------------------------------
+
+
+def test_low_rank_of_one_channel_is_the_truncated_svd(x):
+    matrix = x[:, :1]
+    u, s, v = torch.linalg.svd(matrix)
+    expected = u[..., :6] * s[..., None, :6] @ v[..., :6, :]
+    torch.testing.assert_close(rivals.low_rank(matrix, 0.75), expected)
+
+
+def test_low_rank_has_its_exact_gradient_even_where_eigenvalues_coincide(x):
+    weights = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(lambda v: (weights[:1] * rivals.low_rank(v, 0.5)).sum(), x[:1].clone().requires_grad_())
+    flat = torch.full_like(x, 0.3).requires_grad_()
+    assert torch.autograd.grad(rivals.low_rank(flat, 0.5).sum(), flat)[0].isfinite().all()
+
+
+def test_all_frequencies_without_phase_tolerance_are_the_reference(x):
+    other = x.flip(0)
+    torch.testing.assert_close(rivals.with_low_frequencies(x, other, cut=4, delta=0.0), other)
+    torch.testing.assert_close(rivals.with_low_frequencies(x, x, cut=4, delta=0.3), x)
+
+
+def test_low_frequencies_come_from_the_reference_and_the_rest_stays(x):
+    other, k = x.flip(0), torch.fft.fftfreq(8, 1 / 8).abs()
+    mixed = torch.fft.fft2(rivals.with_low_frequencies(x, other, cut=2, delta=0.3))
+    ours, theirs = torch.fft.fft2(x), torch.fft.fft2(other)
+    high = (k[:, None] > 2) | (k[None] > 2)
+    torch.testing.assert_close(mixed[..., high], ours[..., high])
+    low = ~high
+    low[0, 0] = False  # a mean of the other sign turns by pi, and no real image can turn by less
+    torch.testing.assert_close(mixed[..., low].abs(), theirs[..., low].abs())
+    turn = torch.angle(mixed * theirs.conj())[..., low]
+    assert turn.abs().max() < 0.3 + 1e-9 and turn.abs().max() > 0.29
+
+
+def test_image_gradient_mask_has_the_area_of_the_attention_mask_and_sits_on_edges(classifier):
+    images = torch.full((2, 3, 16, 16), 0.2, dtype=torch.float64)
+    images[0, :, :, 8:], images[1, :, 8:] = 0.9, 0.9
+    control, method = ImageGradient(tau=0.7), HetPure(tau=0.7)
+    masks = [p.mask(images, classifier, classifier.taps(), noise(2)) for p in (control, method)]
+    assert torch.equal(*(m.sum((1, 2, 3)) for m in masks))
+    band = [masks[0][0, 0, :, 5:11], masks[0][1, 0, 5:11]]
+    assert all(b.sum() >= min(m.sum(), 64) for b, m in zip(band, masks[0]))
+
+
+def test_mimic_starts_without_the_input_and_its_published_guidance_has_no_gradient(x, classifier, denoiser):
+    _, first = next(iter(hetpure_core.trajectory(x, MimicDiffusion().plan(x, None, EPS, noise(4), SCHEDULE))))
+    assert torch.equal(first, noise(4)("start", x))
+    for smooth, silent in ((0.0, True), (0.05, False)):
+        y = x.clone().requires_grad_()
+        out = purified(MimicDiffusion(steps=6, smooth=smooth), y, denoiser)
+        assert torch.autograd.grad(out.square().sum(), y, allow_unused=True)[0].abs().max().eq(0).item() == silent
+
+
+def test_densepure_votes_share_the_noisy_image_and_nothing_else(x, denoiser):
+    pure = DensePure(0.14, 2, votes=2)
+    plan = pure.plan(x[:1].repeat(4, 1, 1, 1), None, denoiser, Noise(0, ["a"] * 4, range(4)), SCHEDULE)
+    (_, start), *_, (_, end) = hetpure_core.trajectory(x[:1].repeat(4, 1, 1, 1), plan)
+    assert torch.equal(start[0], start[1]) and torch.equal(start[2], start[3]) and not torch.equal(start[1], start[2])
+    assert not torch.equal(end[0], end[1])
+
+
+def test_ssni_gives_more_noise_to_a_noisier_image(x):
+    noisy = x + 0.3 * noise(4, seed=9)("extra", x)
+    norms = [SSNI().score_norm(rivals.Scene(v, EPS, noise(4), SCHEDULE)) for v in (x, noisy)]
+    assert (norms[1] > norms[0]).all()
+
+
+def test_contrast_is_smallest_where_view_and_anchor_agree():
+    anchor = F.normalize(torch.tensor([[3.0, 1.0, 0.5], [0.2, 0.1, 2.0]], dtype=torch.float64), dim=1)
+    assert (guided.contrast(anchor, anchor) < guided.contrast(anchor.flip(0), anchor)).all()
+    positive = torch.ones(2, dtype=torch.float64).exp()
+    negatives = anchor.exp().sum(1) - anchor.amax(1).exp()
+    torch.testing.assert_close(guided.contrast(anchor, anchor), -(positive / (positive + negatives)).log())
+
+
+# ---- what every registered purifier promises -------------------------------------------------------------------------------------
+
+
+def loss(defended: Purified, images: Tensor) -> Tensor:
+    """The cross-entropy of versions of one image, all under the same noise (n,)."""
+    return F.cross_entropy(defended(images, ["an image"] * len(images)), torch.full((len(images),), 2), reduction="none")
+
+
+def gradient(defended: Purified, image: Tensor) -> Tensor:
+    image = image.clone().requires_grad_()
+    return torch.autograd.grad(loss(defended, image).sum(), image)[0]
+
+
+@every_purifier
+def test_gradient_is_that_of_finite_differences(purifier, classifier, denoiser, images):
+    """Through guidance too, whose own gradient is differentiated again."""
+    defended, image, h = assemble(purifier, classifier, denoiser), images[:1, :, :6, :6], 1e-5
+    directions = torch.randn(4, *image.shape[1:], dtype=image.dtype, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        numeric = (loss(defended, image + h * directions) - loss(defended, image - h * directions)) / (2 * h)
+    predicted = (gradient(defended, image) * directions).sum((1, 2, 3))
+    assert numeric.abs().max() > 1e-6
+    torch.testing.assert_close(predicted, numeric, rtol=1e-5, atol=1e-8)
+
+
+@every_purifier
+def test_recomputed_segments_change_nothing(purifier, classifier, denoiser, images, monkeypatch):
+    monkeypatch.setattr(hetpure_core, "FLAT_UP_TO", 0)
+    kept, recomputed = (gradient(assemble(purifier, classifier, denoiser, checkpointing=c), images[:1]) for c in (False, True))
+    torch.testing.assert_close(kept, recomputed, rtol=1e-12, atol=1e-14)
+
+
+@every_purifier
+def test_a_row_alone_equals_the_row_in_a_batch(purifier, classifier, denoiser, images):
+    defended, ids = assemble(purifier, classifier, denoiser), list("abcd")
+    y = images.clone().requires_grad_()
+    together = defended(y, ids)
+    slope = torch.autograd.grad(together.square().sum(), y)[0]
+    for i in (0, 3):
+        row = images[i : i + 1].clone().requires_grad_()
+        alone = defended(row, ids[i : i + 1])
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(torch.autograd.grad(alone.square().sum(), row)[0], slope[i : i + 1], rtol=1e-7, atol=1e-9)
+
+
+@every_purifier
+def test_results_are_the_same_with_and_without_recording_a_gradient(purifier, classifier, denoiser, images):
+    defended = assemble(purifier, classifier, denoiser)
+    with torch.no_grad():
+        silent = defended(images, range(4))
+    assert not silent.requires_grad
+    torch.testing.assert_close(silent, defended(images.clone().requires_grad_(), range(4)).detach(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("slug", METHODS | RIVALS)
+def test_calls_are_the_denoiser_calls_per_image_at_the_defaults(slug, classifier, denoiser, images):
+    rows = []
+    denoiser.register_forward_pre_hook(lambda _m, inputs: rows.append(len(inputs[0])))
+    defended = assemble(DEFENCES[slug](), classifier, denoiser, checkpointing=False)
+    with torch.no_grad():
+        defended(images[:2], range(2))
+    assert sum(rows) == 2 * defended.votes * defended.purifier.calls(SCHEDULE)
+
+
+@every_purifier
+def test_spec_round_trip(purifier):
+    slug = next(s for s, p in EVERY.items() if p is purifier)
+    for settings in (purifier, DEFENCES[slug]()):
+        text = specs.write({"name": slug} | asdict(settings), DEFENCES)
+        assert specs.parse(text, DEFENCES) == (slug, settings)
+        as_json = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+        assert specs.write({"name": slug} | as_json, DEFENCES) == text
+
+
+def test_surrogates_are_the_published_ones_or_refused(classifier, denoiser):
+    seen = attacks.seen_by_the_attack(assemble(Gradual(), classifier, denoiser), "surrogate").purifier
+    assert seen == Gradual((30, 50, 125), (1, 1, 5))
+    with pytest.raises(ValueError, match="ReverseSDE has no surrogate"):
+        attacks.seen_by_the_attack(assemble(ReverseSDE(), classifier, denoiser), "surrogate")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (ReverseSDE, {"t": 0.0}, "noise level|fraction"),
+        (Gradual, {"levels": (30,)}, "as many entries"),
+        (Gradual, {"levels": (0,), "steps": (1,)}, "fraction"),
+        (LoRID, {"share": 0.0}, "share"),
+        (LoRID, {"loops": 0}, "loops"),
+        (Langevin, {"stride": 0}, "stride"),
+        (DensePure, {"votes": 0}, "votes"),
+        (FreqPure, {"delta": -1.0}, "delta"),
+        (SSNI, {"width": 0.0}, "width"),
+        (GDMP, {"ptb": 0.0}, "ptb"),
+        (MimicDiffusion, {"rho": -1.0}, "rho"),
+        (SharpnessAware, {"radius": -1.0}, "radius"),
+        (ADP, {"kappa": -0.1}, "kappa"),
+    ],
+)
+def test_bad_settings_are_refused(kind, settings, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**settings)
+
+
+# ---- tables and features of all rows ------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_tables_name_specs_as_records_do():
+    named = {claim.ours for table in claims.TABLES.values() for claim in table.rows if claim.ours}
+    assert named == {specs.normal(spec, DEFENCES) for spec in named} and {"gradual", "gdmp:t=0.036", "langevin:t=0.03"} <= named
+
+
+def test_cost_counts_the_votes_that_a_purifier_prescribes():
+    costs = {"none": 0, "uniform:t=0.1": 10, "densepure:steps=3,votes=7": 21, "gradual": 34}
+    assert {spec: tables.cost(spec) for spec in costs} == costs
+
+
+def test_the_front_is_what_no_cheaper_or_better_point_beats():
+    points = {"free": (0, 1.0), "cheap": (5, 40.0), "dear": (20, 60.0), "beaten": (20, 50.0), "same": (30, 60.0)}
+    assert tables.pareto(points) == ["free", "cheap", "dear"]
+
+
+def test_conclusions_follow_from_the_verdicts():
+    pairs = pd.DataFrame({"defence": ["a", "b", "c"], "verdict": ["lower", "no difference established", "lower"]})
+    assert tables.conclusions(pairs) == [
+        "**Less accurate under attack than the method**: `a`, `c`.",
+        "**Not told apart from the method**: `b`.",
+    ]
+    assert "No record" in tables.conclusions(pd.DataFrame())[0]
+
+
+def test_features_are_found_by_running():
+    found = features.features(["uniform", "equal-energy", "mimic", "contrastive", "scoreopt", "pursamere", "gradual"]).set_index("spec")
+    assert found.index[~found["random"]].tolist() == ["pursamere"]
+    assert found.index[found["level per image"]].tolist() == ["equal-energy"]
+    assert found.index[found["looks back"]].tolist() == ["mimic"]
+    assert found["differentiates"].to_dict() == dict.fromkeys(found.index, "") | {
+        "contrastive": "classifier", "scoreopt": "denoiser", "pursamere": "denoiser"
+    }  # fmt: skip
+    assert found.index[found["own stand-in"]].tolist() == ["uniform", "equal-energy", "gradual"]
+
+
+def test_the_pareto_plot_shows_every_row_at_its_cost():
+    rows = tables.field("cifar10-small")
+    figure, axis = plots.plt.subplots()
+    figures.pareto_plot(axis, rows)
+    drawn = {round(float(c.lines[0].get_xdata()[0])) for c in axis.containers}
+    assert drawn == {tables.cost(r["defence"]) for r in rows} and len(axis.texts) == len(rows)
+    plots.plt.close(figure)
