@@ -7,6 +7,7 @@ attack never sees the noise that scores it: it draws with its own seed. Sources:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy as shallow_copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,6 +61,8 @@ def seen_by_the_attack(defence: Defence, gradient: str) -> Defence:
         return defence
     if gradient == "bpda":
         return StraightThrough(defence)
+    if not isinstance(defence, Purified):
+        raise ValueError(f"the gradient {gradient!r} is for diffusion purifiers; {type(defence).__name__} has: exact, bpda")
     return with_purifier(defence, coarser(defence.purifier, gradient, defence.schedule))
 
 
@@ -73,9 +76,11 @@ def coarser(purifier: HetPure | Uniform, gradient: str, schedule: Schedule) -> H
     return next((p for p in fewer if len(p.grid(schedule)[0]) > 2), purifier)
 
 
-def reseeded(defence: Purified | Undefended, seed: int | str) -> Purified | Undefended:
+def reseeded(defence: Defence, seed: int | str) -> Defence:
     """The same defence drawing other noise; the networks are shared."""
-    return defence if isinstance(defence, Undefended) else with_purifier(defence, defence.purifier, seed)
+    other = shallow_copy(defence)
+    other.seed = seed
+    return other
 
 
 def with_purifier(defence: Purified, purifier: HetPure | Uniform, seed: int | str | None = None) -> Purified:
