@@ -6,8 +6,8 @@ attack never sees the noise that scores it: it draws with its own seed. Sources:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from copy import copy as shallow_copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,7 +62,7 @@ def seen_by_the_attack(defence: Defence, gradient: str) -> Defence:
     if gradient == "bpda":
         return StraightThrough(defence)
     if not isinstance(defence, Purified):
-        raise ValueError(f"the gradient {gradient!r} is for diffusion purifiers; {type(defence).__name__} has: exact, bpda")
+        raise ValueError(f"the gradient {gradient!r} is for diffusion purifiers; {type(defence.purifier).__name__} has: exact, bpda")
     return with_purifier(defence, coarser(defence.purifier, gradient, defence.schedule))
 
 
@@ -76,17 +76,16 @@ def coarser(purifier: HetPure | Uniform, gradient: str, schedule: Schedule) -> H
     return next((p for p in fewer if len(p.grid(schedule)[0]) > 2), purifier)
 
 
-def reseeded(defence: Defence, seed: int | str) -> Defence:
+def reseeded(defence: Purified | Undefended, seed: int | str) -> Purified | Undefended:
     """The same defence drawing other noise; the networks are shared."""
-    other = shallow_copy(defence)
-    other.seed = seed
-    return other
+    return defence if isinstance(defence, Undefended) else with_purifier(defence, defence.purifier, seed)
 
 
 def with_purifier(defence: Purified, purifier: HetPure | Uniform, seed: int | str | None = None) -> Purified:
     """The same networks behind another purifier, or the same one with another seed."""
-    options = {"schedule": defence.schedule, "taps": defence.tap_modules, "votes": defence.votes, "checkpointing": defence.checkpointing}
-    return Purified(defence.classifier, defence.denoiser, purifier, seed=defence.seed if seed is None else seed, **options)
+    other = copy.copy(defence)
+    other.purifier, other.seed = purifier, defence.seed if seed is None else seed
+    return other
 
 
 @dataclass(frozen=True)
@@ -205,9 +204,9 @@ def rows_of(n: int, copies: Sequence[int], device: torch.device) -> list[tuple[T
 def loss_and_gradient(defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]) -> tuple[Tensor, Tensor]:
     r"""The loss :math:`\frac1N \sum_j \ell(F(x; \epsilon_j), y)` over `copies` j (n,), and its gradient in x (n, 3, h, w)."""
     loss, gradient = images.new_zeros(len(images)), torch.zeros_like(images)
-    for index, copy in rows_of(len(images), copies, images.device):
+    for index, drawn in rows_of(len(images), copies, images.device):
         x = images[index].detach().requires_grad_()
-        each = F.cross_entropy(defence(x, pick(ids, index), copy), labels[index], reduction="none")
+        each = F.cross_entropy(defence(x, pick(ids, index), drawn), labels[index], reduction="none")
         gradient.index_add_(0, index, torch.autograd.grad(each.sum(), x)[0])
         loss.index_add_(0, index, each.detach())
     return loss / len(copies), gradient / len(copies)

@@ -20,25 +20,23 @@ from hetpure_lab.attacks import Undefended
 from hetpure_lab.benches import Bench
 from hetpure_lab.networks import PixelCNN
 
-Purify = Callable[[Tensor, Noise, nn.Module | None], Tensor]
-
 
 class Behind(nn.Module):
-    """A classifier behind a purifier that is not a diffusion, with the calls of `hetpure_core.Purified`.
+    """A classifier behind one of the trained purifiers below, with the calls of `hetpure_core.Purified`.
 
-    `through` is the purifier: images (n, 3, h, w) in [0, 1], their noise and the purifier's `network` to purified images.
+    Its ``purify`` takes images (n, 3, h, w) in [0, 1], their noise and its `network` to purified images.
     """
 
-    def __init__(self, classifier: nn.Module, through: Purify, network: nn.Module | None = None, seed: int | str = 0):
+    def __init__(self, classifier: nn.Module, purifier: MENet | PixelDefend | AToP, network: nn.Module | None = None, seed: int | str = 0):
         super().__init__()
         self.classifier = classifier.eval().requires_grad_(False)
         self.network = None if network is None else network.eval().requires_grad_(False)
-        self.through, self.seed, self._anonymous = through, seed, 0
+        self.purifier, self.seed, self._anonymous = purifier, seed, 0
 
     noise = Purified.noise
 
     def purify(self, images: Tensor, noise: Noise) -> Tensor:
-        return self.through(images, noise, self.network)
+        return self.purifier.purify(images, noise, self.network)
 
     def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
         check_images(images)
@@ -66,7 +64,8 @@ class AdversarialTraining:
     model: str = "pgd-at-linf"
 
     def weights(self, bench: str) -> list[str]:
-        return [f"{bench}-{self.model}"]
+        """On a small bench its own network; on any other `model` is the id of a published one, such as RobustBench's."""
+        return [f"{bench}-{self.model}" if bench in benches.SMALL else self.model]
 
     def defend(self, bench: Bench) -> Undefended:
         return Undefended(benches.load_network(*self.weights(bench.name), bench.device))
@@ -184,7 +183,7 @@ class MENet:
         return [f"{bench}-me-net"]
 
     def defend(self, bench: Bench) -> Behind:
-        return Behind(benches.load_network(*self.weights(bench.name), bench.device), self.purify)
+        return Behind(benches.load_network(*self.weights(bench.name), bench.device), self)
 
 
 # ---- PixelDefend -----------------------------------------------------------------------------------------------------------
@@ -293,7 +292,7 @@ class PixelDefend:
         return [f"{bench}-classifier", f"{bench}-pixelcnn"]
 
     def defend(self, bench: Bench) -> Behind:
-        return Behind(bench.classifier, self.purify, benches.load_network(self.weights(bench.name)[1], bench.device))
+        return Behind(bench.classifier, self, benches.load_network(self.weights(bench.name)[1], bench.device))
 
 
 # ---- AToP ------------------------------------------------------------------------------------------------------------------
@@ -337,7 +336,7 @@ class AToP:
         return [f"{bench}-classifier", f"{bench}-atop"]
 
     def defend(self, bench: Bench) -> Behind:
-        return Behind(bench.classifier, self.purify, benches.load_network(self.weights(bench.name)[1], bench.device))
+        return Behind(bench.classifier, self, benches.load_network(self.weights(bench.name)[1], bench.device))
 
 
 CLASSIFICATION_SHARE = 0.05  # s in AToP's loss, the release's

@@ -203,7 +203,7 @@ def test_purification_never_lowers_the_likelihood_when_pixels_are_independent(pi
 def test_pixeldefend_without_a_ball_rounds_and_with_one_passes_the_gradient_straight(pixelcnn, classifier, images):
     x = images[:2, :, :4, :4].clone().requires_grad_()
     assert torch.allclose(PixelDefend(eps=0).purify(x, noise_for(2), pixelcnn), (x * 255).round() / 255)
-    defence = Behind(classifier, PixelDefend().purify, pixelcnn)
+    defence = Behind(classifier, PixelDefend(), pixelcnn)
     (through,) = torch.autograd.grad(defence(x, ["a", "b"])[:, 0].sum(), x)
     purified = defence.purify(x, noise_for(2)).detach().requires_grad_()
     (at_purified,) = torch.autograd.grad(classifier(purified)[:, 0].sum(), purified)
@@ -243,13 +243,13 @@ def test_atop_refuses_impossible_settings(settings):
 
 @pytest.mark.parametrize("settings, network", [(MENet(), None), (AToP(), "denoiser")])
 def test_exact_gradients_of_trained_defences_are_those_of_finite_differences(settings, network, classifier, images, request):
-    defence = Behind(classifier, settings.purify, network and request.getfixturevalue(network))
+    defence = Behind(classifier, settings, network and request.getfixturevalue(network))
     assert gradcheck(lambda x: defence(x, ["a"]), images[:1, :, :4, :4].clone().requires_grad_(), fast_mode=True)
 
 
 @pytest.mark.parametrize("gradient", ["exact", "bpda"])
 def test_trained_defences_are_attacked_on_noise_that_does_not_score_them(gradient, denoiser, classifier, images, labels):
-    defence = Behind(classifier, AToP().purify, denoiser)
+    defence = Behind(classifier, AToP(), denoiser)
     attack = PGD(iterations=3, eot=2, confirm=0, gradient=gradient)
     defence, images = defence.float(), images.float()
     x_adv, _ = attack.run(defence, images, labels, list("abcd"))
@@ -260,14 +260,18 @@ def test_trained_defences_are_attacked_on_noise_that_does_not_score_them(gradien
 
 
 def test_a_surrogate_of_a_trained_defence_is_refused(denoiser, classifier):
-    with pytest.raises(ValueError, match="'surrogate' is for diffusion purifiers; Behind has: exact, bpda"):
-        attacks.seen_by_the_attack(Behind(classifier, AToP().purify, denoiser), "surrogate")
+    with pytest.raises(ValueError, match="'surrogate' is for diffusion purifiers; AToP has: exact, bpda"):
+        attacks.seen_by_the_attack(Behind(classifier, AToP(), denoiser), "surrogate")
 
 
 @pytest.mark.parametrize("text", ["at", "at:model=pgd-at-l2", "me-net", "pixeldefend", "atop"])
 def test_every_trained_defence_has_a_recipe_for_its_weights(text):
     names = defences.networks(text, "cifar10-small")
     assert set(names) <= set(train.RECIPES) and len(names) in (1, 2)
+
+
+def test_beyond_the_small_benches_adversarial_training_names_a_published_network():
+    assert defences.networks("at:model=Wong2020Fast", "cifar10-paper") == ["Wong2020Fast"]
 
 
 def test_a_defence_without_weights_says_how_to_train_them(monkeypatch, tmp_path):
