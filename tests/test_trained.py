@@ -274,12 +274,9 @@ def test_beyond_the_small_benches_adversarial_training_names_a_published_network
     assert defences.networks("at:model=Wong2020Fast", "cifar10-paper") == ["Wong2020Fast"]
 
 
-def test_a_defence_without_weights_says_how_to_train_them(monkeypatch, tmp_path):
-    bench = benches.load("cifar10-small")
-    monkeypatch.setattr(benches.load_network, "__defaults__", ("cpu", tmp_path))
-    monkeypatch.setattr(benches.card, "__defaults__", (tmp_path,))
-    with pytest.raises(benches.BenchError, match="python -m hetpure_lab.train cifar10-small-pgd-at-linf"):
-        defences.build("at", bench)
+def test_a_defence_without_weights_says_how_to_train_them():
+    with pytest.raises(benches.BenchError, match="python -m hetpure_lab.train cifar10-small-never-trained"):
+        defences.build("at:model=never-trained", benches.load("cifar10-small"))
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------------
