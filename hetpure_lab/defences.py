@@ -8,6 +8,7 @@ from hetpure_core import HetPure, Purified, Schedule, Uniform
 from hetpure_lab import guided, rivals, specs
 from hetpure_lab.attacks import Undefended
 from hetpure_lab.benches import Bench
+from hetpure_lab.trained import AdversarialTraining, AToP, Behind, MENet, PixelDefend, Trained
 
 METHODS = {"uniform": Uniform, "hetpure": HetPure, "equal-energy": rivals.EqualEnergy, "image-gradient": rivals.ImageGradient}
 RIVALS = {
@@ -27,14 +28,17 @@ RIVALS = {
     "scoreopt": guided.ScoreOpt,
     "pursamere": guided.SharpnessAware,
 }
-DEFENCES = {"none": None} | METHODS | RIVALS
+TRAINED = {"at": AdversarialTraining, "me-net": MENet, "pixeldefend": PixelDefend, "atop": AToP}
+DEFENCES = {"none": None} | METHODS | RIVALS | TRAINED
 
 
-def build(text: str, bench: Bench) -> Purified | Undefended:
+def build(text: str, bench: Bench) -> Purified | Undefended | Behind:
     """The defence that `text` names, such as ``hetpure:tau=0.5``, with the networks of `bench`."""
     _, purifier = specs.parse(text, DEFENCES)
     if purifier is None:
         return Undefended(bench.classifier)
+    if isinstance(purifier, Trained):
+        return purifier.defend(bench)
     return assemble(purifier, bench.classifier, bench.denoiser, schedule=bench.schedule)
 
 
@@ -48,5 +52,8 @@ def assemble(purifier, classifier: nn.Module, denoiser: nn.Module, schedule: Sch
 
 def networks(text: str, bench: str) -> list[str]:
     """The names of the weights that the defence uses on `bench`."""
-    parts = ("classifier",) if specs.parse(text, DEFENCES)[1] is None else ("classifier", "denoiser")
+    purifier = specs.parse(text, DEFENCES)[1]
+    if isinstance(purifier, Trained):
+        return purifier.weights(bench)
+    parts = ("classifier",) if purifier is None else ("classifier", "denoiser")
     return [f"{bench}-{part}" for part in parts]

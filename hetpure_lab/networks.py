@@ -1,4 +1,4 @@
-"""Networks small enough for a laptop: a Wide ResNet classifier and a U-Net noise predictor.
+"""Networks small enough for a laptop: a Wide ResNet classifier, a U-Net noise predictor and a local PixelCNN.
 
 `WideResNet` uses the parameter names of RobustBench's ``Standard`` CIFAR-10 network, so the published WRN-28-10 file loads into
 ``WideResNet(28, 10)`` unchanged (parity: ``tests/test_parity.py``).
@@ -152,10 +152,50 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
 
 
+# ---- likelihood -------------------------------------------------------------------------------------------------------
+
+
+class PixelCNN(nn.Module):
+    """The distribution of each pixel given those above it and to its left, within `radius`: one causal convolution, then 1x1 layers.
+
+    Images of levels 0..255 (n, 3, h, w) to the parameters of `mixtures` discretised logistics (n, 10 `mixtures`, h, w) per pixel
+    (van den Oord et al. 2016; Salimans et al. 2017). A fourth channel of ones tells the image from the padding.
+    """
+
+    def __init__(self, width: int = 96, radius: int = 5, layers: int = 3, mixtures: int = 5):
+        super().__init__()
+        self.radius = radius
+        self.conv = nn.Conv2d(4, width, (radius + 1, 2 * radius + 1))
+        causal = torch.ones(radius + 1, 2 * radius + 1)
+        causal[-1, radius:] = 0
+        self.register_buffer("causal", causal, persistent=False)
+        point = lambda n_in, n_out: nn.Conv2d(n_in, n_out, 1)
+        self.layers = nn.ModuleList(nn.Sequential(nn.SiLU(), point(width, width), nn.SiLU(), point(width, width)) for _ in range(layers))
+        self.head = point(width, 10 * mixtures)
+        for layer in self.layers:
+            nn.init.zeros_(layer[-1].weight)
+
+    def pad(self, levels: Tensor) -> Tensor:
+        """The input of `look`: levels on [-1, 1] and the channel of ones, with `radius` pixels of zeros above, left and right."""
+        x = levels / 127.5 - 1
+        return F.pad(torch.cat([x, torch.ones_like(x[:, :1])], 1), (self.radius, self.radius, self.radius, 0))
+
+    def look(self, padded: Tensor) -> Tensor:
+        """Parameters of the pixels whose whole neighbourhood is in `padded`; one pixel needs (n, 4, radius + 1, 2 radius + 1)."""
+        h = F.conv2d(padded, self.conv.weight * self.causal, self.conv.bias)
+        for layer in self.layers:
+            h = h + layer(h)
+        return self.head(F.silu(h))
+
+    def forward(self, levels: Tensor) -> Tensor:
+        return self.look(self.pad(levels))
+
+
 NETWORKS = {
     "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
     "wrn_28_10": lambda: WideResNet(28, 10),
     "unet_64_64": lambda: UNet((64, 64), (1, 2)),
+    "pixelcnn_96": lambda: PixelCNN(96),
 }
 
 

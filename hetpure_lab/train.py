@@ -13,7 +13,9 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -25,8 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hetpure_core import linear_schedule, q_xt_x0
+from hetpure_core import Noise, linear_schedule, q_xt_x0
+from hetpure_lab import benches, specs, trained
 from hetpure_lab import data as lab_data
+from hetpure_lab.attacks import PGD, perturb_randomly
 from hetpure_lab.data import ROOT, Images
 from hetpure_lab.networks import build
 
@@ -70,6 +74,42 @@ class Recipe:
         start = ([0] + self.steps)[index]
         return index, (step - start) / (self.steps[index] - start)
 
+    @property
+    def made_from(self) -> tuple[str, ...]:
+        """The names of the finished weights that the run needs."""
+        return ()
+
+
+@dataclass(frozen=True)
+class DefenceRecipe(Recipe):
+    """A recipe for one of `hetpure_lab.trained`.
+
+    `defence` is the spec that the network is for, `start` names the weights that training starts from, `classifier` the fixed one it
+    trains against. The attack inside training takes `inner` steps of `step` times `eps` from a random point of the ball.
+    """
+
+    defence: str = ""
+    start: str = ""
+    classifier: str = ""
+    norm: str = "Linf"
+    eps: float = 8 / 255
+    inner: int = 1
+    step: float = 1.25
+
+    @property
+    def made_from(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.start, self.classifier) if name)
+
+    def settings(self) -> trained.Trained:
+        return specs.parse(self.defence, {"me-net": trained.MENet, "atop": trained.AToP})[1]
+
+
+_FINE_TUNED = {
+    "network": "wrn_16_2", "start": "cifar10-small-classifier", "shares": {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25},
+    "batch": 128, "augment": (0.25,), "weight_decay": 5e-4,
+}  # fmt: skip
+_AT = _FINE_TUNED | {"task": "adversarial", "lr": 0.05}  # as fine-tuning: Jeddi et al. 2020
+_PGD_AT = _AT | {"cycles": (220_000,), "inner": 2, "step": 0.75}  # Madry et al. 2018
 
 RECIPES = {
     r.name: r
@@ -82,6 +122,18 @@ RECIPES = {
         Recipe(
             "cifar10-small-denoiser", "unet_64_64", "denoise",
             {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3}, cycles=(1_600_000,), batch=64, lr=2e-3, ema=0.9995,
+        ),
+        DefenceRecipe("cifar10-small-pgd-at-linf", **_PGD_AT),
+        DefenceRecipe("cifar10-small-pgd-at-l2", norm="L2", eps=0.5, **_PGD_AT),
+        DefenceRecipe("cifar10-small-fast-at-linf", cycles=(300_000,), **_AT),
+        DefenceRecipe("cifar10-small-me-net", task="me-net", cycles=(440_000,), lr=0.1, defence="me-net", **_FINE_TUNED),
+        DefenceRecipe(
+            "cifar10-small-atop", "unet_64_64", "atop", {"cifar10/jpeg": 0.5, "cifar10/lossless": 0.5}, cycles=(160_000,), batch=64,
+            lr=5e-4, augment=(0.0,), ema=0.995, defence="atop", start="cifar10-small-denoiser", classifier="cifar10-small-classifier",
+        ),
+        Recipe(
+            "cifar10-small-pixelcnn", "pixelcnn_96", "likelihood", {"cifar10/lossless": 0.6, "cinic10/lossless": 0.4}, cycles=(330_000,),
+            batch=32, lr=2e-3, ema=0.999,
         ),
     )
 }  # fmt: skip
@@ -165,7 +217,7 @@ def denoiser_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Gene
     return to_tensor(shift_and_flip(pixels, rng, pad=2, flip="svhn" not in recipe.name)) * 2 - 1
 
 
-# ---- the two tasks: loss on a batch, metrics on the validation images -----------------------------------------------------
+# ---- the tasks: loss on a batch, metrics on the validation images ---------------------------------------------------------
 
 
 def rng_of(recipe: Recipe, step: int) -> np.random.Generator:
@@ -181,7 +233,7 @@ def classify_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step
 
 
 @torch.no_grad()
-def classify_metrics(net: nn.Module, validation: Images) -> dict[str, float]:
+def classify_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
     return {"accuracy": float((net(validation.floats).argmax(1) == validation.labels).float().mean())}
 
 
@@ -198,7 +250,7 @@ def denoise_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step:
 
 
 @torch.no_grad()
-def denoise_metrics(net: nn.Module, validation: Images) -> dict[str, float]:
+def denoise_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
     x0, schedule = validation.floats * 2 - 1, linear_schedule()
     eps = torch.from_numpy(np.random.default_rng(0).standard_normal(x0.shape, dtype=np.float32))
     result = {}
@@ -208,7 +260,117 @@ def denoise_metrics(net: nn.Module, validation: Images) -> dict[str, float]:
     return result
 
 
-TASKS = {"classify": (classify_loss, classify_metrics), "denoise": (denoise_loss, denoise_metrics)}
+def noise_of(recipe: Recipe, step: int | str, n: int) -> Noise:
+    return Noise(f"{recipe.name} {recipe.seed}", [f"{step} {i}" for i in range(n)], [0] * n)
+
+
+def ascend(predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, start: Tensor, ball: PGD, steps: int) -> Tensor:
+    """`steps` ascent steps on the cross-entropy from `start`, each followed by the projection to the ball around `images`."""
+    x = start
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        loss = F.cross_entropy(predict(x).float(), labels, reduction="sum")
+        x = ball.project(x.detach() + ball.ascent(torch.autograd.grad(loss, x)[0]), images)
+    return x.detach()
+
+
+def attacked(predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: DefenceRecipe, step: int) -> Tensor:
+    """The attack inside training from a random start; one step of 1.25 eps is FGSM-RS (Wong et al. 2020, Alg 3)."""
+    ids = noise_of(recipe, step, len(images)).images
+    start = perturb_randomly(images, ids, recipe.norm, recipe.eps, f"{recipe.name} {recipe.seed}", corner=False)
+    return ascend(predict, images, labels, start, PGD(recipe.norm, recipe.eps, step=recipe.step * recipe.eps), recipe.inner)
+
+
+def accuracies(predict: Callable[[Tensor], Tensor], validation: Images, recipe: DefenceRecipe, n: int) -> dict[str, float]:
+    """Accuracy on clean images and under 10 steps of PGD, which shows catastrophic overfitting, on the first `n` images."""
+    images, labels = validation.floats[:n], validation.labels[:n]
+    x_adv = ascend(predict, images, labels, images, PGD(recipe.norm, recipe.eps, step=recipe.eps / 4), 10)
+    with torch.no_grad():
+        correct = {name: (predict(x).argmax(1) == labels).float() for name, x in (("accuracy", images), ("pgd10", x_adv))}
+    return {name: float(c.mean()) for name, c in correct.items()}
+
+
+def adversarial_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
+    """The cross-entropy of attacked images (Madry et al. 2018, Eq 2.1)."""
+    x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        logits = net(attacked(net, x, y, recipe, step))
+    return F.cross_entropy(logits.float(), y)
+
+
+def adversarial_metrics(net: nn.Module, validation: Images, recipe: DefenceRecipe) -> dict[str, float]:
+    return accuracies(net, validation, recipe, n=len(validation))
+
+
+def me_net_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
+    """The cross-entropy of images masked and estimated (Yang et al. 2019)."""
+    x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
+    x = recipe.settings().training_images(x, noise_of(recipe, step, len(x)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        logits = net(x.contiguous(memory_format=torch.channels_last))
+    return F.cross_entropy(logits.float(), y)
+
+
+@torch.no_grad()
+def me_net_metrics(net: nn.Module, validation: Images, recipe: DefenceRecipe) -> dict[str, float]:
+    x = recipe.settings().purify(validation.floats, noise_of(recipe, "validation", len(validation)))
+    return {"accuracy": float((net(x).argmax(1) == validation.labels).float().mean())}
+
+
+def likelihood_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step: int) -> Tensor:
+    """Bits per channel value (Salimans et al. 2017)."""
+    levels = ((denoiser_batch(pools, recipe, rng_of(recipe, step)) + 1) * 127.5).round()
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        parameters = net(levels)
+    return trained.bits_per_dimension(parameters.float(), levels)
+
+
+@torch.no_grad()
+def likelihood_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
+    levels = validation.pixels.float()
+    return {"bits": float(np.mean([float(trained.bits_per_dimension(net(part), part)) for part in levels.split(32)]))}
+
+
+@cache
+def fixed(name: str) -> nn.Module:
+    """Finished weights that a recipe trains against."""
+    return benches.load_network(name)
+
+
+def atop_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
+    r"""Reconstruction and classification of attacked images, :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)`
+    (Lin et al. 2024)."""
+    x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
+    classifier, settings, noise = fixed(recipe.classifier), recipe.settings(), noise_of(recipe, step, len(x))
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        x_adv = attacked(lambda z: classifier(settings.purify(z, noise, net)), x, y, recipe, step)
+        repaired = settings.purify(x_adv, noise, net)
+        logits = classifier(repaired)
+    return 2 * F.l1_loss(repaired.float(), x) + trained.CLASSIFICATION_SHARE * F.cross_entropy(logits.float(), y)
+
+
+def atop_metrics(net: nn.Module, validation: Images, recipe: DefenceRecipe, n: int = 128) -> dict[str, float]:
+    classifier, settings = fixed(recipe.classifier), recipe.settings()
+    noise = noise_of(recipe, "validation", min(n, len(validation)))
+    return accuracies(lambda z: classifier(settings.purify(z, noise, net)), validation, recipe, n)
+
+
+TASKS = {
+    "classify": (classify_loss, classify_metrics),
+    "denoise": (denoise_loss, denoise_metrics),
+    "adversarial": (adversarial_loss, adversarial_metrics),
+    "me-net": (me_net_loss, me_net_metrics),
+    "likelihood": (likelihood_loss, likelihood_metrics),
+    "atop": (atop_loss, atop_metrics),
+}
+CLASSIFIER_TASKS = ("classify", "adversarial", "me-net")
+KEEP_HIGHEST = {"adversarial": "pgd10", "atop": "pgd10"}
+
+
+def kept_entry(recipe: Recipe, log: list[dict]) -> dict:
+    """The log entry whose weights are kept: the first of the highest metric if the task has one in `KEEP_HIGHEST`, or else the last."""
+    metric = KEEP_HIGHEST.get(recipe.task)
+    return max(log, key=lambda entry: entry[metric]) if metric else log[-1]
 
 
 # ---- the loop -----------------------------------------------------------------------------------------------------------
@@ -224,9 +386,13 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
-    if recipe.task == "classify":
+    if recipe.task in CLASSIFIER_TASKS:
         return torch.optim.SGD(net.parameters(), recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
     return torch.optim.Adam(net.parameters(), recipe.lr, betas=(0.9, 0.99))
+
+
+def copied(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
 
 
 def save_atomically(state: dict, path: Path) -> None:
@@ -252,27 +418,32 @@ def earlier_cycles(recipe: Recipe, weights: Path) -> dict | None:
 def train(
     recipe: Recipe, folder: str | None = None, every: int = 250, progress: bool = True, runs: Path = RUNS, weights: Path = WEIGHTS
 ) -> tuple[nn.Module, list[dict]]:
-    """Run or continue a recipe; returns the network to keep (averaged if the recipe says so) and its log, an entry per `every` steps.
+    """Run or continue a recipe; returns the network to keep (see `kept_entry`; averaged if the recipe says so) and its log, an entry per
+    `every` steps.
 
-    It continues from its checkpoint in `runs`, or else from weights in `weights` that earlier cycles of the same recipe made.
+    It continues from its checkpoint in `runs`, or else from weights in `weights` that earlier cycles of the same recipe made, or else
+    starts from the weights in `weights` that the recipe names, if it names any.
     """
     pools, validation = sources(recipe, folder)
     loss_of, metrics_of = TASKS[recipe.task]
     torch.manual_seed(recipe.seed)
     net, checkpoint = build(recipe.network), runs / f"{recipe.name}.pt"
-    if recipe.task == "classify":
+    if recipe.task in CLASSIFIER_TASKS:
         net = net.to(memory_format=torch.channels_last)
     average, opt, step, log, seconds = build(recipe.network), optimizer(recipe, net), 0, [], 0.0
     if not checkpoint.exists() and (card := earlier_cycles(recipe, weights)):
         net.load_state_dict(load_file(weights / f"{recipe.name}.safetensors"))
         step, log, seconds = card["images_seen"] // recipe.batch, card["curve"], card["seconds"]
+    elif not checkpoint.exists() and isinstance(recipe, DefenceRecipe) and recipe.start:
+        net.load_state_dict(benches.load_network(recipe.start, folder=weights).state_dict())
     average.load_state_dict(net.state_dict())
+    kept = copied(average)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         if state["recipe"] != asdict(recipe):
             raise ValueError(f"{checkpoint} belongs to another recipe; move it away to start over")
         net.load_state_dict(state["net"]), average.load_state_dict(state["average"]), opt.load_state_dict(state["opt"])
-        step, log, seconds = state["step"], state["log"], state["seconds"]
+        step, log, seconds, kept = state["step"], state["log"], state["seconds"], state.get("kept", state["average"])
     total, losses, started = recipe.steps[-1], [], time.time()
     bar = tqdm(total=total, initial=step, desc=recipe.name, disable=not progress, mininterval=5)
     while step < total:
@@ -290,13 +461,17 @@ def train(
         bar.update()
         if step % every == 0 or step == total:
             average.eval()
-            entry = {"step": step, "images": step * recipe.batch, "loss": float(np.mean(losses)), **metrics_of(average, validation)}
+            entry = {"step": step, "images": step * recipe.batch, "loss": float(np.mean(losses)), **metrics_of(average, validation, recipe)}
             log.append(entry | {"seconds": round(seconds + time.time() - started, 1)})
             bar.set_postfix({k: f"{v:.4f}" for k, v in entry.items() if k not in ("step", "images")})
+            if kept_entry(recipe, log) is log[-1]:
+                kept = copied(average)
             state = {"recipe": asdict(recipe), "net": net.state_dict(), "average": average.state_dict(), "opt": opt.state_dict()}
+            state |= {"kept": kept} if recipe.task in KEEP_HIGHEST else {}
             save_atomically(state | {"step": step, "log": log, "seconds": seconds + time.time() - started}, checkpoint)
             losses = []
     bar.close()
+    average.load_state_dict(kept)
     return average.eval(), log
 
 
@@ -312,7 +487,7 @@ def last_checkpoint(recipe: Recipe, runs: Path = RUNS) -> tuple[nn.Module, list[
     """The network to keep and the log as of the last checkpoint of an unfinished run."""
     state = torch.load(runs / f"{recipe.name}.pt", weights_only=True)
     net = build(recipe.network)
-    net.load_state_dict(state["average"])
+    net.load_state_dict(state.get("kept", state["average"]))
     return net.eval(), state["log"]
 
 
@@ -330,6 +505,8 @@ def export(recipe: Recipe, net: nn.Module, log: list[dict], folder: str | None, 
         "parameters": sum(p.numel() for p in net.parameters()),
         "recipe": asdict(recipe),
         "data": {key: {"images": len(p), "sha256 of sorted image ids": digest[key]} for key, p in pools.items()},
+        "made from": {name: benches.card(name)["sha256"] for name in recipe.made_from},
+        "kept": {k: v for k, v in kept_entry(recipe, log).items() if k not in ("loss", "seconds")},
         "images_seen": log[-1]["images"],
         "seconds": log[-1]["seconds"],
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__.split('+')[0]}",
