@@ -81,7 +81,7 @@ def reseeded(defence: Purified | Undefended, seed: int | str) -> Purified | Unde
 def with_purifier(defence: Purified, purifier: HetPure | Uniform, seed: int | str | None = None) -> Purified:
     """The same networks behind another purifier, or the same one with another seed."""
     options = {"schedule": defence.schedule, "taps": defence.tap_modules, "votes": defence.votes, "checkpointing": defence.checkpointing}
-    return Purified(defence.classifier, defence.denoiser, purifier, seed=defence.seed if seed is None else seed, **options)
+    return type(defence)(defence.classifier, defence.denoiser, purifier, seed=defence.seed if seed is None else seed, **options)
 
 
 @dataclass(frozen=True)

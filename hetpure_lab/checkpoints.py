@@ -234,7 +234,9 @@ def verify(name: str, path: Path) -> str:
     digest, expected = sha256(path), about.sha256 or recorded().get(name, "")
     if not digest.startswith(expected):
         why = "published" if about.sha256 else "recorded on first use"
-        raise CheckpointError(f"{path} is damaged or another file: sha256 {digest[:16]}... instead of {expected[:16]}... ({why}). Delete it")
+        raise CheckpointError(
+            f"{path} is damaged or another file: sha256 {digest[:16]}... instead of {expected[:16]}... ({why}). Delete it"
+        )
     if name not in recorded():
         RECORDED.write_text(json.dumps(recorded() | {name: digest}, indent=1, sort_keys=True) + "\n")
         if not about.sha256:
@@ -321,7 +323,9 @@ def _read(about: Checkpoint, path: Path) -> object:
         raise CheckpointError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise CheckpointError(f"{path} holds more than tensors: refused, nothing was executed ({str(error).splitlines()[0]})") from error
+            raise CheckpointError(
+                f"{path} holds more than tensors: refused, nothing was executed ({str(error).splitlines()[0]})"
+            ) from error
         raise CheckpointError(f"{path} cannot be read (truncated, or no checkpoint?): {str(error).splitlines()[0]}") from error
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read (truncated, or no checkpoint?): {str(error).splitlines()[0]}") from error

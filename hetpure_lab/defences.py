@@ -15,7 +15,7 @@ def build(text: str, bench: Bench) -> Purified | Undefended:
     _, purifier = specs.parse(text, DEFENCES)
     if purifier is None:
         return Undefended(bench.classifier)
-    return Purified(bench.classifier, bench.denoiser, purifier, schedule=bench.schedule)
+    return bench.defended(bench.classifier, bench.denoiser, purifier, schedule=bench.schedule)
 
 
 def networks(text: str, bench: str) -> list[str]:

@@ -6,9 +6,9 @@
 | SVHN | ``train_32x32.mat``, ``test_32x32.mat`` (cropped digits; label 10 is the digit 0) |
 | ImageNet | a folder per class (``val/n01440764/*.JPEG``), or the hub's parquet files; Resize 256 and CenterCrop 224 |
 
-The subsets are ``RandomState(0).choice(n, 512, replace=False)`` over the official test split in its own order (ImageNet: by class folder, then by
-file name), as Lee & Kim and the paper's release draw them; ``subsets.json`` lists them, so that nothing depends on NumPy's generator. Ask
-for them as split ``test512``.
+The subsets are ``RandomState(0).choice(n, 512, replace=False)`` over the official test split in its own order (ImageNet: by class folder,
+then by file name), as Lee & Kim and the paper's release draw them; ``subsets.json`` lists them, so that nothing depends on NumPy's
+generator. Ask for them as split ``test512``.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ Classifiers take images in [0, 1] and own their normalisation; denoisers take (x
 | `adm_256` | denoiser | guided-diffusion 256x256 unconditional (Dhariwal & Nichol 2021) |
 | `resnet_50` | classifier | torchvision ResNet-50 (He et al. 2016, stride in the 3x3 convolution) |
 
-**Times.** Networks trained on indices (score_sde, DDPM, guided-diffusion) count them from 0, so time t is label t - 1. score_sde's network
-was trained on continuous times; like the released code we give it the label t - 1 in 0..999, where its own schedule differs from the
-discrete one by about 1.5e-3 in abar at t = 200. EDM has no time: it is asked at :math:`\\sigma = \\sqrt{(1 - \\bar\\alpha_t) / \\bar\\alpha_t}`.
+**Times.** Networks trained on indices (score_sde, DDPM, guided-diffusion) count them from 0, so time t is label t - 1. score_sde's
+network was trained on continuous times; like the released code we give it the label t - 1 in 0..999, where its own schedule differs
+from the discrete one by about 1.5e-3 in abar at t = 200. EDM has no time: it is asked at its noise level, see `EDM`.
 """
 
 from __future__ import annotations
@@ -266,7 +266,11 @@ class EDMBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, attention: bool = False, taps: Sequence[int] = (), resample: str = ""):
         super().__init__()
         self.n_in = n_in
-        conv = (lambda a, b, size: FilteredConv(a, b, size, taps, resample)) if resample else lambda a, b, size: nn.Conv2d(a, b, size, 1, size // 2)
+        conv = (
+            (lambda a, b, size: FilteredConv(a, b, size, taps, resample))
+            if resample
+            else lambda a, b, size: nn.Conv2d(a, b, size, 1, size // 2)
+        )
         self.norm0, self.conv0 = group_norm(n_in), conv(n_in, n_out, 3)
         self.affine = nn.Linear(512, n_out)
         self.norm1, self.conv1 = group_norm(n_out), nn.Conv2d(n_out, n_out, 3, 1, 1)
@@ -557,7 +561,11 @@ class DDPM(nn.Module):
             resample = {"downsample": Resampled(channels, up=False)} if level < last else {}
             self.down.append(DDPMLevel(pairs, level == attention, **resample))
             skips += [channels] * (blocks + (level < last))
-        self.mid.block_1, self.mid.attn_1, self.mid.block_2 = DDPMBlock(channels, channels), DDPMAttention(channels), DDPMBlock(channels, channels)
+        self.mid.block_1, self.mid.attn_1, self.mid.block_2 = (
+            DDPMBlock(channels, channels),
+            DDPMAttention(channels),
+            DDPMBlock(channels, channels),
+        )
         for level, factor in reversed(list(enumerate(widths))):
             pairs = [((channels if i == 0 else factor * width) + skips.pop(), factor * width) for i in range(blocks + 1)]
             channels = factor * width
@@ -675,6 +683,10 @@ class ADM(nn.Module):
         return self.out(h)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if x.shape[-2:] != (self.size, self.size):
+            raise ValueError(
+                f"this denoiser was trained at {self.size} pixels, not {tuple(x.shape[-2:])}: purify with the bench's `defended`"
+            )
         return self.labelled(x, t - 1)[:, :3]
 
 

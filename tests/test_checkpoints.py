@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import pickle
@@ -16,8 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from hetpure_lab import checkpoints, published
+from hetpure_lab import benches, checkpoints, published
 from hetpure_lab.checkpoints import CATALOGUE, Checkpoint, CheckpointError, TensorsOnly, download, read, tensors, verify
+from hetpure_lab.data import DATASETS
 
 
 class Tiny(nn.Module):
@@ -263,3 +265,26 @@ def test_edm_pickles_give_their_tensors_and_their_source_is_never_run(cache, per
 
 def test_inert_objects_have_no_tensors():
     assert dict(tensors(TensorsOnly(io.BytesIO(pickle.dumps(nn.ReLU()))).load())) == {}
+
+
+# ---- as a bench ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_paper_bench_is_made_of_its_checkpoints_and_cards_them(cache, monkeypatch):
+    monkeypatch.setitem(
+        benches.PAPER, "tiny-paper", dataclasses.replace(benches.PAPER["cifar10-paper"], classifier="tiny", denoiser="tiny")
+    )
+    path = cache()
+    for call in (lambda: benches.load("tiny-paper"), lambda: benches.card("tiny-paper-denoiser")):
+        with pytest.raises(benches.BenchError, match="python -m hetpure_lab.checkpoints tiny"):
+            call()
+    torch.save(Tiny().state_dict(), path)
+    bench = benches.load("tiny-paper+bf16")
+    assert bench.name == "tiny-paper+bf16" and bench.dataset == "cifar10" and not bench.classifier.training
+    assert bench.weights["tiny-paper-classifier"] == checkpoints.sha256(path) == benches.card("tiny-paper+bf16-classifier")["sha256"]
+    assert benches.card("tiny-paper-classifier")["licence"] == "none"
+
+
+def test_every_paper_bench_names_known_checkpoints_and_data():
+    for paper in benches.PAPER.values():
+        assert {paper.classifier, paper.denoiser} <= set(CATALOGUE) and len(paper.classes) == DATASETS[paper.dataset].n_classes
