@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,11 +147,11 @@ def resolve_device(device: str) -> torch.device:
 
 def card(name: str, folder: Path = WEIGHTS) -> dict:
     """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256; of a published one, origin and licence."""
+    name = re.sub(r"\+[\w+]*", "", name)  # options change no weights
     bench, _, part = name.rpartition("-")
-    bench = bench.partition("+")[0]
     if bench in PAPER:
         return published_card(getattr(PAPER[bench], part))
-    path = folder / f"{bench}-{part}.json"
+    path = folder / f"{name}.json"
     if not path.exists():
         raise BenchError(f"no card {path}; train it with: python -m hetpure_lab.train {name}")
     return json.loads(path.read_text())
