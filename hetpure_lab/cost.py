@@ -73,19 +73,15 @@ class Counted:
 
 
 def count(network: nn.Module, size: int, *times: Tensor) -> Counted:
-    """Costs of `network` for one image of `size` pixels; on the meta device nothing is computed."""
+    """Costs of `network` for one image of `size` pixels, `times` being its other inputs (1,); on the meta device nothing is computed."""
     network.requires_grad_(False)
-    device = next(network.parameters()).device
-    found = []
-    for batch in (1, 2):  # the difference of two batches is what an image adds
-        x = torch.empty(batch, 3, size, size, device=device, requires_grad=True)
-        with LiveBytes() as meter, FlopCounterMode(display=False) as counter:
-            out = network(x, *(t.expand(batch) for t in times))
-            forward = counter.get_total_flops()
-            out.sum().backward()
-        found.append((forward, counter.get_total_flops() - forward, meter.peak))
+    x = torch.empty(1, 3, size, size, device=next(network.parameters()).device, requires_grad=True)
+    with LiveBytes() as meter, FlopCounterMode(display=False) as counter:
+        out = network(x, *times)
+        forward = counter.get_total_flops()
+        out.sum().backward()
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    return Counted(*(b - a for a, b in zip(*found)), weights)
+    return Counted(forward, counter.get_total_flops() - forward, meter.peak, weights)
 
 
 @dataclass(frozen=True)
