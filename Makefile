@@ -12,10 +12,10 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test book chapters bench evidence clean
+.PHONY: help setup run test test-paper book chapters bench evidence clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv with exactly the packages of requirements.lock
 
@@ -41,6 +41,11 @@ test: setup  ## lint, strict book, unit tests and every chapter's outputs (about
 	$(BIN)/ruff check .
 	$(MAKE) book
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --nbval-lax --nbval-current-env tests chapters
+
+test-paper:  ## compare our networks with torchvision's and RobustBench's, in .venv-paper (downloads 5.5 GB)
+	$(PYTHON) -m venv .venv-paper
+	.venv-paper/bin/python -m pip install --quiet --editable '.[test,paper]'
+	.venv-paper/bin/python -m pytest tests/test_libraries.py
 
 book: setup  ## build the book strictly into book/_build/html
 	rm -rf book/_build

@@ -1,14 +1,16 @@
 """Benches: a data set, a classifier, a denoiser and the method's default settings, under one name.
 
-`load` is the only way in. Weights come from ``weights/`` in the repository, are compared with the sha256 on their card and read
-with safetensors, which cannot execute anything.
+`load` is the only way in. Small benches take their weights from ``weights/`` in the repository, compared with the sha256 on their card and
+read with safetensors, which cannot execute anything; benches at the paper's scale take them from `checkpoints`. A name may carry
+options that change the denoiser's arithmetic, as in ``cifar10-paper+bf16+compile`` (see `precision`); records keep the whole name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from hetpure_core import HetPure, Schedule, linear_schedule
-from hetpure_lab.data import ROOT
+from hetpure_core import HetPure, Purified, Schedule, linear_schedule
+from hetpure_lab import checkpoints, precision, published
+from hetpure_lab.data import DATASETS, ROOT
 from hetpure_lab.networks import build
 
 WEIGHTS = ROOT / "weights"
@@ -30,7 +33,10 @@ class BenchError(ValueError):
 
 @dataclass(frozen=True)
 class Bench:
-    """A loaded bench; `weights` maps each network's name to the sha256 of its file, `method` is the bench's default configuration."""
+    """A loaded bench; `weights` maps each network's name to the sha256 of its file, `method` is the bench's default configuration.
+
+    `defended` is the class to put in front of the classifier: `Purified`, or one that purifies at the denoiser's own image size.
+    """
 
     name: str
     dataset: str
@@ -41,27 +47,91 @@ class Bench:
     schedule: Schedule
     weights: dict[str, str]
     device: torch.device
+    defended: type[Purified] = Purified
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A bench at the paper's scale: the names of its checkpoints instead of weights in the repository."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    method: HetPure
+    classifier: str
+    denoiser: str
+    defended: type[Purified] = Purified
 
 
 SMALL = {"cifar10-small": ("cifar10", CIFAR10_CLASSES, HetPure(t_l=0.2, t_s=0.05, tau=0.8, U=10, steps=10))}
 
 
-def dataset(name: str) -> str:
-    """The data set of the bench called `name`. Raises `BenchError`."""
-    if name not in SMALL:
-        raise BenchError(f"unknown bench {name!r}; known: {', '.join(SMALL)}")
-    return SMALL[name][0]
+_TEXT = HetPure(t_l=0.2, t_s=0.05, tau=0.8, U=10, steps=10)
+_DIGITS, _THOUSAND = tuple(map(str, range(10))), tuple(f"class {i}" for i in range(1000))
+_IMAGENET = HetPure(t_l=0.4, t_s=0.2, tau=0.8, U=10, steps=10)
+
+# "released" is what the public code runs instead of what the paper says; where every setting comes from: `protocols`.
+PAPER = {
+    "cifar10-paper": Paper("cifar10", CIFAR10_CLASSES, _TEXT, "robustbench-standard", "edm-cifar10-vp"),
+    "cifar10-paper-released": Paper(
+        "cifar10",
+        CIFAR10_CLASSES,
+        HetPure(t_l=0.2, t_s=0.1, tau=0.9, U=3, steps=500, reading="released"),
+        "robustbench-standard",
+        "score-sde-vp",
+    ),
+    "cifar10-paper-wrn70": Paper("cifar10", CIFAR10_CLASSES, _TEXT, "diffpure-dm-wrn-70-16", "edm-cifar10-vp"),
+    "cifar10-paper-wrn70-dropout": Paper("cifar10", CIFAR10_CLASSES, _TEXT, "diffpure-wrn-70-16-dropout", "edm-cifar10-vp"),
+    "svhn-paper": Paper("svhn", _DIGITS, _TEXT, "svhn-wrn-28-10", "svhn-ddpm"),
+    "imagenet-paper": Paper("imagenet-224", _THOUSAND, _IMAGENET, "resnet-50-v1", "guided-diffusion-256", published.OnCanvas),
+    "imagenet-paper-v2": Paper("imagenet-224", _THOUSAND, _IMAGENET, "resnet-50-v2", "guided-diffusion-256", published.OnCanvas),
+}
 
 
 def load(name: str, device: str = "cpu") -> Bench:
     """The bench called `name` on `device` (cpu, cuda, cuda:1, ...), networks in eval mode and frozen. Raises `BenchError`."""
-    if name not in SMALL:
-        raise BenchError(f"unknown bench {name!r}; known: {', '.join(SMALL)}")
+    plain, *options = name.split("+")
+    if plain not in SMALL | PAPER:
+        raise BenchError(f"unknown bench {plain!r}; known: {', '.join(SMALL | PAPER)}")
     target = resolve_device(device)
+    bench = load_paper(plain, target) if plain in PAPER else load_small(plain, target)
+    return replace(bench, name=name, denoiser=precision.wrap(bench.denoiser, options)) if options else bench
+
+
+def load_paper(name: str, target: torch.device) -> Bench:
+    """A bench at the paper's scale, if its checkpoints are on this machine."""
+    about = PAPER[name]
+    try:
+        networks = {part: checkpoints.load(getattr(about, part), target) for part in ("classifier", "denoiser")}
+    except checkpoints.CheckpointError as error:
+        raise BenchError(f"bench {name}: {error}") from error
+    weights = {f"{name}-{part}": card(f"{name}-{part}")["sha256"] for part in networks}
+    return Bench(
+        name,
+        about.dataset,
+        about.classes,
+        **networks,
+        method=about.method,
+        schedule=linear_schedule(),
+        weights=weights,
+        device=target,
+        defended=about.defended,
+    )
+
+
+def load_small(name: str, target: torch.device) -> Bench:
+    """A bench whose weights are in the repository."""
     dataset, classes, method = SMALL[name]
     networks = {part: load_network(f"{name}-{part}", target) for part in ("classifier", "denoiser")}
     weights = {f"{name}-{part}": card(f"{name}-{part}")["sha256"] for part in networks}
     return Bench(name, dataset, classes, networks["classifier"], networks["denoiser"], method, linear_schedule(), weights, target)
+
+
+def dataset(name: str) -> str:
+    """The data set of the bench called `name`. Raises `BenchError`."""
+    plain = name.partition("+")[0]
+    if plain not in SMALL | PAPER:
+        raise BenchError(f"unknown bench {plain!r}; known: {', '.join(SMALL | PAPER)}")
+    return PAPER[plain].dataset if plain in PAPER else SMALL[plain][0]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -78,11 +148,31 @@ def resolve_device(device: str) -> torch.device:
 
 
 def card(name: str, folder: Path = WEIGHTS) -> dict:
-    """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256."""
+    """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256; of a published one, origin and licence."""
+    name = re.sub(r"\+[\w+]*", "", name)  # options change no weights
+    bench, _, part = name.rpartition("-")
+    if bench in PAPER:
+        return published_card(getattr(PAPER[bench], part))
     path = folder / f"{name}.json"
     if not path.exists():
         raise BenchError(f"no card {path}; train it with: python -m hetpure_lab.train {name}")
     return json.loads(path.read_text())
+
+
+def published_card(checkpoint: str) -> dict:
+    """What is known about a published network; its sha256 only after it was used once."""
+    about = checkpoints.find(checkpoint)
+    if not (digest := checkpoints.recorded().get(checkpoint, "")):
+        raise BenchError(f"{checkpoint} was never used here; get it with: python -m hetpure_lab.checkpoints {checkpoint}")
+    parameters = sum(p.numel() for p in published.on_meta(about.network).parameters())
+    return {
+        "name": checkpoint,
+        "network": about.network,
+        "parameters": parameters,
+        "sha256": digest,
+        "origin": about.origin,
+        "licence": about.licence,
+    }
 
 
 def add_metrics(name: str, split: str, metrics: dict[str, float], folder: Path = WEIGHTS) -> None:

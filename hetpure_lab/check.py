@@ -12,7 +12,7 @@ import json
 import torch
 from tqdm import tqdm
 
-from hetpure_core import Purified, Uniform
+from hetpure_core import Uniform
 from hetpure_lab import benches, data
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import Images
@@ -23,7 +23,8 @@ LEVELS = (0.05, 0.1)
 @torch.no_grad()
 def accuracies(bench: Bench, images: Images, seed: int = 0, batch: int = 128, progress: bool = False) -> dict[str, float]:
     """Fractions correct: `clean`, `uniform_0.05`, `uniform_0.1`, and the number of images `n`."""
-    models = {f"uniform_{t}": Purified(bench.classifier, bench.denoiser, Uniform(t), schedule=bench.schedule, seed=seed) for t in LEVELS}
+    parts = (bench.classifier, bench.denoiser)
+    models = {f"uniform_{t}": bench.defended(*parts, Uniform(t), schedule=bench.schedule, seed=seed) for t in LEVELS}
     correct, ids = dict.fromkeys(["clean", *models], 0), images.ids
     for start in tqdm(range(0, len(images), batch), desc="check", disable=not progress):
         rows = slice(start, start + batch)

@@ -1,4 +1,4 @@
-"""Real images in the Hugging Face parquet layout, and the sample that ships with Foolbox when nothing else is there.
+"""Real images in the Hugging Face parquet layout or their original one (`layouts`), and Foolbox's sample when nothing else is there.
 
 Search order for a data set: the path given, ``$HETPURE_DATA``, ``../shared/data`` beside the checkout, the user's cache
 (``~/.cache/hetpure``), then a download if and only if asked for; last the embedded sample. `load` prints one line that says what
@@ -40,12 +40,18 @@ class DataSet:
     hub: str
     sha256: dict[str, str]
 
+    @property
+    def folder(self) -> str:
+        """The name of its folder: several sizes of one data set share one."""
+        return self.name.partition("-")[0]
+
 
 # Only the official files can be downloaded; their checksums are those the hub publishes for the files.
 DATASETS = {
     "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text", {}),
     "cinic10": DataSet("cinic10", 10, 32, "", {}),
     "svhn": DataSet("svhn", 10, 32, "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits", {}),
+    "imagenet-224": DataSet("imagenet-224", 1000, 224, "", {}),
 }
 
 
@@ -88,7 +94,12 @@ def load(name: str, split: str = "test", data: str | Path | None = None, downloa
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    images = _find(DATASETS[name], split, data, download)
+    whole = split.removesuffix("512")  # "test512" is the literature's subset of "test"
+    images = _find(DATASETS[name], whole, data, download)
+    if whole != split:
+        from hetpure_lab.layouts import literature_subset
+
+        images = literature_subset(images, DATASETS[name])
     if not quiet:
         print(f"data: {len(images)} images from {images.source}", file=sys.stderr)
     return images
@@ -96,24 +107,29 @@ def load(name: str, split: str = "test", data: str | Path | None = None, downloa
 
 def _find(dataset: DataSet, split: str, data: str | Path | None, download: bool) -> Images:
     if data:
-        return read_parquet(_files(Path(data), dataset, split, required=True), dataset, split)
+        if (images := _read(Path(data), dataset, split)) is None:
+            raise DataError(f"no {split}-NNNNN-of-NNNNN.parquet under {data} or {Path(data) / dataset.folder}, nor original files")
+        return images
     for folder in (os.environ.get("HETPURE_DATA"), ROOT.parent / "shared" / "data", CACHE):
-        if folder and (files := _files(Path(folder), dataset, split)):
-            return read_parquet(files, dataset, split)
+        if folder and (images := _read(Path(folder), dataset, split)) is not None:
+            return images
     if download:
         return read_parquet([_download(dataset, split)], dataset, split)
     return embedded_sample(dataset)
 
 
-def _files(folder: Path, dataset: DataSet, split: str, required: bool = False) -> list[Path]:
+def _read(folder: Path, dataset: DataSet, split: str) -> Images | None:
+    """The split in an original layout or as parquet files under `folder`, if it is there."""
+    from hetpure_lab import layouts
+
     if not re.fullmatch(r"\w+", split):
         raise DataError(f"a split is a plain name such as 'test', not {split!r}")
-    for place in (folder, folder / dataset.name, folder / dataset.name / "plain_text", folder / dataset.name / "cropped_digits"):
+    if (images := layouts.find(folder, dataset, split)) is not None:
+        return images
+    for place in (folder, folder / dataset.folder, folder / dataset.folder / "plain_text", folder / dataset.folder / "cropped_digits"):
         if files := sorted(place.glob(f"{split}-*-of-*.parquet")):
-            return files
-    if required:
-        raise DataError(f"no {split}-NNNNN-of-NNNNN.parquet under {folder} or {folder / dataset.name}")
-    return []
+            return read_parquet(files, dataset, split)
+    return None
 
 
 def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from hetpure_core import HetPure, Purified, Schedule, Uniform
+from hetpure_core import HetPure, Purified, Uniform
 from hetpure_lab import guided, rivals, specs
 from hetpure_lab.attacks import Undefended
 from hetpure_lab.benches import Bench
@@ -39,15 +39,15 @@ def build(text: str, bench: Bench) -> Purified | Undefended | Behind:
         return Undefended(bench.classifier)
     if isinstance(purifier, Trained):
         return purifier.defend(bench)
-    return assemble(purifier, bench.classifier, bench.denoiser, schedule=bench.schedule)
+    return assemble(purifier, bench.classifier, bench.denoiser, bench.defended, schedule=bench.schedule)
 
 
-def assemble(purifier, classifier: nn.Module, denoiser: nn.Module, schedule: Schedule | None = None, **options) -> Purified:
+def assemble(purifier, classifier: nn.Module, denoiser: nn.Module, kind: type[Purified] = Purified, **options) -> Purified:
     """The classifier behind a purifier, with the votes that the purifier prescribes; one that consults the classifier is given it."""
     votes = getattr(purifier, "votes", 1)
     if isinstance(purifier, guided.Contrastive):
         purifier = purifier.seeing(classifier)
-    return Purified(classifier, denoiser, purifier, schedule=schedule, votes=votes, **options)
+    return kind(classifier, denoiser, purifier, votes=votes, **options)
 
 
 def networks(text: str, bench: str) -> list[str]:

@@ -33,8 +33,10 @@ def pyproject() -> dict:
 
 
 def direct_dependencies() -> list[Requirement]:
+    """All but the extra `paper`, which pins itself and has an environment of its own."""
     project = pyproject()["project"]
-    return [Requirement(r) for r in sum(project["optional-dependencies"].values(), project["dependencies"])]
+    extras = [requirements for name, requirements in project["optional-dependencies"].items() if name != "paper"]
+    return [Requirement(r) for r in sum(extras, project["dependencies"])]
 
 
 def lock() -> dict[str, Version]:

@@ -1,0 +1,234 @@
+"""The planner: counts against published ones and against real runs, the arithmetic of cells and tables, and the protocols behind them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.utils.checkpoint import set_checkpoint_early_stop
+from torch.utils.flop_counter import FlopCounterMode
+
+from hetpure_core import HetPure, Purified, Uniform, linear_schedule
+from hetpure_lab import benches, cost, defences, evidence, precision, protocols
+from hetpure_lab.attacks import PGD
+from hetpure_lab.budgets import BUDGETS
+from hetpure_lab.cost import Costs, Rates, Work, costs, count, gradient_flops
+from hetpure_lab.memory import LiveBytes
+from hetpure_lab.protocols import PROTOCOLS
+
+SCHEDULE = linear_schedule()
+
+# GFLOP per forward pass, counted by others on the public implementations; the difference is in how they write upsampling and attention.
+PUBLISHED = {
+    "cifar10-paper": (10.5, 42.4),
+    "cifar10-paper-released": (10.5, 37.1),
+    "cifar10-paper-wrn70": (77.5, 42.4),
+    "imagenet-paper": (8.2, 2240),
+}
+
+
+@pytest.mark.parametrize("bench", PUBLISHED)
+def test_networks_cost_what_others_counted(bench):
+    c = costs(bench)
+    assert (c.classifier.forward / 1e9, c.denoiser.forward / 1e9) == pytest.approx(PUBLISHED[bench], rel=0.02)
+    assert c.denoiser.backward == pytest.approx(c.denoiser.forward, rel=0.03)  # to the input only: no gradients of weights
+
+
+@pytest.mark.parametrize("bench, exaflop", [("cifar10-paper-released", 3.1), ("cifar10-paper", 3.5), ("cifar10-paper-wrn70", 4.0)])
+def test_one_cell_of_table_1_costs_what_the_survey_says(bench, exaflop):
+    """512 images, 200 iterations, 20 copies, 20 denoiser calls, all activations kept."""
+    assert 512 * 200 * 20 * gradient_flops(costs(bench), 20, masked=False, checkpointing=False) / 1e18 == pytest.approx(exaflop, abs=0.06)
+
+
+def test_checkpointing_costs_one_more_forward_pass_per_call():
+    c = costs("cifar10-paper")
+    assert gradient_flops(c, 20, True) - gradient_flops(c, 20, True, checkpointing=False) == 20 * c.denoiser.forward
+    assert 512 * 200 * 20 * gradient_flops(c, 20, False) / 1e18 == pytest.approx(5.3, abs=0.1)
+
+
+def test_the_randomised_autoattack_takes_the_gradients_that_others_counted():
+    assert cost.AUTOATTACK * 20 == 4040
+
+
+def tiny(classifier, denoiser) -> Costs:
+    return Costs(count(classifier, 8), count(denoiser, 8, torch.full((1,), 100)), 8)
+
+
+@pytest.fixture
+def networks(classifier, denoiser):
+    return classifier.float(), denoiser.float()
+
+
+@pytest.mark.parametrize("purifier", [Uniform(0.1, 3), HetPure(steps=4), HetPure(reading="released"), Uniform(0.1, 30)])
+def test_counted_flops_are_those_of_a_real_run(networks, purifier):
+    defended, x = Purified(*networks, purifier), torch.rand(2, 3, 8, 8, requires_grad=True)
+    c, calls = tiny(*networks), purifier.calls(SCHEDULE)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        defended(x, range(2))
+    work = cost.predictions(c, purifier, 2, SCHEDULE)
+    assert counter.get_total_flops() == work.forward and work.calls == 2 * calls
+    with FlopCounterMode(display=False) as counter, set_checkpoint_early_stop(False):
+        defended(x, range(2)).sum().backward()
+    assert counter.get_total_flops() == cost.gradients(c, purifier, 2, SCHEDULE).gradient
+
+
+def test_memory_per_row_is_near_that_of_a_real_run(networks):
+    purifier, peaks = Uniform(0.1, 10), []
+    for rows in (8, 16):
+        x = torch.rand(rows, 3, 8, 8, requires_grad=True)
+        with LiveBytes() as meter:
+            Purified(*networks, purifier)(x, range(rows)).sum().backward()
+        peaks.append(meter.peak)
+    row = (peaks[1] - peaks[0]) / 8
+    assert 0.7 * row < tiny(*networks).row_bytes(10) < 1.6 * row
+
+
+def test_a_surrogate_and_bpda_cost_less_than_the_exact_gradient():
+    c, method = costs("cifar10-small"), HetPure()
+    flops = [cost.gradients(c, method, 1, SCHEDULE, kind).flops for kind in ("bpda", "surrogate", "surrogate-masked", "exact")]
+    assert max(flops[:3]) < flops[3] and flops[0] > cost.predictions(c, method, 1, SCHEDULE).flops
+
+
+def test_an_undefended_classifier_has_no_denoiser_calls():
+    work = cost.cell_work(costs("cifar10-small"), None, PGD(iterations=3, eot=2, confirm=0), 5, 20, SCHEDULE)
+    c = costs("cifar10-small").classifier
+    assert work == Work(0, 3 * 5 * 2 * c.forward // 2, 5 * 3 * 2 * (c.forward + c.backward))
+
+
+def test_iterations_that_were_saved_are_not_charged():
+    c, attack = costs("cifar10-small"), PGD(iterations=20, eot=8)
+    full, half = (cost.attack_work(c, HetPure(), attack, 10, SCHEDULE, spent=spent) for spent in (None, 100))
+    assert 2 * half.gradient == full.gradient and half.forward < full.forward
+
+
+def test_a_table_is_the_sum_of_its_cells_and_runs():
+    found = cost.plan("cifar10-paper", BUDGETS["paper"], 1)
+    assert found["flops"] == sum(c["flops"] for c in found["cells"]) and found["calls"] == sum(c["calls"] for c in found["cells"])
+    assert found["hours"] == pytest.approx(sum(c["hours"] for c in found["cells"]))
+    assert {(c["row"], c["column"]) for c in found["cells"]} == {(r, c) for r in ("uniform", "method") for c in ("PGD+EOT", "AutoAttack")}
+    one = cost.plan("cifar10-paper", BUDGETS["paper"])
+    cell = next(c for c in found["cells"] if (c["row"], c["column"]) == ("method", "PGD+EOT"))
+    assert one["flops"] * cell["runs"] == cell["flops"] and cell["runs"] == 3
+    assert one["hours_on"]["A100"] > one["hours_on"]["H100"] == pytest.approx(one["hours"])
+
+
+def test_a_smaller_budget_costs_less_on_every_paper_bench():
+    for bench in ("cifar10-paper", "svhn-paper", "imagenet-paper"):
+        smoke, paper = (cost.plan(bench, BUDGETS[b]) for b in ("smoke", "paper"))
+        assert 0 < smoke["flops"] < paper["flops"] / 100
+
+
+def test_a_microbatch_fills_the_memory_and_no_more():
+    c, memory = costs("cifar10-paper"), 24e9
+    rows = cost.microbatch(c, 17, memory)
+    assert c.weights + rows * c.row_bytes(17) <= 0.85 * memory < c.weights + (rows + 1) * c.row_bytes(17)
+    with pytest.raises(ValueError, match="one image needs .* GB"):
+        cost.microbatch(costs("imagenet-paper"), 20, 4e9)
+
+
+def test_the_command_prints_its_keys(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", "cost --bench cifar10-paper --budget paper --table 1 --json".split())
+    cost.main()
+    found = json.loads(capsys.readouterr().out)
+    assert all(found[key] > 0 for key in ("flops", "calls", "bytes", "hours"))
+    monkeypatch.setattr("sys.argv", "cost --bench cifar10-paper --on abacus".split())
+    with pytest.raises(SystemExit):
+        cost.main()
+    assert "unknown machine 'abacus'" in capsys.readouterr().err
+
+
+def test_calibration_divides_counted_work_by_measured_seconds(monkeypatch):
+    monkeypatch.setattr(cost, "fastest", lambda work: 2.0)
+    bench = benches.load("cifar10-small")
+    rates = cost.calibrate(bench, rows=4)
+    work = cost.predictions(costs("cifar10-small"), bench.method, 4, SCHEDULE)
+    assert rates.seconds(work) == pytest.approx(2.0)
+
+
+def test_records_are_compared_with_the_prediction_for_what_they_spent(monkeypatch, tmp_path):
+    config = evidence.Experiment("uniform:t=0.1", "pgd:iterations=4,eot=2").config
+    records = {str(i): {"config": config, "iterations": spent, "seconds": 3.0} for i, spent in enumerate((4, 2))}
+    monkeypatch.setattr(evidence, "files", lambda: [tmp_path / "one.jsonl"])
+    monkeypatch.setattr(evidence, "read", lambda path: records)
+    (line,) = cost.measured("cifar10-small", Rates(1e9, 1e9))
+    work = cost.cell_work(costs("cifar10-small"), Uniform(0.1), PGD(iterations=4, eot=2), 2, 20, SCHEDULE, spent=6)
+    assert (
+        line["n"] == 2
+        and line["predicted"] == pytest.approx(work.flops / 1e9 / 2)
+        and line["ratio"] == pytest.approx(line["predicted"] / 3)
+    )
+
+
+# ---- protocols ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_budget_is_table_1():
+    budget, first = BUDGETS["paper"], protocols.table(1)
+    assert (budget.n_images, budget.iterations, budget.eot, budget.K) == tuple(first[k] for k in ("n_images", "iterations", "eot", "votes"))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_every_value_of_a_protocol_has_a_source_and_makes_runnable_settings(protocol):
+    assert all(
+        any(word in v.source for word in ("paper", "release", "DiffPure", "Lee & Kim", protocols.OURS)) for v in protocol.values.values()
+    )
+    assert protocol.bench in benches.PAPER and protocol.method.calls(SCHEDULE) > protocol.baseline.calls(SCHEDULE)
+    assert protocol.attack.confirm == 0 and set(protocol.unknown()) < set(protocol.values)
+    assert all(name in protocol.statement() for name in protocol.unknown())
+
+
+@pytest.mark.parametrize(
+    "bench, table",
+    [
+        ("cifar10-paper", 1),
+        ("cifar10-paper-released", 1),
+        ("cifar10-paper+bf16", 1),
+        ("cifar10-small", 1),
+        ("cifar10-paper-wrn70-dropout", 2),
+        ("imagenet-paper-v2", 6),
+        ("svhn-small", 8),
+    ],
+)
+def test_a_bench_belongs_to_its_table(bench, table):
+    assert protocols.main_table(bench).table == f"Table {table}"
+
+
+def test_the_bench_of_a_table_has_its_settings():
+    for name, protocol in PROTOCOLS.items():
+        if protocols.main_table(protocol.bench).table == name:
+            assert benches.PAPER[protocol.bench].method == protocol.method
+    with pytest.raises(ValueError, match="no protocol for Table 9"):
+        protocols.table(9)
+
+
+# ---- faster arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_keeps_the_gradients_direction_on_the_small_bench():
+    plain, changed = (benches.load(name) for name in ("cifar10-small", "cifar10-small+bf16"))
+    assert changed.name == "cifar10-small+bf16" and changed.weights == plain.weights
+    x, labels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.zeros(2, dtype=torch.long)
+    defended = [defences.build("uniform:t=0.1,steps=2", bench) for bench in (plain, changed)]
+    found = precision.agreement(*defended, x, labels, range(2))
+    assert 0.9 < found["worst"] <= found["cosine"] < 1 and found["cosine"] > found["noise"] and 0.8 < found["norm"] < 1.25
+    same = precision.agreement(defended[0], defended[0], x, labels, range(2))
+    assert same["worst"] == pytest.approx(1, abs=1e-5) and same["norm"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_denoiser_gives_the_same_gradient():
+    plain, compiled = (benches.load(name) for name in ("cifar10-small", "cifar10-small+compile"))
+    x, labels = torch.rand(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)
+    found = precision.agreement(*(defences.build("uniform:t=0.1,steps=2", bench) for bench in (plain, compiled)), x, labels, range(2))
+    assert found["worst"] > 0.9999
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match="unknown option 'fp8'; known: bf16, compile"):
+        benches.load("cifar10-small+fp8")
+
+
+def test_bfloat16_passes_on_the_size_of_its_network(denoiser):
+    denoiser.size = 16
+    assert precision.Bfloat16(denoiser).size == 16

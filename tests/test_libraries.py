@@ -1,0 +1,63 @@
+"""Our networks against the libraries that publish them, under equal random weights: ``make test-paper``. Skipped without the libraries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hetpure_lab.networks import WideResNet
+from hetpure_lab.published import DeepMindWideResNet, ResNet50, normalised
+
+
+def fill(network: nn.Module) -> nn.Module:
+    """Random weights, and running statistics that are not those of a new network."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif value.is_floating_point():
+            value.normal_(0, max(1, value[0].numel() if value.ndim > 1 else 100) ** -0.5, generator=generator)
+    return network.eval()
+
+
+@torch.no_grad()
+def assert_same(ours: nn.Module, theirs: nn.Module, images: torch.Tensor, seen: torch.Tensor | None = None) -> None:
+    fill(theirs)
+    ours.eval().load_state_dict(theirs.state_dict())
+    expected = theirs(images if seen is None else seen)
+    torch.testing.assert_close(ours(images), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def images(size: int) -> torch.Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def test_resnet_50_is_torchvisions():
+    models = pytest.importorskip("torchvision.models")
+    from hetpure_lab.published import IMAGENET_MEAN, IMAGENET_STD
+
+    x = images(224)
+    assert_same(ResNet50(), models.resnet50(), x, normalised(x, IMAGENET_MEAN, IMAGENET_STD))
+
+
+def test_resize_and_centre_crop_are_torchvisions():
+    transforms = pytest.importorskip("torchvision.transforms")
+    import numpy as np
+    from PIL import Image
+
+    from hetpure_lab.layouts import photograph
+
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    for width, height in ((500, 375), (333, 500), (1024, 257), (224, 224)):
+        image = Image.fromarray((255 * images(512)[0, :, :height, :width].permute(1, 2, 0).numpy()).astype("uint8")).resize((width, height))
+        assert np.array_equal(photograph(image), np.asarray(theirs(image)))
+
+
+def test_wide_resnets_are_robustbenchs():
+    pytest.importorskip("robustbench")
+    from robustbench.model_zoo.architectures.dm_wide_resnet import DMWideResNet, Swish
+    from robustbench.model_zoo.architectures.wide_resnet import WideResNet as Theirs
+
+    assert_same(WideResNet(16, 2), Theirs(depth=16, widen_factor=2), images(32))
+    assert_same(DeepMindWideResNet(16, 2), DMWideResNet(num_classes=10, depth=16, width=2, activation_fn=Swish), images(32))
