@@ -1,26 +1,53 @@
-"""One style and one colour per method for every picture in the book."""
+"""One style and one colour per method for every picture in the book: plots as SVG, photographs as PNG."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import seaborn as sns
 import torch
+from IPython import get_ipython
+from IPython.core.pylabtools import print_figure
+from matplotlib.figure import Figure
 from torch import Tensor
 
 ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
 COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
+BLOCKS = sns.color_palette("flare", 4).as_hex()  # attention maps, from the first block to the last
 WIDTH = 6.8
+UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}  # so that a rerun writes the same bytes
+
+
+def colour(defence: str) -> str:
+    """The one colour of a defence in the whole book, by its slug: that of its role, or a hue that follows from the name."""
+    slug = defence.partition(":")[0]
+    if slug in COLOURS:
+        return COLOURS[slug]
+    if slug == "none":
+        return COLOURS["clean"]
+    hue = int.from_bytes(hashlib.blake2b(slug.encode(), digest_size=2).digest()) / 2**16
+    return sns.husl_palette(1, h=hue, s=0.75, l=0.5).as_hex()[0]
 
 
 def style() -> None:
-    """Apply the book's style: white ground (legible on light and dark pages), 8 pt, colour-blind-safe."""
+    """Apply the book's style: white ground (legible on light and dark pages), 8 pt, colour-blind-safe; notebooks show SVG or PNG."""
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font="DejaVu Sans", font_scale=0.9)
     plt.rcParams.update(
         {"figure.dpi": 110, "savefig.dpi": 220, "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "hetpure"}
         | {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "magma"}
     )
+    if shell := get_ipython():
+        plt.switch_backend(plt.get_backend())  # loading the backend of notebooks registers formats of its own: that comes first
+        formatters = shell.display_formatter.formatters
+        formatters["image/svg+xml"].for_type(Figure, lambda f: None if photographs(f) else print_figure(f, "svg", metadata=UNDATED["svg"]))
+        formatters["image/png"].for_type(Figure, lambda f: print_figure(f, "png", base64=True) if photographs(f) else None)
+
+
+def photographs(figure: Figure) -> bool:
+    """Whether a figure contains pixels, and so becomes a PNG."""
+    return any(axis.images for axis in figure.axes)
 
 
 def to_numpy(image: Tensor):

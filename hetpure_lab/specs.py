@@ -22,8 +22,12 @@ def write(settings: dict, known: dict[str, type | None]) -> str:
     """The inverse of `parse`, for settings with their `name`: the slug and what differs from the defaults; `t` always."""
     kind = known[settings["name"]]
     defaults = {} if kind is None else asdict(kind())
-    changed = [f"{k}={v}" for k, v in settings.items() if k != "name" and (v != defaults[k] or k == "t")]
+    changed = [f"{k}={_text(v)}" for k, v in settings.items() if k != "name" and (v != defaults[k] or k == "t")]
     return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
+
+
+def _text(value) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _value(text: str, kind: str):
