@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -13,6 +12,8 @@ from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hetpure_lab.defences import DEFENCES
+
 ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
 COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
 BLOCKS = sns.color_palette("flare", 4).as_hex()  # attention maps, from the first block to the last
@@ -21,14 +22,17 @@ UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}  #
 
 
 def colour(defence: str) -> str:
-    """The one colour of a defence in the whole book, by its slug: that of its role, or a hue that follows from the name."""
+    """The one colour of a defence in the whole book, by its slug: that of its role, or for rivals a hue by their place in `DEFENCES`.
+
+    Hues are multiples of the golden section, so that a new rival changes no other's colour. Raises `ValueError` for unknown slugs.
+    """
     slug = defence.partition(":")[0]
-    if slug in COLOURS:
-        return COLOURS[slug]
-    if slug == "none":
-        return COLOURS["clean"]
-    hue = int.from_bytes(hashlib.blake2b(slug.encode(), digest_size=2).digest()) / 2**16
-    return sns.husl_palette(1, h=hue, s=0.75, l=0.5).as_hex()[0]
+    if slug not in DEFENCES:
+        raise ValueError(f"unknown defence {slug!r}; known: {', '.join(DEFENCES)}")
+    if slug in COLOURS or slug == "none":
+        return COLOURS.get(slug, COLOURS["clean"])
+    rank = list(DEFENCES).index(slug)
+    return sns.husl_palette(1, h=rank * 0.618034 % 1, s=0.8, l=(0.4, 0.6)[rank % 2]).as_hex()[0]
 
 
 def style() -> None:

@@ -22,11 +22,13 @@ def write(settings: dict, known: dict[str, type | None]) -> str:
     """The inverse of `parse`, for settings with their `name`: the slug and what differs from the defaults; `t` always."""
     kind = known[settings["name"]]
     defaults = {} if kind is None else asdict(kind())
-    changed = [f"{k}={_text(v)}" for k, v in settings.items() if k != "name" and (v != defaults[k] or k == "t")]
+    text = {k: _text(v) for k, v in settings.items() if k != "name"}
+    changed = [f"{k}={v}" for k, v in text.items() if k == "t" or v != _text(defaults[k])]
     return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
 
 
 def _text(value) -> str:
+    """A setting as `_value` reads it; a tuple may have come back from JSON as a list."""
     return "+".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
