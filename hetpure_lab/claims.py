@@ -46,7 +46,7 @@ class Table:
     norm: str = "Linf"
 
 
-ATTACK_SLUGS = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
+ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
 
 DIFFPURE, METHOD = "uniform:t=0.1", "hetpure"
 
@@ -272,7 +272,7 @@ def measured_cells(results: Path) -> frozenset[tuple[str, str, str, str]]:
 def cells(table: Table) -> list[tuple[str, str, str, str]]:
     """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number."""
     pairs = [(row, attack) for row in table.rows for attack, value in zip(table.attacks, row.robust) if value != "-"]
-    return [(table.bench, table.norm, ATTACK_SLUGS[attack], row.ours) for row, attack in pairs]
+    return [(table.bench, table.norm, ATTACK_NAMES[attack], row.ours) for row, attack in pairs]
 
 
 def share(element: Element, results: Path = RESULTS) -> float:

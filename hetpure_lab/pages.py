@@ -112,7 +112,7 @@ def comparisons() -> Iterator[Comparison]:
             for column, attack, *printed in columns if method.ours and row.ours else ():
                 ours, theirs = map(_number, printed)
                 if ours and theirs and ours != theirs:
-                    yield Comparison(table, method, row, column, claims.ATTACK_SLUGS[attack], ours - theirs)
+                    yield Comparison(table, method, row, column, claims.ATTACK_NAMES[attack], ours - theirs)
 
 
 def load(results: Path = RESULTS) -> Found:

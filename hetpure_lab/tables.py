@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from hetpure_lab import evidence, stats
-from hetpure_lab.claims import TABLES, Claim
+from hetpure_lab.claims import ATTACK_NAMES, TABLES, Claim
 from hetpure_lab.evidence import RESULTS, Outcomes
 
-ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
 HEADLINE = {"Linf": 8 / 255, "L2": 0.5}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from hetpure_core import HetPure
+from hetpure_core import HetPure, linear_schedule
 from hetpure_lab import ablations, data, evidence, specs
 from hetpure_lab.defences import DEFENCES
 
@@ -19,7 +20,7 @@ FAST = "pgd:iterations=1,eot=1,confirm=0"
 def fake(rates: np.ndarray, K: int = 10) -> dict[str, dict]:
     """Records in which image i is right in ``rates[i]`` of K purifications, spread over them."""
     right = [[0 if (k * 7) % K < round(rate * K) else 1 for k in range(K)] for rate in rates]
-    return {str(i): {"label": 0} | {c: {"labels": row} for c in evidence.COLUMNS} for i, row in enumerate(right)}
+    return {str(i): {"label": 0} | {c: {"labels": row, "soft": 0} for c in evidence.COLUMNS} for i, row in enumerate(right)}
 
 
 @pytest.mark.parametrize("name", ablations.GRIDS)
@@ -53,7 +54,7 @@ def test_unknown_grids_are_explained():
         ablations.experiments("tua")
 
 
-def test_a_grid_that_was_stopped_goes_on(monkeypatch, tmp_path):
+def test_a_grid_that_was_stopped_goes_on(classifier, denoiser, monkeypatch, tmp_path):
     images = data.embedded_sample(data.DATASETS["cifar10"])[torch.arange(2)]
     grid, seen = ablations.experiments("order", attack=FAST, K=2), []
     outcome = {"label": 0} | {c: {"labels": [0, 0], "soft": 0} for c in evidence.COLUMNS}
@@ -64,16 +65,14 @@ def test_a_grid_that_was_stopped_goes_on(monkeypatch, tmp_path):
         seen.append(experiment.defence)
         return [{"image": key} | outcome for key in rows.ids]
 
-    class Nothing:
-        classifier, denoiser, schedule, device = torch.nn.Identity(), torch.nn.Identity(), None, torch.device("cpu")
-
-    Nothing.classifier.taps = list
+    networks = {"classifier": classifier.float(), "denoiser": denoiser.float(), "schedule": linear_schedule()}
+    bench = SimpleNamespace(**networks, device=torch.device("cpu"))
     monkeypatch.setattr(evidence, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
-        ablations.run(grid, images, Nothing(), progress=False, results=tmp_path)
+        ablations.run(grid, images, bench, progress=False, results=tmp_path)
     assert list(ablations.records(grid, tmp_path)) == list(grid)[:2]
     seen.clear()
-    ablations.run(grid, images, Nothing(), progress=False, results=tmp_path)
+    ablations.run(grid, images, bench, progress=False, results=tmp_path)
     assert seen == [list(grid.values())[2].defence]
 
 

@@ -107,3 +107,24 @@ def test_checkpoints_hold_one_state_per_call_instead_of_activations(classifier, 
     per_call = {how: held(5, how) - held(4, how) for how in (False, True)}
     state = images[:1].nbytes
     assert state <= per_call[True] < 1.1 * state and per_call[False] > 3 * per_call[True]
+
+
+def test_on_a_gpu_events_and_the_cuda_allocator_are_asked(monkeypatch):
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 250.0
+
+    calls = []
+    fakes = {"Event": Event, "synchronize": lambda _: calls.append("wait"), "reset_peak_memory_stats": lambda _: calls.append("reset")}
+    for name, fake in (fakes | {"memory_allocated": lambda _: 100, "max_memory_allocated": lambda _: 164}).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    gpu = torch.device("cuda")
+    with cost._ProcessBytes(gpu) as process:
+        assert cost._seconds(lambda: calls.append("run"), gpu) == 0.25
+    assert process.grown == 64 and calls == ["reset", "run", "wait"]
