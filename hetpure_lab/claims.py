@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from hetpure_lab.evidence import RESULTS
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a table. `ours` is the start of the defence spec that measures this row here, "" if nothing does yet."""
+    """One row of a table. `ours` is the start of the defence spec that measures this row here, "" if nothing does yet; `eps` the radius of
+    the attack behind the numbers, if it is known to differ from the caption's.
+    """
 
     kind: str
     method: str
@@ -32,16 +35,25 @@ class Claim:
     robust: tuple[str, ...]
     ours: str = ""
     note: str = ""
+    eps: float | None = None
+
+    def at(self, eps: float) -> Claim:
+        """The row in a table of radius `eps`: without its robust accuracies if they are of another."""
+        same = self.eps is None or math.isclose(self.eps, eps)
+        return self if same else replace(self, robust=("other radius",) * len(self.robust))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper: its caption in our words, the attacks of its robust columns, its rows, and the bench that stands in for it."""
+    """A table of the paper: its caption in our words, the attacks of its robust columns, its rows; `eps` if not the norm's usual radius;
+    the `bench` that stands in for its networks, and its norm.
+    """
 
     name: str
     caption: str
     attacks: tuple[str, ...]
     rows: tuple[Claim, ...]
+    eps: float | None = None
     bench: str = "cifar10-small"
     norm: str = "Linf"
 
@@ -49,6 +61,12 @@ class Table:
 ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
 
 DIFFPURE, METHOD = "uniform:t=0.1", "hetpure"
+STRONGER = "hetpure:t_l=0.4,t_s=0.2,steps=6"
+GRADUAL = {
+    "svhn": "gradual:levels=30+30+30+30+50+50+80+80,steps=2+2+2+2+4+4+6+6",
+    "imagenet": "gradual:levels=30+30+30+30+50+50+200+200,steps=1+1+1+1+2+2+6+6",
+}
+QUOTED = "D6: attacked at 4/255"
 
 TABLES = {
     t.name: t
@@ -144,6 +162,26 @@ TABLES = {
             ),
         ),
         Table(
+            "Table 6",
+            "ImageNet, ResNet-50, l-infinity 8/255 by its caption; the quoted rows were attacked at 4/255 (D6)",
+            ("PGD+EOT",),
+            (
+                Claim("AT", "Salman et al.", "63.86", ("39.11",), note=QUOTED, eps=4 / 255),
+                Claim("AT", "Engstrom et al.", "62.42", ("33.20",), note=QUOTED, eps=4 / 255),
+                Claim("AT", "Wong et al.", "53.83", ("28.04",), note=QUOTED, eps=4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "73.96", ("40.63",), "uniform:t=0.2,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "72.85", ("48.24",), "uniform:t=0.3,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "61.71", ("41.67",), "uniform:t=0.4,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Bai et al.", "70.41", ("41.7",), note=QUOTED, eps=4 / 255),
+                Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
+                Claim("AP", "Song et al. (MimicDiffusion)", "62.25", ("51.14",), note="radius of the source not known"),
+                Claim("AP", "Zollicoffer et al.", "73.98", ("56.54",), note="E32: printed as Geigh et al.; radius of the source not known"),
+                Claim("AP", "the method", "74.51±1.07", ("60.06±1.66",), STRONGER, "E22; C3: another classifier"),
+            ),
+            eps=8 / 255,
+            bench="imagenet-small",
+        ),
+        Table(
             "Table 7",
             "CIFAR-10, WideResNet-28-10: which blocks feed the mask",
             ("PGD+EOT",),
@@ -154,6 +192,22 @@ TABLES = {
                 Claim("AP", "without block 4", "91.66", ("58.85",), "hetpure:blocks=0+1+2"),
                 Claim("AP", "all blocks", "93.16", ("59.38",), METHOD),
             ),
+        ),
+        Table(
+            "Table 8",
+            "SVHN, WideResNet-28-10, l-infinity 8/255; rows of adversarial training under AutoAttack",
+            ("PGD+EOT",),
+            (
+                Claim("AT", "Rade & Moosavi-Dezfooli (ResNet-18)", "93.08", ("52.83",), note="E25: AutoAttack"),
+                Claim("AT", "Gowal et al. 2020", "92.87", ("56.83",), note="E25: AutoAttack"),
+                Claim("AT", "Gowal et al. 2021", "94.15", ("60.90",), note="E25: AutoAttack"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "92.57", ("35.54",), "uniform:t=0.2", "E25"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "85.74", ("45.12",), "uniform:t=0.3", "E25"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "73.63", ("43.55",), "uniform:t=0.4", "E25"),
+                Claim("AP", "Lee & Kim", "95.55", ("49.65",), GRADUAL["svhn"], "E25: other networks"),
+                Claim("AP", "the method", "90.04", ("62.50",), "hetpure:t_l=0.4,t_s=0.2", "E25: levels not stated"),
+            ),
+            bench="svhn-small",
         ),
     )
 }

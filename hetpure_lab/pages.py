@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hetpure_core import HetPure, linear_schedule
 from hetpure_lab import ablations, claims, evidence, specs, stats, tables
 from hetpure_lab.attacks import ATTACKS
@@ -82,7 +80,8 @@ are small ones trained by this project, so a verdict is about the direction of a
 
 
 Records = dict[str, dict]
-Found = dict[tuple[str, str, str], dict[str, dict[str, Records]]]  # (bench, norm, attack slug) -> attack spec -> defence spec -> records
+Cell = tuple[str, str, float, str]  # bench, norm, radius, attack slug
+Found = dict[Cell, dict[str, dict[str, Records]]]  # cell -> attack spec -> defence spec -> records
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,16 @@ class Comparison:
     attack: str
     claimed: float
 
+    @property
+    def cell(self) -> Cell:
+        """Where its records are."""
+        return self.table.bench, self.table.norm, radius(self.table), self.attack
+
+
+def radius(table: claims.Table) -> float:
+    """The radius of a table's attacks, rounded so that it can be a key."""
+    return round(table.eps or tables.HEADLINE[table.norm], 6)
+
 
 def _number(text: str) -> float | None:
     found = re.match(r"[\d.]+", text)
@@ -106,7 +115,7 @@ def comparisons() -> Iterator[Comparison]:
     """All comparisons of the method, which is the last row of a table, with another row for which there is a defence here."""
     for table in claims.TABLES.values():
         method = table.rows[-1]
-        for row in table.rows[:-1]:
+        for row in (other.at(table.eps or tables.HEADLINE[table.norm]) for other in table.rows[:-1]):
             columns = [("standard", table.attacks[0], method.standard, row.standard)]
             columns += [(attack, attack, *values) for attack, *values in zip(table.attacks, method.robust, row.robust)]
             for column, attack, *printed in columns if method.ours and row.ours else ():
@@ -116,14 +125,14 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def load(results: Path = RESULTS) -> Found:
-    """All records at the headline radius of their norm, seed 0."""
+    """All records of seed 0, by cell."""
     found: Found = {}
     for path in evidence.files(results):
         records = evidence.read(path)
         config = next(iter(records.values()))["config"]
         attack = config["attack"]
-        if config["seed"] == 0 and np.isclose(attack["eps"], tables.HEADLINE[attack["norm"]]):
-            place = found.setdefault((config["bench"], attack["norm"], attack["name"]), {})
+        if config["seed"] == 0:
+            place = found.setdefault((config["bench"], attack["norm"], round(attack["eps"], 6), attack["name"]), {})
             place.setdefault(specs.write(attack, ATTACKS), {})[specs.write(config["defence"], DEFENCES)] = records
     return found
 
@@ -131,7 +140,7 @@ def load(results: Path = RESULTS) -> Found:
 def measure(claim: Comparison, found: Found) -> tuple[stats.Accuracy, str] | None:
     """The paired difference method minus rival under that attack setting which most images share, and the setting; None without records."""
     best = None
-    for attack, rows in sorted(found.get((claim.table.bench, claim.table.norm, claim.attack), {}).items()):
+    for attack, rows in sorted(found.get(claim.cell, {}).items()):
         pair = [rows.get(row.ours, {}) for row in (claim.method, claim.rival)]
         a, b = ablations.rates(*pair, "clean" if claim.column == "standard" else "adversarial")
         if len(a) > (best[0].n if best else 0):

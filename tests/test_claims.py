@@ -110,9 +110,15 @@ def test_a_comparison_takes_the_attack_that_most_images_share():
     claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "PGD+EOT")
     weak, strong = records([0.5] * 4), records([0.9] * 8)
     rows = {"pgd": {"hetpure": strong, claim.rival.ours: records([0.4] * 3)}, "pgd:eot=4": {"hetpure": weak, claim.rival.ours: strong}}
-    difference, attack = pages.measure(claim, {("cifar10-small", "Linf", "pgd"): rows})
+    difference, attack = pages.measure(claim, {claim.cell: rows})
     assert attack == "pgd:eot=4" and difference.n == 4 and difference.value == pytest.approx(-0.4)
     assert pages.measure(claim, {}) is None
+
+
+def test_numbers_of_another_radius_are_not_compared():
+    found = {(c.rival.method, c.column) for c in pages.comparisons() if c.table.name == "Table 6"}
+    assert ("Nie et al. (DiffPure, t* = 0.3)", "standard") in found
+    assert ("Nie et al. (DiffPure, t* = 0.3)", "PGD+EOT") not in found  # attacked at 4/255
 
 
 def test_comparisons_are_with_other_rows_and_have_a_direction():
