@@ -51,8 +51,10 @@ book: setup  ## build the book strictly into book/_build/html
 	rm -rf book/_build
 	$(BIN)/jupyter-book build . --path-output book -W -n --keep-going
 
-chapters: setup  ## execute all chapters in place, after a change of code, records or weights
+chapters: setup  ## redo what is derived, after a change of code, records or weights: chapters, figures, generated pages
 	$(BIN)/python -m hetpure_lab.chapters
+	$(BIN)/python -m hetpure_lab.figures
+	$(BIN)/python -m hetpure_lab.pages
 
 bench: setup  ## measure speed and memory on this machine into out/bench.json
 	@mkdir -p out

@@ -27,7 +27,7 @@ from hetpure_core import HetPure, Purified
 from hetpure_lab import benches, data, evidence, microbatch, scale
 from hetpure_lab.attacks import PGD
 from hetpure_lab.benches import Bench
-from hetpure_lab.memory import LiveBytes
+from hetpure_lab.measure import LiveBytes
 from hetpure_lab.data import ROOT, Images
 from hetpure_lab.evidence import Experiment
 

@@ -1,16 +1,33 @@
-"""What the paper claims: its CIFAR-10 tables as data, with the errata of `book/errata` noted where they touch a number.
+"""What the paper contains and claims: its tables as data, and every numbered element with the place that deals with it.
 
-Accuracies are percentages; `sd` values are the paper's run-to-run standard deviations on one fixed subset, not intervals.
+Accuracies are percentages; `sd` values are the paper's run-to-run standard deviations on one fixed subset, not intervals. Errata of
+`book/errata` are noted where they touch a number. What is done is not typed: it follows from chapters, functions and records.
+
+    python -m hetpure_lab.claims --elements --json    # every element with chapter and status
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+import importlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from hetpure_lab import ablations, evidence, specs
+from hetpure_lab.data import ROOT
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.evidence import RESULTS
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a table. `ours` is the defence spec that measures this row here, "" if nothing does yet."""
+    """One row of a table. `ours` is the defence spec that measures this row here, "" if nothing does yet; `eps` the radius of the attack
+    behind the numbers, if it is known to differ from the caption's.
+    """
 
     kind: str
     method: str
@@ -18,19 +35,38 @@ class Claim:
     robust: tuple[str, ...]
     ours: str = ""
     note: str = ""
+    eps: float | None = None
+
+    def at(self, eps: float) -> Claim:
+        """The row in a table of radius `eps`: without its robust accuracies if they are of another."""
+        same = self.eps is None or math.isclose(self.eps, eps)
+        return self if same else replace(self, robust=("other radius",) * len(self.robust))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper: its caption in our words, the attacks of its robust columns, its rows."""
+    """A table of the paper: its caption in our words, the attacks of its robust columns, its rows; `eps` if not the norm's usual radius;
+    the `bench` that stands in for its networks, and its norm.
+    """
 
     name: str
     caption: str
     attacks: tuple[str, ...]
     rows: tuple[Claim, ...]
+    eps: float | None = None
+    bench: str = "cifar10-small"
+    norm: str = "Linf"
 
+
+ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
 
 DIFFPURE, METHOD = "uniform:t=0.1", "hetpure"
+STRONGER = "hetpure:t_l=0.4,t_s=0.2,steps=6"
+GRADUAL = {
+    "svhn": "gradual:levels=30+30+30+30+50+50+80+80,steps=2+2+2+2+4+4+6+6",
+    "imagenet": "gradual:levels=30+30+30+30+50+50+200+200,steps=1+1+1+1+2+2+6+6",
+}
+QUOTED = "D6: attacked at 4/255"
 
 TABLES = {
     t.name: t
@@ -69,6 +105,7 @@ TABLES = {
                 Claim("AP", "Lin et al.", "91.99", ("-", "76.37")),
                 Claim("AP", "the method", "93.36±0.59", ("59.79±0.61", "84.83±0.59"), note="E34"),
             ),
+            bench="cifar10-paper-wrn70",
         ),
         Table(
             "Table 3",
@@ -87,6 +124,7 @@ TABLES = {
                 Claim("AP", "Lin et al.", "90.62", ("-", "80.47")),
                 Claim("AP", "the method", "93.16±0.21", ("87.11±0.95", "90.25±0.80"), METHOD, "D1: the release attacks at 8/255, not 0.5"),
             ),
+            norm="L2",
         ),
         Table(
             "Table 4",
@@ -103,6 +141,8 @@ TABLES = {
                 Claim("AP", "Lin et al.", "91.99", ("-", "81.35")),
                 Claim("AP", "the method", "93.36±0.59", ("87.7±0.97", "91.71±1.09")),
             ),
+            bench="cifar10-paper-wrn70",
+            norm="L2",
         ),
         Table(
             "Table 5",
@@ -121,5 +161,220 @@ TABLES = {
                 Claim("AP", "the method", "93.04±0.65", ("86.72±0.20",), METHOD),
             ),
         ),
+        Table(
+            "Table 6",
+            "ImageNet, ResNet-50, l-infinity 8/255 by its caption; the quoted rows were attacked at 4/255 (D6)",
+            ("PGD+EOT",),
+            (
+                Claim("AT", "Salman et al.", "63.86", ("39.11",), note=QUOTED, eps=4 / 255),
+                Claim("AT", "Engstrom et al.", "62.42", ("33.20",), note=QUOTED, eps=4 / 255),
+                Claim("AT", "Wong et al.", "53.83", ("28.04",), note=QUOTED, eps=4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "73.96", ("40.63",), "uniform:t=0.2,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "72.85", ("48.24",), "uniform:t=0.3,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "61.71", ("41.67",), "uniform:t=0.4,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Bai et al.", "70.41", ("41.7",), note=QUOTED, eps=4 / 255),
+                Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
+                Claim("AP", "Song et al. (MimicDiffusion)", "62.25", ("51.14",), note="radius of the source not known"),
+                Claim("AP", "Zollicoffer et al.", "73.98", ("56.54",), note="E32: printed as Geigh et al.; radius of the source not known"),
+                Claim("AP", "the method", "74.51±1.07", ("60.06±1.66",), STRONGER, "E22; C3: another classifier"),
+            ),
+            eps=8 / 255,
+            bench="imagenet-small",
+        ),
+        Table(
+            "Table 7",
+            "CIFAR-10, WideResNet-28-10: which blocks feed the mask",
+            ("PGD+EOT",),
+            (
+                Claim("AP", "without block 1", "92.77", ("58.00",), "hetpure:blocks=1+2+3"),
+                Claim("AP", "without block 2", "93.16", ("58.00",), "hetpure:blocks=0+2+3"),
+                Claim("AP", "without block 3", "93.35", ("57.61",), "hetpure:blocks=0+1+3", "E24: standard accuracy rises"),
+                Claim("AP", "without block 4", "91.66", ("58.85",), "hetpure:blocks=0+1+2"),
+                Claim("AP", "all blocks", "93.16", ("59.38",), METHOD),
+            ),
+        ),
+        Table(
+            "Table 8",
+            "SVHN, WideResNet-28-10, l-infinity 8/255; rows of adversarial training under AutoAttack",
+            ("PGD+EOT",),
+            (
+                Claim("AT", "Rade & Moosavi-Dezfooli (ResNet-18)", "93.08", ("52.83",), note="E25: AutoAttack"),
+                Claim("AT", "Gowal et al. 2020", "92.87", ("56.83",), note="E25: AutoAttack"),
+                Claim("AT", "Gowal et al. 2021", "94.15", ("60.90",), note="E25: AutoAttack"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "92.57", ("35.54",), "uniform:t=0.2", "E25"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "85.74", ("45.12",), "uniform:t=0.3", "E25"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "73.63", ("43.55",), "uniform:t=0.4", "E25"),
+                Claim("AP", "Lee & Kim", "95.55", ("49.65",), GRADUAL["svhn"], "E25: other networks"),
+                Claim("AP", "the method", "90.04", ("62.50",), "hetpure:t_l=0.4,t_s=0.2", "E25: levels not stated"),
+            ),
+            bench="svhn-small",
+        ),
     )
 }
+
+
+# Fig 8 and §7 as (multi-step, single-step) for U = 20 and 10 sampling steps: seconds, and gigabytes of GPU memory.
+COST = {"time": (64.0, 7.0), "memory": (27.4, 3.4)}
+
+
+# ---- every element and where it is -----------------------------------------------------------------------------------------------
+
+STATUSES = ("planned", "partly", "done")
+
+
+@dataclass(frozen=True)
+class Element:
+    """A numbered element of the paper and its counterpart here.
+
+    `chapters` deal with it; `functions` are names in `hetpure_core`, or ``module.name`` in `hetpure_lab`; `labels` are this book's
+    equations; `grids` are the ablations whose points it shows; `parts` are the elements inside an appendix section.
+    """
+
+    name: str
+    says: str
+    chapters: tuple[int, ...] = ()
+    functions: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    grids: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+
+def _table(number: int, chapter: int, says: str, *functions: str) -> Element:
+    return Element(f"Table {number}", says, (chapter,), functions or ("tables.beside_the_paper",))
+
+
+ELEMENTS = {
+    e.name: e
+    for e in (
+        Element("Eq 1", "noise an image to {math}`t_l` and to {math}`t_s`", (1, 3), ("q_xt_x0",), ("eq-forward",)),
+        Element("Eq 2", "p-norm of a block's activations over channels", (2,), ("activation_map",), ("eq-pnorm",)),
+        Element(
+            "Eq 3",
+            "attention map: upsample, then scale (E2)",
+            (2,),
+            ("attention_maps", "min_max", "spatial_softmax"),
+            ("eq-maps", "eq-minmax", "eq-softmax"),
+        ),
+        Element("Eq 4", "mask: union of the thresholded maps", (2,), ("threshold_mask",), ("eq-mask",)),
+        Element("Eq 5", "heterogeneous noise: one level inside the mask, one outside", (3,), ("merge",), ("eq-merge",)),
+        Element("Eq 6", "the known pixels at time {math}`t`", (1, 3), ("q_xt_x0",), ("eq-forward",)),
+        Element("Eq 7", "the unknown pixels: one reverse step", (1, 3), ("p_xs_xt",), ("eq-reverse",)),
+        Element("Eq 8", "merge both (E1)", (3,), ("merge",), ("eq-merge",)),
+        Element("Eq 9", "stage 2: the plain reverse process", (1, 3), ("p_xs_xt",), ("eq-reverse",)),
+        Element("Eq 10", "diffuse on, from {math}`t` to a later time (E4)", (3, 4), ("q_xt_xs",), ("eq-renoise",)),
+        Element("Eq 11", "one DDIM step back over {math}`U` indices (E3, E5)", (1, 4), ("x0_xt", "p_xs_xt"), ("eq-x0", "eq-reverse")),
+        Element("Alg 1", "heterogeneous denoising (E3, E6)", (3, 1), ("HetPure", "time_grid", "trajectory")),
+        Element("Alg 2", "mask construction (E11)", (2,), ("attention_maps", "threshold_mask")),
+        Element("Alg 3", "purify {math}`S` times and vote (E12)", (3,), ("vote", "Purified", "purify")),
+        _table(1, 5, "CIFAR-10, {math}`\\ell_\\infty`, WRN-28-10, PGD+EOT and AutoAttack"),
+        _table(2, 5, "CIFAR-10, {math}`\\ell_\\infty`, WRN-70-16"),
+        _table(3, 5, "CIFAR-10, {math}`\\ell_2`, WRN-28-10"),
+        _table(4, 5, "CIFAR-10, {math}`\\ell_2`, WRN-70-16"),
+        _table(5, 5, "CIFAR-10, BPDA+EOT"),
+        _table(6, 7, "ImageNet, PGD+EOT"),
+        _table(7, 8, "which blocks feed the mask", "ablations.against"),
+        _table(8, 6, "SVHN, PGD+EOT"),
+        Element("Fig 1", "weak, strong and heterogeneous noise on one image", (9,), ("inside.ends",)),
+        Element("Fig 2", "the pipeline", (9,), ("figures.pipeline",)),
+        Element("Fig 3", "what {math}`U` does to an inpainted region", (4, 9), ("inside.seam",)),
+        Element("Fig 4", "purification paths in two dimensions", (9,), ("inside.path", "inside.project")),
+        Element("Fig 5", "attention maps, masks, purified images", (9,), ("attention_maps", "threshold_mask")),
+        Element("Fig 6", "joint distribution of original and purified", (9,), ("figures.joint",)),
+        Element(
+            "Fig 7",
+            "accuracy against {math}`\\tau` and against {math}`t_l`, {math}`t_s`",
+            (8,),
+            ("figures.threshold", "figures.levels"),
+            grids=("tau", "levels"),
+        ),
+        Element("Fig 8", "time and memory of single-step and multi-step resampling", (10,), ("measure.LiveBytes", "measure.measure")),
+        Element("Fig 9", "feature distance between original and purified images", (9,), ("inside.features", "inside.distance")),
+        Element("Sec 7", "cost in time and memory", parts=("Fig 8",)),
+        Element("Sec 8", "SVHN", parts=("Table 8",)),
+        Element("Sec 9", "algorithms", parts=("Alg 2", "Alg 3")),
+        Element("Sec 10", "why a distance between features", parts=("Fig 9",)),
+    )
+}
+
+
+def chapter(number: int) -> Path | None:
+    """The notebook of a chapter, if it exists."""
+    return next(iter((ROOT / "chapters").glob(f"{number:02d}_*.ipynb")), None)
+
+
+@cache
+def source(path: Path) -> str:
+    """What a chapter says and computes: the source of all its cells."""
+    return "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+
+
+def exists(function: str) -> bool:
+    """Whether a function that an element names is there."""
+    *module, name = function.split(".")
+    home = importlib.import_module(f"hetpure_lab.{module[0]}" if module else "hetpure_core")
+    return hasattr(home, name)
+
+
+@cache
+def measured_cells(results: Path) -> frozenset[tuple[str, str, str, str]]:
+    """(bench, norm, attack, defence) of every experiment with records of the current weights; the attack by its slug."""
+    configs = [next(iter(evidence.read(path).values()))["config"] for path in evidence.files(results)]
+    written = [(c, specs.write(c["defence"], DEFENCES)) for c in configs]
+    return frozenset((c["bench"], c["attack"]["norm"], c["attack"]["name"], defence) for c, defence in written)
+
+
+def cells(table: Table) -> list[tuple[str, str, str, str]]:
+    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number."""
+    pairs = [(row, attack) for row in table.rows for attack, value in zip(table.attacks, row.robust) if value != "-"]
+    return [(table.bench, table.norm, ATTACK_NAMES[attack], row.ours) for row, attack in pairs]
+
+
+def share(element: Element, results: Path = RESULTS) -> float:
+    """How much of what an element shows is measured: cells of a table, points of a figure's grids; 1 if it needs no records."""
+    if element.grids:
+        points = [e for name in element.grids for e in ablations.experiments(name).values()]
+        return sum(e.path(results).exists() for e in points) / len(points)
+    if element.name in TABLES:
+        needed = cells(TABLES[element.name])
+        return sum(cell in measured_cells(results) for cell in needed) / len(needed)
+    return 0 if element.name.startswith("Table") else 1
+
+
+def status(element: Element, results: Path = RESULTS) -> str:
+    """What state an element is in.
+
+    ``done``: its chapters use its functions and define its equations, and all it shows is measured. ``planned``: no chapter, or
+    nothing measured yet. ``partly``: what lies between.
+    """
+    if element.parts:
+        return min((status(ELEMENTS[part], results) for part in element.parts), key=STATUSES.index)
+    paths = [chapter(number) for number in element.chapters]
+    if not paths[0] or not all(map(exists, element.functions)) or not (measured := share(element, results)):
+        return "planned"
+    text = "\n".join(source(path) for path in paths if path)
+    shown = all(name.rpartition(".")[2] in text for name in element.functions) and all(label in text for label in element.labels)
+    return "done" if shown and measured == 1 and all(paths) else "partly"
+
+
+def listing(results: Path = RESULTS) -> list[dict]:
+    """Every element as a row."""
+    rows = ((e, ELEMENTS[e.parts[0]].chapters if e.parts else e.chapters) for e in ELEMENTS.values())
+    return [
+        {"element": e.name, "chapter": chapters[0], "chapters": list(chapters), "says": e.says, "functions": list(e.functions)}
+        | {"labels": list(e.labels), "parts": list(e.parts), "measured": round(share(e, results), 3), "status": status(e, results)}
+        for e, chapters in rows
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m hetpure_lab.claims", description=__doc__.split("\n")[0])
+    parser.add_argument("--elements", action="store_true", required=True, help="list every element of the paper")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(argv)
+    rows = listing()
+    lines = (f"{row['element']:9} chapter {row['chapter']:2}  {row['status']}" for row in rows)
+    print(json.dumps(rows, indent=1, ensure_ascii=False) if args.json else "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""What a run costs, before it is run: denoiser calls, FLOPs, memory and hours; and bytes held by live tensors.
+"""What a run costs, before it is run: denoiser calls, FLOPs, memory and hours.
 
     python -m hetpure_lab.cost --bench cifar10-paper --budget paper               # one cell: the method under the table's attack
     python -m hetpure_lab.cost --bench cifar10-paper --budget paper --table 1     # every row, column and run that we measure of a table
@@ -27,7 +27,7 @@ from hetpure_lab import attacks, benches, networks, protocols, published
 from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import Budget, choose
 from hetpure_lab.data import DATASETS
-from hetpure_lab.memory import LiveBytes
+from hetpure_lab.measure import LiveBytes
 from hetpure_lab.microbatch import MOST
 
 Purifier = HetPure | Uniform

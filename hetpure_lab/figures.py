@@ -1,35 +1,65 @@
-"""The pictures in ``figures/``, each with a sidecar that says what made it: ``python -m hetpure_lab.figures``."""
+"""The pictures in ``figures/``, from records and live objects: ``python -m hetpure_lab.figures [NAME ...]`` (all if none is named).
+
+Plots are SVG, pictures with pixels PNG. Each has a sidecar ``NAME.json``: what made it, its alternative text, its records, the code.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from hetpure_core import Purified, attention_maps, merge, q_xt_x0
-from hetpure_lab import benches, data, evidence, plots, tables
+from hetpure_core import Purified, attention_maps, merge, q_xt_x0, trajectory
+from hetpure_lab import ablations, benches, data, evidence, plots, tables
 from hetpure_lab.data import ROOT
+from hetpure_lab.stats import Accuracy
 
 FIGURES = ROOT / "figures"
 COLUMNS = {"clean": "clean", "null": "random noise", "adversarial": "attacked"}
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A finished picture, the record files behind it, and what it shows for those who cannot see it."""
+
+    figure: Figure
+    records: Sequence[str]
+    alt: str
+
+
+# ---- parts: drawn into axes, for chapters and files alike ------------------------------------------------------------------------
+
+
+def _mark(axis: Axes, y: float, a: Accuracy, colour: str, label: str | None = None) -> None:
+    axis.plot([100 * a.low, 100 * a.high], [y, y], color=colour, linewidth=1.5)
+    axis.plot(100 * a.value, y, "o", color=colour, markersize=4, label=label)
+
+
 def accuracy_plot(axis: Axes, rows: Sequence[dict]) -> None:
     """Single-shot accuracy of each experiment in `rows` (summaries), clean, under random noise and attacked, with 95 % intervals."""
-    for i, row in enumerate(rows):
-        for j, (column, title) in enumerate(COLUMNS.items()):
-            a, y, colour = row[f"{column}_single"], -i - 0.2 * (j - 1), plots.COLOURS[column]
-            axis.plot([100 * a["low"], 100 * a["high"]], [y, y], color=colour, linewidth=1.5)
-            axis.plot(100 * a["value"], y, "o", color=colour, markersize=4, label=title if i == 0 else None)
-    axis.set(yticks=[-i for i in range(len(rows))], yticklabels=[r["defence"] for r in rows], xlim=(0, 100))
+    interval_plot(axis, {r["defence"]: {c: Accuracy(**r[f"{c}_single"]) for c in COLUMNS} for r in rows})
+
+
+def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
+    """One line per label, one point with its 95 % interval per column."""
+    for i, line in enumerate(lines.values()):
+        for j, (column, a) in enumerate(line.items()):
+            _mark(axis, -i - 0.2 * (j - (len(line) - 1) / 2), a, plots.COLOURS[column], COLUMNS[column] if i == 0 else None)
+    axis.set(yticks=[-i for i in range(len(lines))], yticklabels=list(lines), xlim=(0, 100))
     axis.set_xlabel("single-shot accuracy, %")
-    if rows:
+    if lines:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
@@ -49,14 +79,86 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
     axis.set(xlabel="denoiser calls per answer", ylabel="single-shot accuracy under attack, %", ylim=(0, None))
 
 
-def teaser(bench_name: str = "cifar10-small") -> tuple[Figure, list[str]]:
-    """The method on the first images of the sample that ships with Foolbox, and what the records say; returns the files it used."""
+def threshold(axis: Axes, x: Sequence[float], curves: dict[str, Sequence[Accuracy]], chosen: float) -> None:
+    """Accuracy against a setting with 95 % bands, one curve per column; the paper's choice is the grey line. Paper: Fig 7, left."""
+    for column, points in curves.items():
+        low, value, high = ([100 * getattr(a, k) for a in points] for k in ("low", "value", "high"))
+        axis.fill_between(x, low, high, color=plots.COLOURS[column], alpha=0.15, linewidth=0)
+        axis.plot(x, value, "o-", color=plots.COLOURS[column], markersize=4, label=COLUMNS[column])
+    axis.axvline(chosen, color=plots.COLOURS["paper"], linewidth=1)
+    axis.set(ylim=(0, 100), ylabel="single-shot accuracy, %")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+
+
+def levels(axis: Axes, points: dict[tuple[float, float], float], title: str) -> None:
+    """Accuracy (shares) over strong noise (rows) and weak noise (columns) as a map; empty unless t_s < t_l. Paper: Fig 7, right."""
+    t_ls, t_ss = (sorted({pair[i] for pair in points}) for i in (0, 1))
+    grid = [[100 * points.get((t_l, t_s), np.nan) for t_s in t_ss] for t_l in reversed(t_ls)]
+    options = {"annot": True, "fmt": ".0f", "cmap": "viridis", "cbar": False, "linewidths": 1, "vmin": 0, "vmax": 100}
+    sns.heatmap(grid, xticklabels=t_ss, yticklabels=t_ls[::-1], ax=axis, **options)
+    axis.set(xlabel="$t_s$", ylabel="$t_l$", title=title)
+
+
+def joint(axis: Axes, original: Tensor, purified: Tensor, bins: int = 48) -> float:
+    """Joint density of original and purified values on a logarithmic grey scale, with the diagonal; returns Pearson's r. Paper: Fig 6."""
+    a, b = (x.detach().flatten().cpu().numpy() for x in (original, purified))
+    ends = [float(min(a.min(), b.min())), float(max(a.max(), b.max()))]
+    counts, _, _ = np.histogram2d(a, b, bins, [ends, ends])
+    axis.imshow(np.log1p(counts.T), origin="lower", extent=(*ends, *ends), cmap="Greys", interpolation="nearest")
+    axis.plot(ends, ends, color=plots.COLOURS["paper"], linewidth=0.8)
+    axis.set(xlabel="original", ylabel="purified")
+    axis.grid(False)
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def pipeline(defended: Purified, image: Tensor, key: str, names: Sequence[str]) -> Figure:
+    """One image (3, h, w) in [0, 1] on its way through the defence: maps, mask, states of both stages, verdicts. Paper: Fig 2."""
+    x, noise = image[None], defended.noise(1, [key])
+    maps, mask = attention_maps(x, defended.classifier, defended.tap_modules)[0], defended.mask(x, noise)
+    with torch.no_grad():
+        states = list(trajectory(2 * x - 1, defended.plan(x, noise, mask)))
+        verdicts = [names[int(defended.classifier(y).argmax())] for y in (x, (states[-1][1] + 1) / 2)]
+    n_1 = len(defended.purifier.grid(defended.schedule)[0]) - 1
+    kept = sorted({0, n_1 // 2, n_1, (n_1 + len(states)) // 2, len(states) - 1})
+    figure = plt.figure(figsize=(plots.WIDTH, 2.6), layout="none")
+    pair = [_place(figure, 0.0, 0.3, image, f"input\n“{verdicts[0]}”")]
+    tiles = [_place(figure, 0.17 + 0.075 * (m % 2), 0.53 - 0.33 * (m // 2), a[None], f"block {m + 1}", 0.065) for m, a in enumerate(maps)]
+    pair.append(_place(figure, 0.36, 0.3, mask[0], "mask"))
+    _arrow(pair[0], tiles[0]), _arrow(tiles[min(1, len(tiles) - 1)], pair[1])
+    before = pair[1]
+    for i, k in enumerate(kept):
+        t, state = states[k]
+        stage = "noised" if k == 0 else "stage 1" if k <= n_1 else "stage 2" if k < len(states) - 1 else f"purified\n“{verdicts[1]}”"
+        tile = _place(figure, 0.5 + 0.102 * i, 0.3, (state[0] + 1) / 2, f"{stage}\nt = {t}" if k < len(states) - 1 else stage, 0.09)
+        _arrow(before, tile)
+        before = tile
+    return figure
+
+
+def _place(figure: Figure, x: float, y: float, picture: Tensor, title: str, width: float = 0.12) -> Axes:
+    height = width * figure.get_figwidth() / figure.get_figheight()
+    axis = figure.add_axes((x, y, width, height), xticks=[], yticks=[], frame_on=False)
+    axis.imshow(plots.to_numpy(picture), vmin=0, vmax=1, interpolation="nearest")
+    axis.set_title(title, fontsize=6.5, pad=3)
+    return axis
+
+
+def _arrow(a: Axes, b: Axes) -> None:
+    style = {"arrowstyle": "->", "color": plots.COLOURS["paper"], "shrinkA": 1, "shrinkB": 1}
+    b.annotate("", (0, 0.5), (1, 0.5), xycoords=b.transAxes, textcoords=a.transAxes, arrowprops=style)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------------------
+
+
+def teaser(bench_name: str = "cifar10-small") -> Drawing:
+    """The method on the first images of the sample that ships with Foolbox, and what the records say."""
     bench, images = benches.load(bench_name), data.embedded_sample(data.DATASETS["cifar10"])[torch.arange(7)]
     defended, x = Purified(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule), images.floats
     noise = defended.noise(len(x), images.ids)
     maps, mask = attention_maps(x, bench.classifier, defended.tap_modules), defended.mask(x, noise)
-    levels = [bench.schedule.index(t) for t in (bench.method.t_l, bench.method.t_s)]
-    strong, weak = (q_xt_x0(2 * x - 1, t, noise("start", x), bench.schedule) for t in levels)
+    times = [bench.schedule.index(t) for t in (bench.method.t_l, bench.method.t_s)]
+    strong, weak = (q_xt_x0(2 * x - 1, t, noise("start", x), bench.schedule) for t in times)
     with torch.no_grad():
         purified = defended.purify(x, noise, mask)
     rows = {"image": x, "attention": maps.amax(1, keepdim=True), "mask": mask}
@@ -71,22 +173,92 @@ def teaser(bench_name: str = "cifar10-small") -> tuple[Figure, list[str]]:
             if j == 0:
                 axis.set_ylabel(name, rotation=0, ha="right", va="center")
     accuracy_plot(right.subplots(), found)
-    return figure, [f"results/{bench_name}/{row['file']}" for row in found]
+    alt = "Seven images with attention, mask, noise and purified image; beside them accuracies of the defences with intervals."
+    return Drawing(figure, [f"results/{bench_name}/{row['file']}" for row in found], alt)
 
 
-def save(name: str, figure: Figure, records: Sequence[str], function: str, folder: Path = FIGURES) -> Path:
-    """``NAME.png`` and ``NAME.json``: function, records, code and checksum."""
+def pipeline_file(bench_name: str = "cifar10-small") -> Drawing:
+    """Fig 2 for the first image of the sample that ships with Foolbox."""
+    bench, images = benches.load(bench_name), data.embedded_sample(data.DATASETS["cifar10"])
+    defended = Purified(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule)
+    alt = "From left to right: an image, its attention maps, the mask, noised and partly denoised states, and the purified image."
+    return Drawing(pipeline(defended, images.floats[0], images.ids[0], bench.classes), [], alt)
+
+
+def _grid(name: str) -> tuple[dict, list[str]]:
+    grid = ablations.experiments(name)
+    found = ablations.records(grid)
+    return found, [str(grid[label].path(Path("results"))) for label in found]
+
+
+def threshold_file() -> Drawing | None:
+    """Fig 7, left, from the records of the grid ``tau``."""
+    found, files = _grid("tau")
+    if not found:
+        return None
+    figure, axis = plt.subplots(figsize=(0.55 * plots.WIDTH, 2.4))
+    x = [ablations.GRIDS["tau"].points[label]["tau"] for label in found]
+    threshold(axis, x, {c: list(ablations.curve(found, c).values()) for c in COLUMNS}, 0.8)
+    axis.set_xlabel("threshold of the mask")
+    return Drawing(figure, files, "Accuracy clean, under random noise and attacked against the threshold of the mask, with 95 % bands.")
+
+
+def levels_file() -> Drawing | None:
+    """Fig 7, right, from the records of the grid ``levels``."""
+    found, files = _grid("levels")
+    if not found:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 2.2))
+    for axis, column in zip(axes, ("clean", "adversarial")):
+        points = {tuple(ablations.GRIDS["levels"].points[label].values()): a.value for label, a in ablations.curve(found, column).items()}
+        levels(axis, points, COLUMNS[column])
+    return Drawing(figure, files, "Two maps of accuracy over strong and weak noise level: clean images and attacked images.")
+
+
+def controls_file() -> Drawing | None:
+    """What the mask is worth, from the records of the grid ``mask``."""
+    found, files = _grid("mask")
+    if not found:
+        return None
+    figure, axis = plt.subplots(figsize=(plots.WIDTH, 0.8 + 0.4 * len(found)))
+    curves = {c: ablations.curve(found, c) for c in COLUMNS}
+    interval_plot(axis, {label: {c: curves[c][label] for c in COLUMNS} for label in found})
+    return Drawing(figure, files, "Accuracy clean, under random noise and attacked for six kinds of mask, with 95 % intervals.")
+
+
+FILES: dict[str, Callable[[], Drawing | None]] = {
+    "teaser": teaser,
+    "pipeline": pipeline_file,
+    "threshold": threshold_file,
+    "levels": levels_file,
+    "controls": controls_file,
+}
+
+
+def save(name: str, drawing: Drawing, function: str, folder: Path = FIGURES) -> Path:
+    """``NAME.svg`` or ``NAME.png`` and the sidecar; nothing is written if picture and records are what they were."""
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.png"
-    figure.savefig(path, metadata={"Software": None})
-    sidecar = {"function": function, "records": list(records), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    path.with_suffix(".json").write_text(json.dumps(sidecar | evidence.provenance(), indent=1) + "\n")
+    kind, written = "png" if plots.photographs(drawing.figure) else "svg", io.BytesIO()
+    drawing.figure.savefig(written, format=kind, metadata=plots.UNDATED[kind])
+    path, note = folder / f"{name}.{kind}", folder / f"{name}.json"
+    sidecar = {"function": function, "alt": drawing.alt, "records": list(drawing.records)}
+    sidecar |= {"sha256": hashlib.sha256(written.getvalue()).hexdigest()}
+    if not note.exists() or not path.exists() or not sidecar.items() <= json.loads(note.read_text()).items():
+        path.write_bytes(written.getvalue())
+        note.write_text(json.dumps(sidecar | evidence.provenance(), indent=1) + "\n")
     return path
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m hetpure_lab.figures", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help=", ".join(FILES))
+    names = parser.parse_args(argv).names or list(FILES)
+    if unknown := set(names) - set(FILES):
+        parser.error(f"unknown figure {', '.join(sorted(unknown))}; known: {', '.join(FILES)}")
     plots.style()
-    print(save("teaser", *teaser(), "hetpure_lab.figures.teaser"))
+    for name in names:
+        drawing = FILES[name]()
+        print(save(name, drawing, f"hetpure_lab.figures.{FILES[name].__name__}") if drawing else f"{name}: no record yet")
 
 
 if __name__ == "__main__":

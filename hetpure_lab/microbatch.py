@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hetpure_core import Purified
-from hetpure_lab.memory import LiveBytes
+from hetpure_lab.measure import LiveBytes
 
 MOST = {"cpu": 64, "cuda": 1024}  # larger batches are no faster
 CPU_BUDGET = 512 * 2**20  # bytes for one gradient, so that several processes fit side by side

@@ -1,4 +1,4 @@
-"""One style and one colour per method for every picture in the book."""
+"""One style and one colour per method for every picture in the book: plots as SVG, photographs as PNG."""
 
 from __future__ import annotations
 
@@ -7,20 +7,51 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import seaborn as sns
 import torch
+from IPython import get_ipython
+from IPython.core.pylabtools import print_figure
+from matplotlib.figure import Figure
 from torch import Tensor
+
+from hetpure_lab.defences import DEFENCES
 
 ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
 COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
+BLOCKS = sns.color_palette("flare", 4).as_hex()  # attention maps, from the first block to the last
 WIDTH = 6.8
+UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}  # so that a rerun writes the same bytes
+
+
+def colour(defence: str) -> str:
+    """The one colour of a defence in the whole book, by its slug: that of its role, or for rivals a hue by their place in `DEFENCES`.
+
+    Hues are multiples of the golden section, so that a new rival changes no other's colour. Raises `ValueError` for unknown slugs.
+    """
+    slug = defence.partition(":")[0]
+    if slug not in DEFENCES:
+        raise ValueError(f"unknown defence {slug!r}; known: {', '.join(DEFENCES)}")
+    if slug in COLOURS or slug == "none":
+        return COLOURS.get(slug, COLOURS["clean"])
+    rank = list(DEFENCES).index(slug)
+    return sns.husl_palette(1, h=rank * 0.618034 % 1, s=0.8, l=(0.4, 0.6)[rank % 2]).as_hex()[0]
 
 
 def style() -> None:
-    """Apply the book's style: white ground (legible on light and dark pages), 8 pt, colour-blind-safe."""
+    """Apply the book's style: white ground (legible on light and dark pages), 8 pt, colour-blind-safe; notebooks show SVG or PNG."""
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font="DejaVu Sans", font_scale=0.9)
     plt.rcParams.update(
         {"figure.dpi": 110, "savefig.dpi": 220, "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "hetpure"}
         | {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "magma"}
     )
+    if shell := get_ipython():
+        plt.switch_backend(plt.get_backend())  # loading the backend of notebooks registers formats of its own: that comes first
+        formatters = shell.display_formatter.formatters
+        formatters["image/svg+xml"].for_type(Figure, lambda f: None if photographs(f) else print_figure(f, "svg", metadata=UNDATED["svg"]))
+        formatters["image/png"].for_type(Figure, lambda f: print_figure(f, "png", base64=True) if photographs(f) else None)
+
+
+def photographs(figure: Figure) -> bool:
+    """Whether a figure contains pixels, and so becomes a PNG."""
+    return any(axis.images for axis in figure.axes)
 
 
 def to_numpy(image: Tensor):

@@ -11,11 +11,10 @@ from pandas.io.formats.style import Styler
 
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence, specs, stats
-from hetpure_lab.claims import TABLES, Claim
+from hetpure_lab.claims import ATTACK_NAMES, TABLES, Claim
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Outcomes
 
-ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
 HEADLINE = {"Linf": 8 / 255, "L2": 0.5}
 
 

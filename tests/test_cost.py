@@ -14,7 +14,7 @@ from hetpure_lab import benches, cost, defences, evidence, precision, protocols
 from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import BUDGETS
 from hetpure_lab.cost import Costs, Rates, Work, costs, count, gradient_flops
-from hetpure_lab.memory import LiveBytes
+from hetpure_lab.measure import LiveBytes
 from hetpure_lab.protocols import PROTOCOLS
 
 SCHEDULE = linear_schedule()

@@ -6,12 +6,19 @@ import hashlib
 import importlib
 import json
 
+import nbformat
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from nbclient import NotebookClient
 
+from hetpure_core import HetPure, Purified
 from hetpure_lab import evidence, figures, plots, tables
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.stats import Accuracy
 
-PICTURES = sorted((ROOT / "figures").glob("*.png"))
+PICTURES = sorted(p for kind in ("png", "svg") for p in (ROOT / "figures").glob(f"*.{kind}"))
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda p: p.stem)
@@ -21,6 +28,7 @@ def test_sidecar_tells_the_origin(path):
     assert callable(getattr(importlib.import_module(module), function))
     assert sidecar["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert all((ROOT / record).exists() for record in sidecar["records"])
+    assert len(sidecar["alt"]) > 20
 
 
 def test_the_accuracy_plot_shows_what_the_records_say():
@@ -33,9 +41,99 @@ def test_the_accuracy_plot_shows_what_the_records_say():
     plots.plt.close(figure)
 
 
+def line_plot():
+    figure, axis = plots.plt.subplots()
+    axis.plot([0, 1], [1, 0])
+    return figure
+
+
 def test_a_saved_figure_can_be_traced(tmp_path):
-    figure, _ = plots.plt.subplots()
-    path = figures.save("empty", figure, ["results/x.jsonl"], "hetpure_lab.figures.teaser", tmp_path)
+    drawing = figures.Drawing(line_plot(), ["results/x.jsonl"], "A falling line.")
+    path = figures.save("line", drawing, "hetpure_lab.figures.teaser", tmp_path)
     sidecar = json.loads(path.with_suffix(".json").read_text())
     assert sidecar["records"] == ["results/x.jsonl"] and sidecar["code"] == evidence.provenance()["code"]
+    assert sidecar["alt"] == "A falling line." and sidecar["commit"] == evidence.provenance()["commit"]
+    plots.plt.close(drawing.figure)
+
+
+def test_plots_become_svg_and_photographs_png(tmp_path):
+    picture, axis = plots.plt.subplots()
+    axis.imshow([[0, 1]])
+    drawings = [figures.Drawing(figure, [], "") for figure in (line_plot(), picture)]
+    assert [figures.save(f"f{i}", d, "", tmp_path).suffix for i, d in enumerate(drawings)] == [".svg", ".png"]
+    plots.plt.close("all")
+
+
+def test_saving_the_same_picture_again_changes_no_file(tmp_path):
+    written = []
+    for _ in range(2):
+        drawing = figures.Drawing(line_plot(), [], "A falling line.")
+        path = figures.save("line", drawing, "f", tmp_path)
+        written.append({p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.iterdir()})
+        plots.plt.close("all")
+    assert written[0] == written[1] and b"<svg" in path.read_bytes()
+
+
+def test_notebooks_show_plots_as_svg_and_photographs_as_png():
+    cells = [
+        "from hetpure_lab import plots; import matplotlib.pyplot as plt; plots.style()",
+        "_ = plt.plot([0, 1], [1, 0])",
+        "_ = plt.imshow([[0, 1]])",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    kinds = [{kind for output in cell.outputs for kind in output.get("data", {})} for cell in notebook.cells]
+    assert kinds[1:] == [{"image/svg+xml", "text/plain"}, {"image/png", "text/plain"}]
+
+
+def test_every_defence_has_a_colour_of_its_own():
+    colours = {slug: plots.colour(f"{slug}:t=0.1") for slug in DEFENCES}
+    assert len(set(colours.values())) == len(colours)
+    assert colours["hetpure"] == plots.COLOURS["hetpure"] and colours["none"] == plots.COLOURS["clean"]
+    with pytest.raises(ValueError, match="unknown defence 'hope'"):
+        plots.colour("hope")
+
+
+def test_the_threshold_plot_shows_values_and_bands():
+    figure, axis = plots.plt.subplots()
+    points = [Accuracy(0.5, 0.4, 0.6, 9), Accuracy(0.7, 0.6, 0.8, 9)]
+    figures.threshold(axis, [0.3, 0.8], {"clean": points}, chosen=0.8)
+    assert list(axis.lines[0].get_ydata()) == [50, 70] and axis.lines[1].get_xdata()[0] == 0.8
+    assert {y for _, y in axis.collections[0].get_paths()[0].vertices} == {40, 60, 80}
     plots.plt.close(figure)
+
+
+def test_the_map_of_levels_is_empty_where_there_is_no_point():
+    figure, axis = plots.plt.subplots()
+    figures.levels(axis, {(0.2, 0.05): 0.4, (0.1, 0.05): 0.3, (0.2, 0.1): 0.6}, "clean")
+    assert sorted(text.get_text() for text in axis.texts) == ["30", "40", "60"]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["0.2", "0.1"]
+    plots.plt.close(figure)
+
+
+def test_the_joint_density_of_equal_values_is_the_diagonal():
+    figure, axis = plots.plt.subplots()
+    x = torch.linspace(0, 1, 500)
+    assert figures.joint(axis, x, x) == pytest.approx(1) and figures.joint(axis, x, 1 - x) == pytest.approx(-1)
+    density = axis.images[0].get_array()
+    assert (density[~np.eye(len(density), dtype=bool)] == 0).all() and density.trace() > 0
+    plots.plt.close(figure)
+
+
+def test_the_pipeline_is_drawn_from_the_defences_own_states(classifier, denoiser, images):
+    method = HetPure(t_l=0.2, t_s=0.1, steps=4, tau=0.5)
+    defended = Purified(classifier, denoiser, method)
+    figure = figures.pipeline(defended, images[0], "a", [str(i) for i in range(5)])
+    tiles = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+    mask = defended.mask(images[:1], defended.noise(1, ["a"]))[0]
+    purified = defended.purify(images[:1], defended.noise(1, ["a"]))[0]
+    shown = [plots.to_numpy(picture) for picture in (images[0], mask, purified)]
+    assert all(any(tile.shape == s.shape and np.allclose(tile, s) for tile in tiles) for s in shown)
+    assert len(tiles) == 1 + len(defended.tap_modules) + 1 + 5
+    plots.plt.close(figure)
+
+
+def test_unknown_figures_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        figures.main(["fig-99"])
+    assert "unknown figure fig-99; known: teaser" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetpure_core import FLAT_UP_TO, READINGS, SAMPLERS, HetPure, Purified, Uniform, linear_schedule
-from hetpure_lab.memory import LiveBytes
+from hetpure_lab.measure import LiveBytes
 from hetpure_lab.networks import build
 
 ID, TARGET = "an image", 2

@@ -1,0 +1,206 @@
+"""One setting at a time: grids of experiments around the method, each a list that can be resumed, and paired tests of its points.
+
+    python -m hetpure_lab.ablations                                   # the grids, and how much of each is measured
+    python -m hetpure_lab.ablations --grid tau --n-images 32          # run what is missing of one
+    python -m hetpure_lab.ablations --grid tau --queue                # the same as lines for results/queue.txt
+
+Paper: Fig 7, Table 7, §5.3. Book: chapter 8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import permutation_test
+from statsmodels.stats.multitest import multipletests
+
+from hetpure_core import HetPure
+from hetpure_lab import benches, data, evidence, specs, stats
+from hetpure_lab.benches import Bench
+from hetpure_lab.data import Images
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.evidence import RESULTS, Experiment, Outcomes
+
+ATTACK = "pgd:iterations=10,eot=4"  # half the headline's iterations and copies: a grid has many points
+N_IMAGES = 32
+METHOD = HetPure()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What varies (`title`), the element of the paper it belongs to ("" if the paper leaves it out), and the points' settings by label."""
+
+    title: str
+    paper: str
+    points: dict[str, dict]
+
+
+def _one(name: str, values: Sequence) -> dict[str, dict]:
+    return {f"{name} = {v}": {name: v} for v in values}
+
+
+BLOCKS = range(4)
+LEVELS = [(t_l, t_s) for t_l in (0.1, 0.15, 0.2, 0.3) for t_s in (0.025, 0.05, 0.1, 0.15) if t_s < t_l]
+READINGS = {"paper": {}, "released": {"reading": "released"}, "multi-step": {"reading": "multi-step"}}
+
+GRIDS = {
+    "tau": Grid("threshold of the mask", "Fig 7", _one("tau", (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95))),
+    "levels": Grid("strong and weak noise", "Fig 7", {f"t_l = {a}, t_s = {b}": {"t_l": a, "t_s": b} for a, b in LEVELS}),
+    "blocks": Grid(
+        "blocks that feed the mask",
+        "Table 7",
+        {"all blocks": {}} | {f"without block {m + 1}": {"blocks": tuple(b for b in BLOCKS if b != m)} for m in BLOCKS},
+    ),
+    "mask": Grid(
+        "what the mask is",
+        "",
+        {
+            "attention": {},
+            "random, equal area": {"mask_kind": "random"},
+            "inverted": {"mask_kind": "inverted"},
+            "top 15 %": {"mask_kind": "top-fraction"},
+            "all": {"mask_kind": "all"},
+            "none": {"mask_kind": "none"},
+        },
+    ),
+    "U": Grid("length of the resampling jump", "", _one("U", (1, 3, 5, 10, 20, 50))),
+    "p": Grid("norm over channels", "", _one("p", (1, 2, 3, 4))),
+    "steps": Grid("reverse steps", "", _one("steps", (5, 10, 20))),
+    "sampler": Grid("sampler of the reverse steps", "", _one("sampler", ("ddim", "ddpm"))),
+    "order": Grid("order of merge and denoising", "", READINGS),
+}
+
+
+def _check(name: str) -> Grid:
+    if name not in GRIDS:
+        raise ValueError(f"unknown grid {name!r}; known: {', '.join(GRIDS)}")
+    return GRIDS[name]
+
+
+def experiments(
+    name: str, base: HetPure = METHOD, bench: str = "cifar10-small", attack: str = ATTACK, K: int = 20, seed: int = 0
+) -> dict[str, Experiment]:
+    """The experiments of a grid by label: `base`, the bench's method, with one setting changed; raises `ValueError` for unknown grids."""
+    points = {label: replace(base, **changed) for label, changed in _check(name).points.items()}
+    text = {label: specs.write({"name": "hetpure"} | asdict(point), DEFENCES) for label, point in points.items()}
+    return {label: Experiment(defence, attack, bench, K=K, seed=seed) for label, defence in text.items()}
+
+
+def run(grid: dict[str, Experiment], images: Images, bench: Bench, progress: bool = True, results: Path = RESULTS) -> None:
+    """Attack and score what is missing of a grid; stopped at any point, it goes on from there."""
+    for experiment in grid.values():
+        evidence.run(experiment, images, bench, progress=progress, results=results)
+
+
+def records(grid: dict[str, Experiment], results: Path = RESULTS) -> dict[str, dict[str, dict]]:
+    """The records of every point of the grid that has some, by label."""
+    found = {label: evidence.read(experiment.path(results)) for label, experiment in grid.items()}
+    return {label: rows for label, rows in found.items() if rows}
+
+
+# ---- paired tests ------------------------------------------------------------------------------------------------------------
+
+
+def rates(a: dict[str, dict], b: dict[str, dict], column: str = "adversarial") -> tuple[np.ndarray, np.ndarray]:
+    """Per-image rates of right purifications of two experiments, on the images they share."""
+    shared = [key for key in a if key in b]
+    return tuple(Outcomes.of({k: records[k] for k in shared}).correct(column).mean(1) for records in (a, b)) if shared else ((), ())
+
+
+def sign_flip(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
+    """p-value of the paired permutation test of equal means: under the null, a - b is as likely as b - a, image by image."""
+    if np.array_equal(a, b):
+        return 1.0
+    mean = lambda x, y, axis: np.mean(x - y, axis=axis)
+    options = {"permutation_type": "samples", "n_resamples": 9999, "vectorized": True, "rng": np.random.default_rng(seed)}
+    return float(permutation_test((a, b), mean, **options).pvalue)
+
+
+def against(found: dict[str, dict[str, dict]], reference: str, column: str = "adversarial") -> pd.DataFrame:
+    """Every other point of a grid against `reference`, paired: difference with interval, p-value, Holm's over the grid, verdict."""
+    others = {label: rates(rows, found[reference], column) for label, rows in found.items() if label != reference}
+    others = {label: pair for label, pair in others.items() if len(pair[0])}
+    p = [sign_flip(*pair) for pair in others.values()]
+    corrected = multipletests(p, method="holm")[1] if p else []
+    differences = [stats.paired_difference(*pair) for pair in others.values()]
+    lines = {
+        label: {"n": d.n, "difference, points": str(d), "p": f"{raw:.2g}", "p (Holm)": f"{holm:.2g}", "accuracy is": word(d, holm)}
+        for label, d, raw, holm in zip(others, differences, p, corrected)
+    }
+    return pd.DataFrame(lines).T.rename_axis(f"against {reference}")
+
+
+def word(difference: stats.Accuracy, p: float, level: float = 0.05) -> str:
+    """What a test allows one to say: ``higher``, ``lower`` or ``not established``."""
+    return "not established" if p >= level else "higher" if difference.value > 0 else "lower"
+
+
+def curve(found: dict[str, dict[str, dict]], column: str, rule: str = "single") -> dict[str, stats.Accuracy]:
+    """The accuracy of every point of a grid in one column, with its 95 % interval."""
+    return {label: getattr(Outcomes.of(rows), rule)(column) for label, rows in found.items()}
+
+
+def votes(rows: dict[str, dict], column: str, S: int) -> stats.Accuracy:
+    """Hard majority of S purifications: the mean over the disjoint groups of S among the K that a record keeps."""
+    outcomes = Outcomes.of(rows)
+    predicted = outcomes.predicted[column]
+    groups = [predicted[:, i : i + S] for i in range(0, predicted.shape[1] - S + 1, S)]
+    if not groups:
+        raise ValueError(f"a vote of {S} needs {S} purifications per image; the records keep {predicted.shape[1]}")
+    right = [Outcomes(outcomes.labels, {column: g}).majority_correct(column) for g in groups]
+    return stats.mean_rate(np.mean(right, axis=0))
+
+
+# ---- command line --------------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hetpure_lab.ablations", description=__doc__.split("\n")[0])
+    parser.add_argument("--grid", action="append", default=[], help=f"repeatable; one of {', '.join(GRIDS)}")
+    parser.add_argument("--bench", default="cifar10-small")
+    parser.add_argument("--attack", default=ATTACK)
+    parser.add_argument("--n-images", type=int, default=N_IMAGES)
+    parser.add_argument("--K", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", help="folder of parquet files (default: the usual search)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--queue", action="store_true", help="print lines for results/queue.txt instead of running")
+    parser.add_argument("--json", action="store_true", help="print the grids' progress as JSON instead of running")
+    return parser
+
+
+def _queue_lines(grid: dict[str, Experiment], n_images: int) -> list[str]:
+    return [f"--bench {e.bench} --defence {e.defence} --attack {e.attack} --n-images {n_images}" for e in grid.values()]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    try:
+        bench = benches.load(args.bench, args.device)
+        grids = {name: experiments(name, bench.method, args.bench, args.attack, args.K, args.seed) for name in args.grid or GRIDS}
+        if args.queue:
+            print("\n".join(dict.fromkeys(line for grid in grids.values() for line in _queue_lines(grid, args.n_images))))
+        elif args.json or not args.grid:
+            shares = {name: {"points": len(grid), "measured": len(records(grid))} for name, grid in grids.items()}
+            lines = (f"{name:8} {share['measured']} of {share['points']} points measured" for name, share in shares.items())
+            print(json.dumps(shares, indent=1) if args.json else "\n".join(lines))
+        else:
+            torch.set_num_threads(args.threads)
+            images = data.load(bench.dataset, "test", args.data, quiet=True).take(args.n_images)
+            for grid in grids.values():
+                run(grid, images, bench)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What happens inside a purification: its states, what the classifier makes of them, and how purified and original images compare.
+
+Paper: Figs 1, 3, 4, 6, 9 and §10, which name features and distances without defining them (E33); here they are defined. Book: chapter 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch import Tensor, nn
+
+from hetpure_core import Purified, trajectory, x0_xt
+
+PROJECTIONS = ("pca", "t-sne")
+
+
+@torch.no_grad()
+def ends(defended: Purified, images: Tensor, ids: Sequence, copies: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """The noised start and the purified end of images (n, 3, h, w) in [0, 1], both in that scale and not clamped. Paper: Fig 1."""
+    states = [x for _, x in trajectory(2 * images - 1, defended.plan(images, defended.noise(len(images), ids, copies)))]
+    return (states[0] + 1) / 2, (states[-1] + 1) / 2
+
+
+@torch.no_grad()
+def path(defended: Purified, images: Tensor, ids: Sequence) -> list[tuple[int, Tensor]]:
+    r"""What the purifier believes at every time t of its grid: the denoised estimate :math:`\hat x_0` of the state, in [0, 1] and clamped.
+
+    A noisy state itself would tell a classifier more of its noise than of its image. Paper: Fig 4.
+    """
+    plan = defended.plan(images, defended.noise(len(images), ids))
+    return [(t, ((belief(defended, x, t) + 1) / 2).clamp(0, 1)) for t, x in trajectory(2 * images - 1, plan)]
+
+
+def belief(defended: Purified, x: Tensor, t: int) -> Tensor:
+    """The denoised estimate of a state x at time t, both in the [-1, 1] scale; at t = 0 the state itself."""
+    if t == 0:
+        return x
+    eps = defended.denoiser(x, torch.full((len(x),), t, device=x.device))
+    return x0_xt(x, t, eps, defended.schedule)
+
+
+@torch.no_grad()
+def features(classifier: nn.Module, images: Tensor) -> Tensor:
+    """What the classifier's last linear layer sees of images in [0, 1]: (n, d). Raises `ValueError` if there is no such layer."""
+    linear = [m for m in classifier.modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(classifier).__name__} has no linear layer whose input could serve as features")
+    seen: list[Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    try:
+        classifier(images)
+    finally:
+        hook.remove()
+    return seen[0].flatten(1)
+
+
+def distance(classifier: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    r"""The feature distance :math:`\lVert f(a) - f(b) \rVert_2` of each pair of images (n,). Paper: Fig 9, §10. Book: ch09, eq-distance."""
+    return (features(classifier, a) - features(classifier, b)).norm(dim=1)
+
+
+def spread(points: Tensor) -> float:
+    """The median distance between two different ones of the points (n, d): the unit in which `distance` is easy to read."""
+    return float(torch.pdist(points).median())
+
+
+def project(background: Tensor, paths: Tensor, how: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features (m, d) and paths (k, steps, d) in two dimensions: (m, 2) and (k, steps, 2).
+
+    ``pca`` is fitted to the background alone and applied to the paths, so that a path cannot bend the map it is drawn on. ``t-sne``
+    has no map to apply: background and paths are embedded together, and only neighbourhoods mean something. Paper: Fig 4.
+    """
+    if how not in PROJECTIONS:
+        raise ValueError(f"unknown projection {how!r}; known: {', '.join(PROJECTIONS)}")
+    m, (k, steps, d) = len(background), paths.shape
+    ground, moving = background.cpu().numpy(), paths.reshape(-1, d).cpu().numpy()
+    if how == "pca":
+        fitted = PCA(2, random_state=seed).fit(ground)
+        return fitted.transform(ground), fitted.transform(moving).reshape(k, steps, 2)
+    together = np.concatenate([ground, moving])
+    embedded = TSNE(2, perplexity=min(30, (len(together) - 1) / 3), init="pca", random_state=seed).fit_transform(together)
+    return embedded[:m], embedded[m:].reshape(k, steps, 2)
+
+
+def seam(x: Tensor, original: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute jump between neighbouring pixels across the border of the mask, relative to the same jump in `original` (n,).
+
+    At 1 the border is as visible as it was; an image whose mask has no border gives nan. Paper: Fig 3.
+    """
+    return _jump(x, mask) / _jump(original, mask)
+
+
+def _jump(x: Tensor, mask: Tensor) -> Tensor:
+    total = length = 0
+    for d in (-1, -2):
+        border = mask.diff(dim=d).abs()
+        total = total + (x.diff(dim=d).abs().mean(1, keepdim=True) * border).sum((1, 2, 3))
+        length = length + border.sum((1, 2, 3))
+    return total / length

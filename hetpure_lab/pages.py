@@ -1,0 +1,210 @@
+"""The generated pages of the book: ``python -m hetpure_lab.pages`` writes ``book/equations.md`` and ``book/scorecard.md``.
+
+The first maps every element of the paper to its place here, the second holds each claim against the records. Verdicts are functions
+of intervals: a claim is *supported* or *contradicted* if the interval of the paired difference leaves 0 out, else *open*.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetpure_core import HetPure, linear_schedule
+from hetpure_lab import ablations, claims, evidence, specs, stats, tables
+from hetpure_lab.attacks import ATTACKS
+from hetpure_lab.data import ROOT
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.evidence import RESULTS
+
+KINDS = {"Eq": "Equations", "Alg": "Algorithms", "Table": "Tables", "Fig": "Figures", "Sec": "Appendix sections"}
+VERDICTS = ("supported", "contradicted", "open", "not measured yet")
+
+
+# ---- equations.md: where everything is -------------------------------------------------------------------------------------------
+
+EQUATIONS = """\
+# Equations, tables and figures
+
+Every numbered item of the paper {cite:p}`pei2025divide`, the chapter that deals with it, the function that computes it, and its state.
+Numbers in the column *here* are this book's. This page is generated, and a test fails if it is not up to date or if an item has no entry:
+
+```bash
+python -m hetpure_lab.claims --elements    # the list
+python -m hetpure_lab.pages                # this page and the scorecard
+```
+
+States are computed, not typed. **done**: the chapters use the functions and define the equations, and every cell or point that the item
+shows is measured with the networks in the repository. **partly**: some of it. **planned**: no chapter, or nothing measured.
+"""
+
+
+def equations(results: Path = RESULTS) -> str:
+    """The page that maps the paper to chapters, functions, records and states."""
+    rows, parts = claims.listing(results), [EQUATIONS]
+    for kind, title in KINDS.items():
+        chosen = [row for row in rows if row["element"].startswith(kind)]
+        head = "| paper | here | what | chapter | functions | measured | state |\n|---|---|---|---|---|---|---|"
+        parts.append(f"## {title}\n\n{head}\n" + "\n".join(map(_element, chosen)) + "\n")
+    return "\n".join(parts)
+
+
+def _element(row: dict) -> str:
+    here = ", ".join(f"{{eq}}`{label}`" for label in row["labels"]) or ", ".join(row["parts"]) or "–"
+    functions = ", ".join(f"`{name}`" for name in row["functions"]) or "–"
+    needs_records = row["measured"] != 1 or row["element"] in claims.TABLES or claims.ELEMENTS[row["element"]].grids
+    measured = f"{row['measured']:.0%}" if needs_records and not row["parts"] else "–"
+    chapters = ", ".join(map(_chapter, row["chapters"]))
+    return f"| {row['element']} | {here} | {row['says']} | {chapters} | {functions} | {measured} | {row['status']} |"
+
+
+def _chapter(number: int) -> str:
+    path = claims.chapter(number)
+    return f"[{number}](../chapters/{path.name})" if path else str(number)
+
+
+# ---- scorecard.md: what the records say of each claim ----------------------------------------------------------------------------
+
+SCORECARD = """\
+# Scorecard
+
+What the paper {cite:p}`pei2025divide` claims, row by row, and what the records of this project say. This page is generated from
+`results/` by `python -m hetpure_lab.pages`; a test fails if it is not up to date.
+
+Each line compares the method with another row of the same table. *Paper* is the difference of the printed numbers in points. *Here* is
+the paired difference on the same images under the same attack, single-shot, with a 95 % interval over images. A claim is **supported**
+if the interval lies on the paper's side of 0, **contradicted** if it lies on the other side, and **open** if it contains 0. The networks
+are small ones trained by this project, so a verdict is about the direction of an effect, not its size; and one line in twenty may err.
+"""
+
+
+Records = dict[str, dict]
+Cell = tuple[str, str, float, str]  # bench, norm, radius, attack slug
+Found = dict[Cell, dict[str, dict[str, Records]]]  # cell -> attack spec -> defence spec -> records
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A claim of the paper: in `column` of `table`, the row `method` is `claimed` points above the row `rival`, under `attack`."""
+
+    table: claims.Table
+    method: claims.Claim
+    rival: claims.Claim
+    column: str
+    attack: str
+    claimed: float
+
+    @property
+    def cell(self) -> Cell:
+        """Where its records are."""
+        return self.table.bench, self.table.norm, radius(self.table), self.attack
+
+
+def radius(table: claims.Table) -> float:
+    """The radius of a table's attacks, rounded so that it can be a key."""
+    return round(table.eps or tables.HEADLINE[table.norm], 6)
+
+
+def _number(text: str) -> float | None:
+    found = re.match(r"[\d.]+", text)
+    return float(found[0]) if found else None
+
+
+def comparisons() -> Iterator[Comparison]:
+    """All comparisons of the method, which is the last row of a table, with another row for which there is a defence here."""
+    for table in claims.TABLES.values():
+        method = table.rows[-1]
+        for row in (other.at(table.eps or tables.HEADLINE[table.norm]) for other in table.rows[:-1]):
+            columns = [("standard", table.attacks[0], method.standard, row.standard)]
+            columns += [(attack, attack, *values) for attack, *values in zip(table.attacks, method.robust, row.robust)]
+            for column, attack, *printed in columns if method.ours and row.ours else ():
+                ours, theirs = map(_number, printed)
+                if ours and theirs and ours != theirs:
+                    yield Comparison(table, method, row, column, claims.ATTACK_NAMES[attack], ours - theirs)
+
+
+def load(results: Path = RESULTS) -> Found:
+    """All records of seed 0, by cell."""
+    found: Found = {}
+    for path in evidence.files(results):
+        records = evidence.read(path)
+        config = next(iter(records.values()))["config"]
+        attack = config["attack"]
+        if config["seed"] == 0:
+            place = found.setdefault((config["bench"], attack["norm"], round(attack["eps"], 6), attack["name"]), {})
+            place.setdefault(specs.write(attack, ATTACKS), {})[specs.write(config["defence"], DEFENCES)] = records
+    return found
+
+
+def measure(claim: Comparison, found: Found) -> tuple[stats.Accuracy, str] | None:
+    """The paired difference method minus rival under that attack setting which most images share, and the setting; None without records."""
+    best = None
+    for attack, rows in sorted(found.get(claim.cell, {}).items()):
+        pair = [rows.get(row.ours, {}) for row in (claim.method, claim.rival)]
+        a, b = ablations.rates(*pair, "clean" if claim.column == "standard" else "adversarial")
+        if len(a) > (best[0].n if best else 0):
+            best = stats.paired_difference(a, b), attack
+    return best
+
+
+def verdict(claimed: float, difference: stats.Accuracy | None) -> str:
+    """One of `VERDICTS`: on which side of 0 the interval lies, compared with the sign of what was claimed."""
+    if difference is None:
+        return "not measured yet"
+    low, high = (difference.low, difference.high) if claimed > 0 else (-difference.high, -difference.low)
+    return "supported" if low > 0 else "contradicted" if high < 0 else "open"
+
+
+def _line(claim: Comparison, found: Found) -> str:
+    difference, attack = measure(claim, found) or (None, "")
+    here = f"{difference} | {difference.n} | `{attack}`" if difference else "– | – | –"
+    return f"| {claim.rival.method} | {claim.column} | {claim.claimed:+.2f} | {here} | {verdict(claim.claimed, difference)} |"
+
+
+def _cost() -> str:
+    multi, one = (HetPure(U=20, reading=reading).calls(linear_schedule()) for reading in ("multi-step", "paper"))
+    time, memory = (f"{1 - b / a:.0%}" for a, b in (claims.COST["time"], claims.COST["memory"]))
+    return f"""For U = 20 the paper reports that the single step saves {time} of the time and {memory} of the memory. Here it saves
+{1 - one / multi:.0%} of the denoiser calls: {one} instead of {multi} with {HetPure().steps} steps. Bytes and seconds are measured live in
+[chapter 10](../chapters/10_cost.ipynb): memory follows the calls if activations are kept, and not if they are recomputed."""
+
+
+def _grid_lines(name: str, reference: str, results: Path) -> str:
+    grid = ablations.experiments(name)
+    found = ablations.records(grid, results)
+    if reference not in found:
+        return "Not measured yet."
+    head = "| setting | images | against the paper's choice, attacked | Holm-corrected p | accuracy is |\n|---|---|---|---|---|\n"
+    table = ablations.against(found, reference)
+    return head + "\n".join(f"| {label} | {' | '.join(map(str, row.drop('p')))} |" for label, row in table.iterrows())
+
+
+def scorecard(results: Path = RESULTS) -> str:
+    """The page that holds the paper's claims against the records."""
+    parts, every, found = [SCORECARD], list(comparisons()), load(results)
+    for name in claims.TABLES:
+        chosen = [c for c in every if c.table.name == name]
+        head = "| against | column | paper | here | images | attack | verdict |\n|---|---|---|---|---|---|---|\n"
+        body = head + "\n".join(_line(c, found) for c in chosen) if chosen else "No row of this table has a counterpart here yet."
+        parts.append(f"## {name}: {claims.TABLES[name].caption}\n\n{body}\n")
+    parts.append("## Fig 7: the chosen threshold and levels give the highest robust accuracy\n")
+    parts.append(f"Threshold, against 0.8:\n\n{_grid_lines('tau', 'tau = 0.8', results)}\n")
+    parts.append(f"Levels, against 0.2 and 0.05:\n\n{_grid_lines('levels', 't_l = 0.2, t_s = 0.05', results)}\n")
+    parts.append(f"## Fig 8: cost\n\n{_cost()}\n")
+    live = "Figs 1 to 6 and 9 are drawn and measured live in [chapter 9](../chapters/09_inside.ipynb), with their definitions."
+    parts.append(f"## The other figures\n\n{live}\n")
+    return "\n".join(parts)
+
+
+PAGES = {"equations.md": equations, "scorecard.md": scorecard}
+
+
+def main() -> None:
+    for name, page in PAGES.items():
+        (ROOT / "book" / name).write_text(page())
+        print(f"book/{name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Ablations: grids vary what they say, resume where they stopped, and paired tests see differences that unpaired ones miss."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hetpure_core import HetPure, linear_schedule
+from hetpure_lab import ablations, data, evidence, specs
+from hetpure_lab.defences import DEFENCES
+
+FAST = "pgd:iterations=1,eot=1,confirm=0"
+
+
+def fake(rates: np.ndarray, K: int = 10) -> dict[str, dict]:
+    """Records in which image i is right in ``rates[i]`` of K purifications, spread over them."""
+    right = [[0 if (k * 7) % K < round(rate * K) else 1 for k in range(K)] for rate in rates]
+    return {str(i): {"label": 0} | {c: {"labels": row, "soft": 0} for c in evidence.COLUMNS} for i, row in enumerate(right)}
+
+
+@pytest.mark.parametrize("name", ablations.GRIDS)
+def test_a_grid_changes_only_what_it_names(name):
+    default, changed = asdict(HetPure()), set()
+    for experiment, settings in zip(ablations.experiments(name).values(), ablations.GRIDS[name].points.values()):
+        _, purifier = specs.parse(experiment.defence, DEFENCES)
+        differing = {k for k, v in asdict(purifier).items() if v != default[k]}
+        assert differing <= set(settings)
+        changed |= differing
+    assert changed, "a grid whose points are all the same"
+
+
+@pytest.mark.parametrize("name", ablations.GRIDS)
+def test_every_grid_contains_the_method_itself(name):
+    assert "hetpure" in {e.defence for e in ablations.experiments(name).values()}
+
+
+def test_points_that_grids_share_are_one_experiment():
+    shared = [next(e for e in ablations.experiments(name).values() if e.defence == "hetpure") for name in ablations.GRIDS]
+    assert len({e.path() for e in shared}) == 1
+
+
+def test_table_7_leaves_out_one_block_each():
+    used = [p.get("blocks", (0, 1, 2, 3)) for p in ablations.GRIDS["blocks"].points.values()]
+    assert [sorted({0, 1, 2, 3} - set(b)) for b in used] == [[], [0], [1], [2], [3]]
+
+
+def test_unknown_grids_are_explained():
+    with pytest.raises(ValueError, match="unknown grid 'tua'; known: tau"):
+        ablations.experiments("tua")
+
+
+def test_a_grid_that_was_stopped_goes_on(classifier, denoiser, monkeypatch, tmp_path):
+    images = data.embedded_sample(data.DATASETS["cifar10"])[torch.arange(2)]
+    grid, seen = ablations.experiments("order", attack=FAST, K=2), []
+    outcome = {"label": 0} | {c: {"labels": [0, 0], "soft": 0} for c in evidence.COLUMNS}
+
+    def evaluate(experiment, defence, attack, rows, device, tick):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(experiment.defence)
+        return [{"image": key} | outcome for key in rows.ids]
+
+    networks = {"classifier": classifier.float(), "denoiser": denoiser.float(), "schedule": linear_schedule()}
+    bench = SimpleNamespace(**networks, device=torch.device("cpu"))
+    monkeypatch.setattr(evidence, "evaluate", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        ablations.run(grid, images, bench, progress=False, results=tmp_path)
+    assert list(ablations.records(grid, tmp_path)) == list(grid)[:2]
+    seen.clear()
+    ablations.run(grid, images, bench, progress=False, results=tmp_path)
+    assert seen == [list(grid.values())[2].defence]
+
+
+def test_pairing_sees_a_difference_that_is_small_beside_the_images():
+    images = np.random.default_rng(0).choice([0.0, 0.5, 0.9], 40)
+    a, b = fake(images), fake(images + 0.1)
+    assert ablations.sign_flip(*ablations.rates(a, b)) < 0.001
+    assert ablations.against({"a": a, "b": b}, "a").loc["b", "accuracy is"] == "higher"
+
+
+def test_the_paired_test_keeps_its_level_when_nothing_differs():
+    rng = np.random.default_rng(1)
+    p = [ablations.sign_flip(*rng.binomial(10, 0.5, (2, 16)) / 10, seed=i) for i in range(60)]
+    assert np.mean(np.array(p) < 0.2) < 0.4 and ablations.sign_flip(np.ones(4), np.ones(4)) == 1
+
+
+def test_holm_corrects_for_the_number_of_points():
+    images = np.linspace(0, 0.9, 12)
+    nudged = images + np.where(np.arange(12) < 7, 0.1, 0)
+    one = ablations.against({"a": fake(images), "b": fake(nudged)}, "a")
+    many = ablations.against({"a": fake(images)} | {f"b{i}": fake(nudged) for i in range(8)}, "a")
+    assert one.loc["b", "accuracy is"] == "higher" and set(many["accuracy is"]) == {"not established"}
+
+
+def test_only_shared_images_are_compared():
+    a, b = fake(np.array([0.1, 0.2, 0.3])), fake(np.array([0.1, 0.2]))
+    assert [len(x) for x in ablations.rates(a, b)] == [2, 2]
+    assert ablations.against({"a": a, "c": {}}, "a").empty
+
+
+def test_votes_lie_between_single_shot_and_everything():
+    rows = fake(np.array([0.7, 0.7, 0.3, 1.0]))
+    assert ablations.votes(rows, "clean", 1).value == pytest.approx(evidence.Outcomes.of(rows).single("clean").value)
+    assert ablations.votes(rows, "clean", 10).value == evidence.Outcomes.of(rows).majority("clean").value == 0.75
+    with pytest.raises(ValueError, match="a vote of 11 needs 11 purifications per image; the records keep 10"):
+        ablations.votes(rows, "clean", 11)
+
+
+def test_the_queue_holds_each_experiment_once(capsys):
+    ablations.main(["--queue", "--grid", "tau", "--grid", "p", "--n-images", "8"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(lines)) == 7 + 4 - 1
+    parsed = [evidence._parser().parse_args(["run", *line.split()]) for line in lines]
+    assert {e.n_images for e in parsed} == {8} and {e.attack for e in parsed} == {ablations.ATTACK}
+
+
+def test_progress_is_listed(capsys):
+    ablations.main(["--json"])
+    assert set(json.loads(capsys.readouterr().out)) == set(ablations.GRIDS)

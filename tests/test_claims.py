@@ -1,0 +1,139 @@
+"""Claims: every element of the paper has an entry, states follow from what exists, verdicts from intervals, and pages are up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+from hetpure_lab import claims, pages
+from hetpure_lab.claims import ELEMENTS, TABLES, Claim, Table
+from hetpure_lab.stats import Accuracy
+
+# What is numbered in the paper: 11 equations, 3 algorithms, 8 tables, 9 figures, and the appendix, sections 7 to 10.
+NUMBERED = {"Eq": range(1, 12), "Alg": range(1, 4), "Table": range(1, 9), "Fig": range(1, 10), "Sec": range(7, 11)}
+
+
+def test_every_element_of_the_paper_has_an_entry():
+    assert list(ELEMENTS) == [f"{kind} {n}" for kind, numbers in NUMBERED.items() for n in numbers]
+
+
+def test_the_paper_numbers_nothing_else(shared):
+    text = (shared / "reference/paper.md").read_text()
+    appendix = text.partition("Supplementary Material")[2]
+    found = {
+        "Eq": re.findall(r"\\quad \((\d+)[ab]?\)", text),
+        "Alg": re.findall(r"Algorithm (\d)\b", text),
+        "Table": re.findall(r"^Table (\d)\.", text, re.MULTILINE),
+        "Fig": re.findall(r"^Figure (\d)\.", text, re.MULTILINE),
+        "Sec": re.findall(r"^#+ (\d+)\. ", appendix, re.MULTILINE),
+    }
+    numbers = {kind: {int(n) for item in items for n in ((item,) if isinstance(item, str) else item) if n} for kind, items in found.items()}
+    assert numbers == {kind: set(expected) for kind, expected in NUMBERED.items()}
+
+
+def test_the_list_is_printed_as_json(capsys):
+    claims.main(["--elements", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["element"] for row in rows] == list(ELEMENTS)
+    assert all(row["status"] in claims.STATUSES and row["chapter"] in range(1, 13) for row in rows)
+
+
+@pytest.mark.parametrize("name", [n for n in ELEMENTS if n.startswith(("Eq", "Alg"))])
+def test_equations_and_algorithms_are_done(name):
+    assert claims.status(ELEMENTS[name]) == "done"
+
+
+def test_what_does_not_exist_is_not_done():
+    done = ELEMENTS["Eq 1"]
+    assert claims.status(replace(done, chapters=(99,))) == "planned"
+    assert claims.status(replace(done, functions=("q_xt_x1",))) == "planned"
+    assert claims.status(replace(done, labels=("eq-nowhere",))) == "partly"
+    assert claims.status(replace(done, functions=("spatial_softmax",))) == "partly", "chapters 1 and 3 do not use it"
+
+
+def test_a_table_is_done_when_all_its_cells_are_measured(monkeypatch, tmp_path):
+    element = ELEMENTS["Table 5"]
+    rows = (Claim("AP", "a", "90", ("50",), "none"), Claim("AP", "b", "90", ("-",), "uniform:t=0.1"))
+    for attacks, share in ((("PGD+EOT",), 1), (("BPDA+EOT",), 0)):
+        monkeypatch.setitem(TABLES, "Table 5", Table("Table 5", "", attacks, rows))
+        monkeypatch.setattr(claims, "measured_cells", lambda _: {("cifar10-small", "Linf", "pgd", "none")})
+        assert claims.share(element) == share
+        assert claims.status(element) == ("done" if share else "planned")
+    monkeypatch.undo()
+    assert claims.share(element, tmp_path) == 0 and claims.status(ELEMENTS["Fig 7"], tmp_path) == "planned"
+
+
+def test_a_section_is_as_far_as_its_least_part():
+    states = [claims.status(ELEMENTS[part]) for part in ELEMENTS["Sec 9"].parts]
+    assert claims.status(ELEMENTS["Sec 9"]) == min(states, key=claims.STATUSES.index)
+    assert claims.status(replace(ELEMENTS["Sec 9"], parts=("Alg 2", "Table 2"))) == claims.status(ELEMENTS["Table 2"])
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=lambda t: t.name)
+def test_a_table_has_one_value_per_attack_and_known_attacks(table):
+    assert set(table.attacks) <= set(claims.ATTACK_NAMES)
+    assert {len(row.robust) for row in table.rows} == {len(table.attacks)}
+    assert len({row.ours for row in table.rows if row.ours}) == sum(bool(row.ours) for row in table.rows), "two rows, one defence"
+
+
+def test_table_7_does_not_lose_by_every_block():
+    rows = {row.method: float(row.standard) for row in TABLES["Table 7"].rows}
+    assert rows["without block 3"] > rows["all blocks"] == rows["without block 2"]  # erratum E24
+
+
+@pytest.mark.parametrize(
+    ("claimed", "low", "high", "word"),
+    [
+        (2.0, 0.01, 0.1, "supported"),
+        (2.0, -0.1, -0.01, "contradicted"),
+        (2.0, -0.1, 0.1, "open"),
+        (-2.0, -0.1, -0.01, "supported"),
+        (-2.0, 0.01, 0.1, "contradicted"),
+        (-2.0, 0.0, 0.1, "open"),
+    ],
+)
+def test_a_verdict_is_the_side_of_the_interval(claimed, low, high, word):
+    assert pages.verdict(claimed, Accuracy((low + high) / 2, low, high, 9)) == word
+    assert pages.verdict(claimed, None) == "not measured yet"
+
+
+def records(rates, K=10):
+    labels = [[0] * round(r * K) + [1] * (K - round(r * K)) for r in rates]
+    return {str(i): {"label": 0} | {c: {"labels": row, "soft": 0} for c in pages.evidence.COLUMNS} for i, row in enumerate(labels)}
+
+
+def test_a_comparison_takes_the_attack_that_most_images_share():
+    claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "PGD+EOT")
+    weak, strong = records([0.5] * 4), records([0.9] * 8)
+    rows = {"pgd": {"hetpure": strong, claim.rival.ours: records([0.4] * 3)}, "pgd:eot=4": {"hetpure": weak, claim.rival.ours: strong}}
+    difference, attack = pages.measure(claim, {claim.cell: rows})
+    assert attack == "pgd:eot=4" and difference.n == 4 and difference.value == pytest.approx(-0.4)
+    assert pages.measure(claim, {}) is None
+
+
+def test_numbers_of_another_radius_are_not_compared():
+    found = {(c.rival.method, c.column) for c in pages.comparisons() if c.table.name == "Table 6"}
+    assert ("Nie et al. (DiffPure, t* = 0.3)", "standard") in found
+    assert ("Nie et al. (DiffPure, t* = 0.3)", "PGD+EOT") not in found  # attacked at 4/255
+
+
+def test_comparisons_are_with_other_rows_and_have_a_direction():
+    found = list(pages.comparisons())
+    assert all(c.rival.ours and c.rival is not c.method and c.claimed for c in found)
+    diffpure = next(c for c in found if c.table.name == "Table 1" and c.column == "standard")
+    assert diffpure.claimed == pytest.approx(93.16 - 90.07)
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_generated_pages_are_up_to_date(name):
+    assert (ROOT / "book" / name).read_text() == pages.PAGES[name](), "run: python -m hetpure_lab.pages"
+
+
+def test_the_scorecard_is_honest_about_what_is_missing(tmp_path):
+    page = pages.scorecard(tmp_path)
+    verdicts = re.findall(r"\| ([a-z ]+) \|$", page, re.MULTILINE)
+    assert verdicts and {v for v in verdicts if v != "verdict"} == {"not measured yet"}
