@@ -27,9 +27,9 @@ from hetpure_core import HetPure, Purified
 from hetpure_lab import benches, data, evidence, microbatch, scale
 from hetpure_lab.attacks import PGD
 from hetpure_lab.benches import Bench
-from hetpure_lab.measure import LiveBytes
 from hetpure_lab.data import ROOT, Images
 from hetpure_lab.evidence import Experiment
+from hetpure_lab.measure import LiveBytes
 
 ROWS = 32
 RELEASED_ITERATIONS, EOT = 200, 4  # the paper's iterations, and fewer gradients per iteration to keep this short

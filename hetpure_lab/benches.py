@@ -20,7 +20,7 @@ from torch import nn
 
 from hetpure_core import HetPure, Purified, Schedule, linear_schedule
 from hetpure_lab import checkpoints, precision, published
-from hetpure_lab.data import DATASETS, ROOT
+from hetpure_lab.data import ROOT
 from hetpure_lab.networks import build
 
 WEIGHTS = ROOT / "weights"

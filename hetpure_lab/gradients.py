@@ -138,7 +138,8 @@ def seen_by_the_attack(defence: Purified | Undefended, gradient: str) -> Defence
     if gradient == "bpda":
         return StraightThrough(defence)
     if not isinstance(defence, Purified):
-        raise ValueError(f"the gradient {gradient!r} is for diffusion purifiers; {type(defence.purifier).__name__} has: exact, bpda, undefended")
+        kind = type(defence.purifier).__name__
+        raise ValueError(f"the gradient {gradient!r} is for diffusion purifiers; {kind} has: exact, bpda, undefended")
     if gradient.startswith("mask"):
         return MaskAware(defence, gradient == "mask-straight-through") if looks_at_the_image(defence.purifier) else defence
     return with_purifier(defence, coarser(defence.purifier, gradient, defence.schedule))

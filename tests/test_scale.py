@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 
@@ -12,8 +11,8 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from hetpure_core import HetPure, Purified, Uniform
-from hetpure_lab import attacks, data, evidence, microbatch, scale
+from hetpure_core import HetPure, Purified
+from hetpure_lab import data, evidence, microbatch, scale
 from hetpure_lab.attacks import PGD
 from hetpure_lab.evidence import Experiment
 
@@ -109,7 +108,6 @@ def test_workers_and_shards_change_no_record(client, tmp_path):
 def test_a_killed_worker_costs_the_shard_it_had_in_hand(client, tmp_path):
     def work(i, folder):
         import os
-        import time
         from pathlib import Path
 
         time.sleep(0.1)
