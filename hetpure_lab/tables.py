@@ -78,7 +78,8 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
     any_match = next((r for r in matches.values() if r), None)
     line["here: standard"] = percent(any_match, "clean_single") if any_match else ""
     line |= {f"here: {c}": percent(r, "adversarial_single") if r else "" for c, r in matches.items()}
-    return line | {"n": any_match["n"] if any_match else "", "note": claim.note, "record": f"{any_match['bench']}/{any_match['file']}" if any_match else ""}
+    n, record = (any_match["n"], f"{any_match['bench']}/{any_match['file']}") if any_match else ("", "")
+    return line | {"n": n, "note": claim.note, "record": record}
 
 
 def show(frame: pd.DataFrame) -> Styler:

@@ -184,7 +184,8 @@ def test_any_attack_stays_in_the_ball_and_gives_an_image_alone_what_it_gives_in_
     assert sum(ticks) == attack.steps * len(x) and (spent <= attack.steps).all()
     again, _ = attack.run(tiny, x, y, ids)
     other, _ = attack.run(tiny, x, y, ids, seed=1)
-    assert torch.equal(again, together) and (text.startswith("transfer") or not torch.equal(other, together))
+    # the packaged AutoAttack hands these images back clean, and nothing is random in the bare network
+    assert torch.equal(again, together) and (text.startswith(("transfer", "autoattack:")) or not torch.equal(other, together))
 
 
 @pytest.mark.parametrize("text", SMALL)
