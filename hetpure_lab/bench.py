@@ -111,7 +111,8 @@ def dask_2_over_1(images: Images, shards: int = 8) -> dict[str, float]:
     work = [(experiment, images[torch.tensor([i % len(images)])]) for i in range(shards)]
     with tempfile.TemporaryDirectory() as folder:
         for n in (1, 2):
-            with LocalCluster(n, threads_per_worker=1, dashboard_address=None, local_directory=folder) as cluster, Client(cluster) as client:
+            options = {"threads_per_worker": 1, "dashboard_address": None, "local_directory": folder}
+            with LocalCluster(n, **options) as cluster, Client(cluster) as client:
                 client.run(evidence.shard, *work[0])  # every worker has imported and loaded what it needs
                 started = time.perf_counter()
                 list(scale.each(client, evidence.shard, work))
