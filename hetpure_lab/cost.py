@@ -85,7 +85,8 @@ def costs(bench: str) -> Costs:
         classifier, denoiser = (published.on_meta(benches.checkpoints.find(name).network) for name in (about.classifier, about.denoiser))
     elif plain in benches.SMALL:
         with torch.device("meta"):
-            classifier, denoiser = (networks.build(benches.card(f"{plain}-{part}")["network"]) for part in ("classifier", "denoiser"))
+            cards = [benches.card(benches.network_name(plain, part)) for part in ("classifier", "denoiser")]
+            classifier, denoiser = (networks.build(card["network"]) for card in cards)
     else:
         raise ValueError(f"unknown bench {plain!r}; known: {', '.join(benches.SMALL | benches.PAPER)}")
     size = getattr(denoiser, "size", DATASETS[benches.dataset(plain)].size)

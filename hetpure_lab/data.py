@@ -1,4 +1,4 @@
-"""Real images in the Hugging Face parquet layout or their original one (`layouts`), and Foolbox's sample when nothing else is there.
+"""Real images in the Hugging Face parquet layout or their original one (`layouts`), and Foolbox's samples when nothing else is there.
 
 Search order for a data set: the path given, ``$HETPURE_DATA``, ``../shared/data`` beside the checkout, the user's cache
 (``~/.cache/hetpure``), then a download if and only if asked for; last the embedded sample. `load` prints one line that says what
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,28 +30,45 @@ class DataError(ValueError):
     """A data set that is absent, damaged or not what it says."""
 
 
+class NoData(DataError):
+    """A data set that was found nowhere."""
+
+
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub."""
+    """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub.
+
+    With `photographs` the images may have any size: the shorter side is scaled to `size` and the middle is cut out. `test` is the
+    name of the split that serves as the test set; `trained_on` are the rows of the `official` number of test images that the networks of
+    the small bench have seen: they are left out.
+    """
 
     name: str
     n_classes: int
     size: int
     hub: str
     sha256: dict[str, str]
+    photographs: bool = False
+    test: str = "test"
+    trained_on: range = range(0)
+    official: int = 0
 
     @property
     def folder(self) -> str:
-        """The name of its folder: several sizes of one data set share one."""
+        """The name of its folder, which several sizes or selections of one data set share."""
         return self.name.partition("-")[0]
 
+
+_SVHN = "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits"
 
 # Only the official files can be downloaded; their checksums are those the hub publishes for the files.
 DATASETS = {
     "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text", {}),
     "cinic10": DataSet("cinic10", 10, 32, "", {}),
-    "svhn": DataSet("svhn", 10, 32, "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits", {}),
-    "imagenet-224": DataSet("imagenet-224", 1000, 224, "", {}),
+    "svhn": DataSet("svhn", 10, 32, _SVHN, {}),
+    "svhn-unseen": DataSet("svhn-unseen", 10, 32, _SVHN, {}, trained_on=range(2010, 10_000), official=26_032),
+    "imagenet": DataSet("imagenet", 1000, 128, "", {}, photographs=True, test="validation"),
+    "imagenet-224": DataSet("imagenet-224", 1000, 224, "", {}, test="validation"),
 }
 
 
@@ -94,15 +111,24 @@ def load(name: str, split: str = "test", data: str | Path | None = None, downloa
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    whole = split.removesuffix("512")  # "test512" is the literature's subset of "test"
-    images = _find(DATASETS[name], whole, data, download)
+    dataset, whole = DATASETS[name], split.removesuffix("512")  # "test512" is the literature's subset of "test"
+    images = unseen(_find(dataset, dataset.test if whole == "test" else whole, data, download), dataset, whole)
     if whole != split:
         from hetpure_lab.layouts import literature_subset
 
-        images = literature_subset(images, DATASETS[name])
+        images = literature_subset(images, dataset)
     if not quiet:
         print(f"data: {len(images)} images from {images.source}", file=sys.stderr)
     return images
+
+
+def unseen(images: Images, dataset: DataSet, split: str) -> Images:
+    """The official test images without those that the small bench's networks were trained on; other images as they are."""
+    if split != "test" or len(images) != dataset.official:
+        return images
+    seen = torch.zeros(len(images), dtype=torch.bool)
+    seen[list(dataset.trained_on)] = True
+    return images[~seen]
 
 
 def _find(dataset: DataSet, split: str, data: str | Path | None, download: bool) -> Images:
@@ -126,7 +152,7 @@ def _read(folder: Path, dataset: DataSet, split: str) -> Images | None:
         raise DataError(f"a split is a plain name such as 'test', not {split!r}")
     if (images := layouts.find(folder, dataset, split)) is not None:
         return images
-    for place in (folder, folder / dataset.folder, folder / dataset.folder / "plain_text", folder / dataset.folder / "cropped_digits"):
+    for place in (folder, *(folder / dataset.folder / layout for layout in ("", "plain_text", "cropped_digits", "data"))):
         if files := sorted(place.glob(f"{split}-*-of-*.parquet")):
             return read_parquet(files, dataset, split)
     return None
@@ -146,26 +172,33 @@ def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
     labels = torch.tensor(table["label"].to_numpy(np.int64))
     if len(bad := labels[(labels < 0) | (labels >= dataset.n_classes)]):
         raise DataError(f"{files[0]}: label {int(bad[0])} is out of range 0..{dataset.n_classes - 1}")
-    pixels = np.stack([_decode(row, i, files[0], dataset.size) for i, row in enumerate(table[column])])
+    pixels = np.stack([_decode(row, i, files[0], dataset) for i, row in enumerate(table[column])])
     lossless = torch.tensor([row["bytes"][:4] == b"\x89PNG" for row in table[column]])
     return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, lossless, f"{dataset.name}/{split} ({files[0].name})")
 
 
-def _decode(row: dict, i: int, file: Path, size: int) -> np.ndarray:
+def _decode(row: dict, i: int, file: Path, dataset: DataSet) -> np.ndarray:
     try:
-        pixels = np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB"))
+        image = Image.open(io.BytesIO(row["bytes"])).convert("RGB")
     except Exception as error:
         raise DataError(f"{file}, row {i}: the image cannot be decoded: {error}") from error
-    if pixels.shape != (size, size, 3):
-        raise DataError(f"{file}, row {i}: expected {size}x{size} pixels, found {pixels.shape[1]}x{pixels.shape[0]}")
-    return pixels
+    if dataset.photographs:
+        return photograph(image, dataset.size)
+    if image.size != (dataset.size, dataset.size):
+        raise DataError(f"{file}, row {i}: expected {dataset.size}x{dataset.size} pixels, found {image.width}x{image.height}")
+    return np.asarray(image)
+
+
+def photograph(image: Image.Image, size: int) -> np.ndarray:
+    """The middle square of a photograph at `size` pixels, its proportions kept: (size, size, 3)."""
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def _download(dataset: DataSet, split: str) -> Path:
     """One parquet file into the user's cache, kept only if complete."""
     if not dataset.hub:
         raise DataError(f"{dataset.name} has no download address; give its folder")
-    target = CACHE / dataset.name / f"{split}-00000-of-00001.parquet"
+    target = CACHE / dataset.folder / f"{split}-00000-of-00001.parquet"
     target.parent.mkdir(parents=True, exist_ok=True)
     url, part = f"{dataset.hub}/{target.name}", target.with_suffix(".part")
     print(f"data: downloading {url}", file=sys.stderr)
@@ -178,12 +211,26 @@ def _download(dataset: DataSet, split: str) -> Path:
 
 
 def embedded_sample(dataset: DataSet) -> Images:
-    """The 20 real, lossless CIFAR-10 test images that ship with Foolbox (label: the last number of the file name)."""
-    if dataset.name != "cifar10":
-        raise DataError(f"{dataset.name} was not found: give its folder, or set HETPURE_DATA")
+    """The 20 real images that ship with Foolbox (label: the last number of the file name).
+
+    CIFAR-10: lossless test images. ImageNet: photographs with labels out of all thousand classes. Of other data sets there are none.
+    """
+    if dataset.name not in ("cifar10", "imagenet"):
+        hub = f", or let hetpure_lab.data.load({dataset.name!r}, download=True) fetch it" if dataset.hub else ""
+        raise NoData(f"{dataset.name} was not found, and no package ships a sample: give its folder, set HETPURE_DATA{hub}")
+    return _from_foolbox(dataset.name, dataset, f"the {'CIFAR-10' if dataset.name == 'cifar10' else 'ImageNet'} sample in Foolbox")
+
+
+def stand_in_digits() -> Images:
+    """Twenty MNIST digits that ship with Foolbox, scaled to 32 pixels: something for an SVHN demonstration to run on, not SVHN."""
+    return _from_foolbox("mnist", replace(DATASETS["svhn"], photographs=True), "the MNIST sample in Foolbox, a stand-in for SVHN")
+
+
+def _from_foolbox(prefix: str, dataset: DataSet, source: str) -> Images:
     import foolbox
 
-    files = sorted((Path(foolbox.__file__).parent / "data").glob("cifar10_*.png"))
-    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files])).permute(0, 3, 1, 2)
+    files = sorted(f for f in (Path(foolbox.__file__).parent / "data").glob(f"{prefix}_*") if f.suffix in (".png", ".jpg"))
+    pixels = np.stack([_decode({"bytes": f.read_bytes()}, i, f, dataset) for i, f in enumerate(files)])
     labels = torch.tensor([int(f.stem.split("_")[-1]) for f in files])
-    return Images(pixels.contiguous(), labels, torch.ones(len(files), dtype=torch.bool), "the CIFAR-10 sample in Foolbox")
+    lossless = torch.tensor([f.suffix == ".png" for f in files])
+    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, lossless, source)

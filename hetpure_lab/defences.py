@@ -7,7 +7,7 @@ from torch import nn
 from hetpure_core import HetPure, Purified, Uniform
 from hetpure_lab import guided, rivals, specs
 from hetpure_lab.attacks import Undefended
-from hetpure_lab.benches import Bench
+from hetpure_lab.benches import Bench, network_name
 from hetpure_lab.trained import AdversarialTraining, AToP, Behind, MENet, PixelDefend, Trained
 
 METHODS = {"uniform": Uniform, "hetpure": HetPure, "equal-energy": rivals.EqualEnergy, "image-gradient": rivals.ImageGradient}
@@ -56,4 +56,4 @@ def networks(text: str, bench: str) -> list[str]:
     if isinstance(purifier, Trained):
         return purifier.weights(bench)
     parts = ("classifier",) if purifier is None else ("classifier", "denoiser")
-    return [f"{bench}-{part}" for part in parts]
+    return [network_name(bench, part) for part in parts]

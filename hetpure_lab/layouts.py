@@ -189,4 +189,4 @@ def _images(pixels: torch.Tensor, labels: np.ndarray, dataset: DataSet, source: 
     return Images(pixels, torch.from_numpy(labels), torch.full((len(labels),), lossless), source)
 
 
-READERS = {"cifar10": read_cifar10, "svhn": read_svhn, "imagenet-224": read_imagenet}
+READERS = {"cifar10": read_cifar10, "svhn": read_svhn, "svhn-unseen": read_svhn, "imagenet-224": read_imagenet}
