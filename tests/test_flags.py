@@ -63,7 +63,7 @@ SOUND = {"attacked": [0.5, 0.0] * 10, "clean": [0.9, 1.0] * 10, "null": [0.9, 0.
 # ---- nothing wrong -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("purifier", [HALF, replace(HALF, reading="released", steps=20), Uniform(0.1, 3), None], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("purifier", [HALF, replace(HALF, reading="released", steps=20), Uniform(0.1, 3), None], ids=str)
 def test_a_sound_defence_raises_no_flag(purifier, defended, little):
     defence = defended(purifier) if purifier else Undefended(defended(HALF).classifier)
     assert live(defence, little) == set()
@@ -254,7 +254,7 @@ def test_outcomes_that_vary_without_a_purifier_are_flagged():
     e = records_of("none", "pgd", **SOUND)
     assert flags.examine(e) == []
     for record in e.records.values():
-        record |= dict.fromkeys(evidence.COLUMNS, {"labels": [3, 5], "soft": 5})
+        record |= {column: {"labels": [3, 5], "soft": 5} for column in evidence.COLUMNS}
     assert names(flags.examine(Evidence(e.about, e.records))) == {"random"}
 
 

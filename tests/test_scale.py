@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 
@@ -12,8 +11,8 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from hetpure_core import HetPure, Purified, Uniform
-from hetpure_lab import attacks, data, evidence, microbatch, scale
+from hetpure_core import HetPure, Purified
+from hetpure_lab import data, evidence, microbatch, scale
 from hetpure_lab.attacks import PGD
 from hetpure_lab.cost import LiveBytes
 from hetpure_lab.evidence import Experiment
