@@ -62,6 +62,8 @@ bench: setup  ## measure speed and memory on this machine into out/bench.json
 
 evidence: setup  ## run what is missing of the experiments behind the tables (hours; resumes)
 	$(BIN)/python -m hetpure_lab.evidence queue
+	$(BIN)/python -m hetpure_lab.figures
+	$(BIN)/python -m hetpure_lab.pages
 
 clean:  ## remove what can be made again (not .venv)
 	rm -rf out book/_build

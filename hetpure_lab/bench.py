@@ -110,8 +110,8 @@ def dask_2_over_1(images: Images, shards: int = 8) -> dict[str, float]:
     experiment, times = Experiment("hetpure", PGD(iterations=1, eot=8, confirm=0), K=4), {}
     work = [(experiment, images[torch.tensor([i % len(images)])]) for i in range(shards)]
     with tempfile.TemporaryDirectory() as folder:
+        options = {"threads_per_worker": 1, "dashboard_address": None, "local_directory": folder}
         for n in (1, 2):
-            options = {"threads_per_worker": 1, "dashboard_address": None, "local_directory": folder}
             with LocalCluster(n, **options) as cluster, Client(cluster) as client:
                 client.run(evidence.shard, *work[0])  # every worker has imported and loaded what it needs
                 started = time.perf_counter()

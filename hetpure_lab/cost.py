@@ -27,6 +27,7 @@ from hetpure_lab import attacks, benches, networks, protocols, published
 from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import Budget, choose
 from hetpure_lab.data import DATASETS
+from hetpure_lab.gradients import coarser
 from hetpure_lab.measure import LiveBytes
 from hetpure_lab.microbatch import MOST
 
@@ -144,7 +145,7 @@ def gradients(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, g
     if gradient == "bpda":
         once = predictions(c, purifier, 1, schedule)
         return Work(once.calls, 0, once.forward + c.classifier.backward) * n
-    seen = purifier if gradient == "exact" else attacks.coarser(purifier, gradient, schedule)
+    seen = purifier if gradient == "exact" else coarser(purifier, gradient, schedule)
     calls = seen.calls(schedule)
     return Work(calls, 0, gradient_flops(c, calls, isinstance(seen, HetPure))) * n
 

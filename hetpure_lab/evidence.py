@@ -326,7 +326,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         one = argparse.ArgumentParser()
         _add_experiment(one)
         for words in queue():
-            _run(one.parse_args(words), args, client)
+            try:
+                _run(one.parse_args(words), args, client)
+            except benches.BenchError as error:  # networks that are not trained yet must not stop the others
+                print(f"skipped {shlex.join(words)}: {error}", file=sys.stderr)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

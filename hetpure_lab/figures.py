@@ -239,7 +239,8 @@ def save(name: str, drawing: Drawing, function: str, folder: Path = FIGURES) -> 
     """``NAME.svg`` or ``NAME.png`` and the sidecar; nothing is written if picture and records are what they were."""
     folder.mkdir(exist_ok=True)
     kind, written = "png" if plots.photographs(drawing.figure) else "svg", io.BytesIO()
-    drawing.figure.savefig(written, format=kind, metadata=plots.UNDATED[kind])
+    with plt.rc_context({"svg.hashsalt": "hetpure"}):  # the same picture, the same file
+        drawing.figure.savefig(written, format=kind, metadata=plots.UNDATED[kind])
     path, note = folder / f"{name}.{kind}", folder / f"{name}.json"
     sidecar = {"function": function, "alt": drawing.alt, "records": list(drawing.records)}
     sidecar |= {"sha256": hashlib.sha256(written.getvalue()).hexdigest()}

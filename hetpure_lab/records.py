@@ -17,7 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DECIDING = ("hetpure_core.py", *(f"hetpure_lab/{name}.py" for name in ("attacks", "defences", "evidence", "networks", "outcomes")))
+PARTS = ("attacks", "gradients", "threat", "ensemble", "defences", "rivals", "guided", "trained", "networks", "evidence", "outcomes")
+DECIDING = ("hetpure_core.py", *(f"hetpure_lab/{name}.py" for name in PARTS))
 LIBRARIES = ("torch", "numpy", "foolbox", "pyautoattack")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hetpure_core import HetPure, linear_schedule
+from hetpure_core import HetPure, Purified, linear_schedule
 from hetpure_lab import ablations, data, evidence, specs
 from hetpure_lab.defences import DEFENCES
 
@@ -66,7 +66,7 @@ def test_a_grid_that_was_stopped_goes_on(classifier, denoiser, monkeypatch, tmp_
         return [{"image": key} | outcome for key in rows.ids]
 
     networks = {"classifier": classifier.float(), "denoiser": denoiser.float(), "schedule": linear_schedule()}
-    bench = SimpleNamespace(**networks, device=torch.device("cpu"))
+    bench = SimpleNamespace(**networks, device=torch.device("cpu"), defended=Purified)
     monkeypatch.setattr(evidence, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
         ablations.run(grid, images, bench, progress=False, results=tmp_path)

@@ -253,9 +253,9 @@ def test_scores_follow_from_outcomes():
 
 def test_votes_of_s_are_those_of_the_first_s_purifications():
     """Records keep the votes that need probabilities; they are the core's votes of the logits."""
-    logits = torch.randn(20, 6, 4, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(20, 40, 4, generator=torch.Generator().manual_seed(0))
     column = column_record(logits)
-    rows = {str(i): {"label": 1} | dict.fromkeys(evidence.COLUMNS, column[i]) for i in range(6)}
+    rows = {str(i): {"label": 1} | dict.fromkeys(evidence.COLUMNS, column[i]) for i in range(40)}
     o = Outcomes.of(rows)
     for how in ("hard", "soft"):
         for S in (1, 10, 20):
