@@ -13,6 +13,7 @@ from hetpure_lab.attacks import PGD
 from hetpure_lab.benches import BenchError
 from hetpure_lab.data import NoData
 from hetpure_lab.defences import DEFENCES
+from hetpure_lab.outcomes import column_record
 
 # ---- claims and tables -----------------------------------------------------------------------------------------------------------
 
@@ -23,7 +24,8 @@ def write(results, defence, eps, correct, bench="imagenet-small"):
     settings = {"name": defence.partition(":")[0]} | (vars(purifier) if purifier else {})
     config = {"bench": bench, "split": "test", "defence": settings, "K": 1, "seed": 0, "weights": {}}
     config["attack"] = {"name": "pgd", **vars(PGD(eps=eps))}
-    column = lambda right: {"labels": [7 if right else 1]}
+    logits = torch.eye(10)
+    column = lambda right: column_record(logits[None, [7 if right else 1]])[0]
     rows = [{"image": f"i{k}", "label": 7, "config": config, "adversarial": column(c)} for k, c in enumerate(correct)]
     rows = [r | {"clean": column(True), "null": column(True)} for r in rows]
     evidence.append(results / bench / f"{settings['name']}-{round(255 * eps)}.jsonl", rows)
