@@ -130,7 +130,7 @@ class PGD:
         """
         attacked, check = seen_by_the_attack(reseeded(defence, f"attack {seed}"), self.gradient), reseeded(defence, f"confirm {seed}")
         x = self.start(images, ids, seed)
-        best, best_loss = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
+        best, best_loss = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         active, spent = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.long, device=x.device)
         for k in range(self.iterations):
             if self.confirm and k and k % self.confirm_every == 0:
