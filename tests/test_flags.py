@@ -178,6 +178,17 @@ def test_too_little_noise_is_caught(defended, little):
     assert live(defended(TooLittle(0.2, 2)), little) == {"noise-level"}
 
 
+class Unkeyed(Purified):
+    """The fault of drawing noise from a global generator."""
+
+    def purify(self, images: Tensor, noise, mask=None) -> Tensor:
+        return super().purify(images, noise, mask) + 0.1 * torch.randn_like(images)
+
+
+def test_noise_without_a_key_is_caught(defended, little):
+    assert "irreproducible" in live(defended(HALF, Unkeyed), little)
+
+
 class Probabilities(nn.Module):
     """The fault of a softmax at the end."""
 
