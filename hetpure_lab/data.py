@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,13 +32,17 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub."""
+    """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub.
+
+    With `photographs` the images may have any size: the shorter side is scaled to `size` and the middle is cut out.
+    """
 
     name: str
     n_classes: int
     size: int
     hub: str
     sha256: dict[str, str]
+    photographs: bool = False
 
 
 # Only the official files can be downloaded; their checksums are those the hub publishes for the files.
@@ -46,6 +50,7 @@ DATASETS = {
     "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text", {}),
     "cinic10": DataSet("cinic10", 10, 32, "", {}),
     "svhn": DataSet("svhn", 10, 32, "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits", {}),
+    "imagenet": DataSet("imagenet", 1000, 128, "", {}, photographs=True),
 }
 
 
@@ -130,19 +135,26 @@ def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
     labels = torch.tensor(table["label"].to_numpy(np.int64))
     if len(bad := labels[(labels < 0) | (labels >= dataset.n_classes)]):
         raise DataError(f"{files[0]}: label {int(bad[0])} is out of range 0..{dataset.n_classes - 1}")
-    pixels = np.stack([_decode(row, i, files[0], dataset.size) for i, row in enumerate(table[column])])
+    pixels = np.stack([_decode(row, i, files[0], dataset) for i, row in enumerate(table[column])])
     lossless = torch.tensor([row["bytes"][:4] == b"\x89PNG" for row in table[column]])
     return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, lossless, f"{dataset.name}/{split} ({files[0].name})")
 
 
-def _decode(row: dict, i: int, file: Path, size: int) -> np.ndarray:
+def _decode(row: dict, i: int, file: Path, dataset: DataSet) -> np.ndarray:
     try:
-        pixels = np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB"))
+        image = Image.open(io.BytesIO(row["bytes"])).convert("RGB")
     except Exception as error:
         raise DataError(f"{file}, row {i}: the image cannot be decoded: {error}") from error
-    if pixels.shape != (size, size, 3):
-        raise DataError(f"{file}, row {i}: expected {size}x{size} pixels, found {pixels.shape[1]}x{pixels.shape[0]}")
-    return pixels
+    if dataset.photographs:
+        return photograph(image, dataset.size)
+    if image.size != (dataset.size, dataset.size):
+        raise DataError(f"{file}, row {i}: expected {dataset.size}x{dataset.size} pixels, found {image.width}x{image.height}")
+    return np.asarray(image)
+
+
+def photograph(image: Image.Image, size: int) -> np.ndarray:
+    """The middle square of a photograph at `size` pixels, its proportions kept: (size, size, 3)."""
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def _download(dataset: DataSet, split: str) -> Path:

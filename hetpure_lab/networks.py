@@ -156,6 +156,7 @@ NETWORKS = {
     "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
     "wrn_28_10": lambda: WideResNet(28, 10),
     "unet_64_64": lambda: UNet((64, 64), (1, 2)),
+    "unet_64_96_128": lambda: UNet((64, 96, 128), (1, 1, 2), patch=4),
 }
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -38,9 +38,9 @@ N_VALIDATION = 256
 class Recipe:
     """Everything that decides a training run.
 
-    `shares` gives each source's share of every batch. Each of `cycles` is a number of images over which the learning rate warms up and
-    falls to zero once, from a peak that is halved for every cycle after the first; `augment` is, per cycle, the probability of a zoom
-    and, apart from it, of a compression (classifiers).
+    `shares` gives each source's share of every batch (the ``jpeg``, ``lossless`` or ``all`` images of a data set). Each of `cycles` is a
+    number of images over which the learning rate warms up and falls to zero once, from a peak that is halved for every cycle after the
+    first; `augment` is, per cycle, the probability of each of `OBJECT_AUGMENTATIONS` or `DIGIT_AUGMENTATIONS` (classifiers).
     """
 
     name: str
@@ -58,6 +58,11 @@ class Recipe:
     t_power: float = 1.5
     seed: int = 0
     bf16: bool = True
+
+    @property
+    def digits(self) -> bool:
+        """Whether the images show digits, which a mirror or a narrow crop turns into something else."""
+        return any(key.startswith("svhn/") for key in self.shares)
 
     @property
     def steps(self) -> list[int]:
@@ -83,6 +88,14 @@ RECIPES = {
             "cifar10-small-denoiser", "unet_64_64", "denoise",
             {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3}, cycles=(1_600_000,), batch=64, lr=2e-3, ema=0.9995,
         ),
+        Recipe(
+            "svhn-small-classifier", "wrn_16_2", "classify", {"svhn/all": 1.0}, cycles=(560_000,), batch=128, lr=0.1,
+            augment=(0.5,), weight_decay=5e-4, warmup=0.15,
+        ),
+        Recipe("svhn-small-denoiser", "unet_64_64", "denoise", {"svhn/all": 1.0}, cycles=(700_000,), batch=64, lr=2e-3, ema=0.999),
+        Recipe(
+            "imagenet-small-denoiser", "unet_64_96_128", "denoise", {"imagenet/all": 1.0}, cycles=(400_000,), batch=32, lr=1e-3, ema=0.9995,
+        ),
     )
 }  # fmt: skip
 
@@ -92,7 +105,7 @@ RECIPES = {
 
 def sources(recipe: Recipe, folder: str | None) -> tuple[dict[str, Images], Images]:
     """The recipe's training images by source, and lossless images held out of all of them for the validation curve."""
-    splits = {"cifar10": "train", "cinic10": "test", "svhn": "train"}
+    splits = {"cifar10": "train", "cinic10": "test", "svhn": "train", "imagenet": "train"}
     found = {name: lab_data.load(name, splits[name], folder) for name in {key.split("/")[0] for key in recipe.shares}}
     validation = None
     pools = {}
@@ -145,24 +158,63 @@ def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(Image.open(buffer))
 
 
+def warp(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random rotation by up to 12 degrees, scale of 0.8 to 1.25 and shear, about the centre; edges are reflected."""
+    h, pad = image.shape[0], image.shape[0] // 2
+    angle, scale, shear = math.radians(rng.uniform(-12, 12)), rng.uniform(0.8, 1.25), rng.uniform(-0.15, 0.15)
+    a, b = scale * math.cos(angle), scale * (shear - math.sin(angle))
+    c, d = scale * math.sin(angle), scale * math.cos(angle)
+    centre, source = (h - 1) / 2, pad + (h - 1) / 2
+    padded = Image.fromarray(np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect"))
+    moved = (a, b, source - (a + b) * centre, c, d, source - (c + d) * centre)
+    return np.asarray(padded.transform((h, h), Image.Transform.AFFINE, moved, Image.Resampling.BILINEAR))
+
+
+def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random contrast, brightness and colour cast, and now and then the negative: a digit may be darker or lighter than its ground."""
+    x = image.astype(np.float32)
+    if rng.random() < 0.3:
+        x = 255 - x
+    mean = x.mean((0, 1))
+    gain = rng.uniform(0.6, 1.4) * rng.uniform(0.85, 1.15, 3)
+    return ((x - mean) * gain + mean + rng.uniform(-30, 30) + rng.uniform(-10, 10, 3)).clip(0, 255).astype(np.uint8)
+
+
+def blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A Gaussian blur of up to one pixel, as the purified images of a small denoiser have."""
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.0))))
+
+
+def cutout(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A square of a quarter of the side replaced by one random colour (DeVries & Taylor 2017)."""
+    h, side = image.shape[0], image.shape[0] // 4
+    y, x = rng.integers(0, h - side + 1, 2)
+    out = image.copy()
+    out[y : y + side, x : x + side] = rng.integers(0, 256, 3)
+    return out
+
+
+OBJECT_AUGMENTATIONS = (zoom, jpeg)
+DIGIT_AUGMENTATIONS = (warp, recolour, blur, jpeg, cutout)
+
+
 def to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
 
 
 def classifier_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator, augment: float) -> tuple[Tensor, Tensor]:
     pixels, labels = draw(pools, recipe, rng)
-    pixels = shift_and_flip(pixels, rng, pad=4, flip="svhn" not in recipe.name)
+    pixels = shift_and_flip(pixels, rng, pad=2 if recipe.digits else 4, flip=not recipe.digits)
     for i in range(len(pixels)):
-        if rng.random() < augment:
-            pixels[i] = zoom(pixels[i], rng)
-        if rng.random() < augment:
-            pixels[i] = jpeg(pixels[i], rng)
+        for change in DIGIT_AUGMENTATIONS if recipe.digits else OBJECT_AUGMENTATIONS:
+            if rng.random() < augment:
+                pixels[i] = change(pixels[i], rng)
     return to_tensor(pixels).contiguous(memory_format=torch.channels_last), labels
 
 
 def denoiser_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> Tensor:
     pixels, _ = draw(pools, recipe, rng)
-    return to_tensor(shift_and_flip(pixels, rng, pad=2, flip="svhn" not in recipe.name)) * 2 - 1
+    return to_tensor(shift_and_flip(pixels, rng, pad=pixels.shape[1] // 16, flip=not recipe.digits)) * 2 - 1
 
 
 # ---- the two tasks: loss on a batch, metrics on the validation images -----------------------------------------------------
