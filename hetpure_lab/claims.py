@@ -1,16 +1,19 @@
-"""What the paper claims: its CIFAR-10 tables as data, with the errata of `book/errata` noted where they touch a number.
+"""What the paper claims: its tables as data, with the errata of `book/errata` noted where they touch a number.
 
 Accuracies are percentages; `sd` values are the paper's run-to-run standard deviations on one fixed subset, not intervals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a table. `ours` is the start of the defence spec that measures this row here, "" if nothing does yet."""
+    """One row of a table. `ours` is the start of the defence spec that measures this row here, "" if nothing does yet; `eps` the radius of
+    the attack behind the numbers, if it is known to differ from the caption's.
+    """
 
     kind: str
     method: str
@@ -18,19 +21,32 @@ class Claim:
     robust: tuple[str, ...]
     ours: str = ""
     note: str = ""
+    eps: float | None = None
+
+    def at(self, eps: float) -> Claim:
+        """The row in a table of radius `eps`: without its robust accuracies if they are of another."""
+        same = self.eps is None or math.isclose(self.eps, eps)
+        return self if same else replace(self, robust=("other radius",) * len(self.robust))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper: its caption in our words, the attacks of its robust columns, its rows."""
+    """A table of the paper: its caption in our words, the attacks of its robust columns, its rows; `eps` if not the norm's usual radius."""
 
     name: str
     caption: str
     attacks: tuple[str, ...]
     rows: tuple[Claim, ...]
+    eps: float | None = None
 
 
 DIFFPURE, METHOD = "uniform:t=0.1", "hetpure"
+STRONGER = "hetpure:t_l=0.4,t_s=0.2,steps=6"
+GRADUAL = {
+    "svhn": "gradual:levels=30+30+30+30+50+50+80+80,steps=2+2+2+2+4+4+6+6",
+    "imagenet": "gradual:levels=30+30+30+30+50+50+200+200,steps=1+1+1+1+2+2+6+6",
+}
+QUOTED = "D6: attacked at 4/255"
 
 TABLES = {
     t.name: t
@@ -119,6 +135,40 @@ TABLES = {
                 Claim("AP", "Song et al. (MimicDiffusion)", "89.88±0.35", ("88.43±0.83",)),
                 Claim("AP", "Lee & Kim", "90.16±0.64", ("88.40±0.88",)),
                 Claim("AP", "the method", "93.04±0.65", ("86.72±0.20",), METHOD),
+            ),
+        ),
+        Table(
+            "Table 6",
+            "ImageNet, ResNet-50, l-infinity 8/255 by its caption; the quoted rows were attacked at 4/255 (D6)",
+            ("PGD+EOT",),
+            (
+                Claim("AT", "Salman et al.", "63.86", ("39.11",), note=QUOTED, eps=4 / 255),
+                Claim("AT", "Engstrom et al.", "62.42", ("33.20",), note=QUOTED, eps=4 / 255),
+                Claim("AT", "Wong et al.", "53.83", ("28.04",), note=QUOTED, eps=4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "73.96", ("40.63",), "uniform:t=0.2,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "72.85", ("48.24",), "uniform:t=0.3,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "61.71", ("41.67",), "uniform:t=0.4,steps=6", QUOTED, 4 / 255),
+                Claim("AP", "Bai et al.", "70.41", ("41.7",), note=QUOTED, eps=4 / 255),
+                Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
+                Claim("AP", "Song et al. (MimicDiffusion)", "62.25", ("51.14",), note="radius of the source not known"),
+                Claim("AP", "Zollicoffer et al.", "73.98", ("56.54",), note="E32: printed as Geigh et al.; radius of the source not known"),
+                Claim("AP", "the method", "74.51±1.07", ("60.06±1.66",), STRONGER, "E22; C3: another classifier"),
+            ),
+            eps=8 / 255,
+        ),
+        Table(
+            "Table 8",
+            "SVHN, WideResNet-28-10, l-infinity 8/255; rows of adversarial training under AutoAttack",
+            ("PGD+EOT",),
+            (
+                Claim("AT", "Rade & Moosavi-Dezfooli (ResNet-18)", "93.08", ("52.83",), note="E25: AutoAttack"),
+                Claim("AT", "Gowal et al. 2020", "92.87", ("56.83",), note="E25: AutoAttack"),
+                Claim("AT", "Gowal et al. 2021", "94.15", ("60.90",), note="E25: AutoAttack"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "92.57", ("35.54",), "uniform:t=0.2", "E25"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "85.74", ("45.12",), "uniform:t=0.3", "E25"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "73.63", ("43.55",), "uniform:t=0.4", "E25"),
+                Claim("AP", "Lee & Kim", "95.55", ("49.65",), GRADUAL["svhn"], "E25: other networks"),
+                Claim("AP", "the method", "90.04", ("62.50",), "hetpure:t_l=0.4,t_s=0.2", "E25: levels not stated"),
             ),
         ),
     )

@@ -1,4 +1,4 @@
-"""Real images in the Hugging Face parquet layout, and the sample that ships with Foolbox when nothing else is there.
+"""Real images in the Hugging Face parquet layout, and the samples that ship with Foolbox when nothing else is there.
 
 Search order for a data set: the path given, ``$HETPURE_DATA``, ``../shared/data`` beside the checkout, the user's cache
 (``~/.cache/hetpure``), then a download if and only if asked for; last the embedded sample. `load` prints one line that says what
@@ -34,7 +34,9 @@ class DataError(ValueError):
 class DataSet:
     """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub.
 
-    With `photographs` the images may have any size: the shorter side is scaled to `size` and the middle is cut out.
+    With `photographs` the images may have any size: the shorter side is scaled to `size` and the middle is cut out. `test` is the
+    name of the split that serves as the test set; `trained_on` are the rows of the `official` whole test file that this project's networks
+    have seen: they are left out.
     """
 
     name: str
@@ -43,15 +45,21 @@ class DataSet:
     hub: str
     sha256: dict[str, str]
     photographs: bool = False
+    test: str = "test"
+    trained_on: range = range(0)
+    official: int = 0
 
 
 # Only the official files can be downloaded; their checksums are those the hub publishes for the files.
 DATASETS = {
     "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text", {}),
     "cinic10": DataSet("cinic10", 10, 32, "", {}),
-    "svhn": DataSet("svhn", 10, 32, "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits", {}),
-    "imagenet": DataSet("imagenet", 1000, 128, "", {}, photographs=True),
-}
+    "svhn": DataSet(
+        "svhn", 10, 32, "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits", {},
+        trained_on=range(2010, 10_000), official=26_032,
+    ),
+    "imagenet": DataSet("imagenet", 1000, 128, "", {}, photographs=True, test="validation"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,8 @@ def _find(dataset: DataSet, split: str, data: str | Path | None, download: bool)
 def _files(folder: Path, dataset: DataSet, split: str, required: bool = False) -> list[Path]:
     if not re.fullmatch(r"\w+", split):
         raise DataError(f"a split is a plain name such as 'test', not {split!r}")
-    for place in (folder, folder / dataset.name, folder / dataset.name / "plain_text", folder / dataset.name / "cropped_digits"):
+    split = dataset.test if split == "test" else split
+    for place in (folder, *(folder / dataset.name / layout for layout in ("", "plain_text", "cropped_digits", "data"))):
         if files := sorted(place.glob(f"{split}-*-of-*.parquet")):
             return files
     if required:
@@ -129,6 +138,8 @@ def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
         table = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
     except Exception as error:
         raise DataError(f"{files[0]} cannot be read as parquet (damaged or truncated?): {error}") from error
+    if split == "test" and len(table) == dataset.official:
+        table = table.drop(index=list(dataset.trained_on)).reset_index(drop=True)
     column = next((c for c in ("img", "image") if c in table), None)
     if column is None or "label" not in table:
         raise DataError(f"{files[0]} needs the columns 'img' or 'image', and 'label'; it has {', '.join(map(str, table))}")
@@ -174,12 +185,26 @@ def _download(dataset: DataSet, split: str) -> Path:
 
 
 def embedded_sample(dataset: DataSet) -> Images:
-    """The 20 real, lossless CIFAR-10 test images that ship with Foolbox (label: the last number of the file name)."""
-    if dataset.name != "cifar10":
-        raise DataError(f"{dataset.name} was not found: give its folder, or set HETPURE_DATA")
+    """The 20 real images that ship with Foolbox (label: the last number of the file name).
+
+    CIFAR-10: lossless test images. ImageNet: photographs with labels out of all thousand classes. Of other data sets there are none.
+    """
+    if dataset.name not in ("cifar10", "imagenet"):
+        hub = f", or let hetpure_lab.data.load({dataset.name!r}, download=True) fetch it" if dataset.hub else ""
+        raise DataError(f"{dataset.name} was not found, and no package ships a sample: give its folder, set HETPURE_DATA{hub}")
+    return _from_foolbox(dataset.name, dataset, f"the {'CIFAR-10' if dataset.name == 'cifar10' else 'ImageNet'} sample in Foolbox")
+
+
+def stand_in_digits() -> Images:
+    """Twenty MNIST digits that ship with Foolbox, scaled to 32 pixels: something for an SVHN demonstration to run on, not SVHN."""
+    return _from_foolbox("mnist", replace(DATASETS["svhn"], photographs=True), "the MNIST sample in Foolbox, a stand-in for SVHN")
+
+
+def _from_foolbox(prefix: str, dataset: DataSet, source: str) -> Images:
     import foolbox
 
-    files = sorted((Path(foolbox.__file__).parent / "data").glob("cifar10_*.png"))
-    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files])).permute(0, 3, 1, 2)
+    files = sorted(f for f in (Path(foolbox.__file__).parent / "data").glob(f"{prefix}_*") if f.suffix in (".png", ".jpg"))
+    pixels = np.stack([_decode({"bytes": f.read_bytes()}, i, f, dataset) for i, f in enumerate(files)])
     labels = torch.tensor([int(f.stem.split("_")[-1]) for f in files])
-    return Images(pixels.contiguous(), labels, torch.ones(len(files), dtype=torch.bool), "the CIFAR-10 sample in Foolbox")
+    lossless = torch.tensor([f.suffix == ".png" for f in files])
+    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, lossless, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hetpure_core import HetPure, Purified, Uniform
 from hetpure_lab import specs
 from hetpure_lab.attacks import Undefended
-from hetpure_lab.benches import Bench
+from hetpure_lab.benches import Bench, network_name
 
 DEFENCES = {"none": None, "uniform": Uniform, "hetpure": HetPure}
 
@@ -21,4 +21,4 @@ def build(text: str, bench: Bench) -> Purified | Undefended:
 def networks(text: str, bench: str) -> list[str]:
     """The names of the weights that the defence uses on `bench`."""
     parts = ("classifier",) if specs.parse(text, DEFENCES)[1] is None else ("classifier", "denoiser")
-    return [f"{bench}-{part}" for part in parts]
+    return [network_name(bench, part) for part in parts]

@@ -1,4 +1,4 @@
-"""Networks small enough for a laptop: a Wide ResNet classifier and a U-Net noise predictor.
+"""Networks small enough for a laptop: Wide ResNet and EfficientNet-Lite classifiers and a U-Net noise predictor.
 
 `WideResNet` uses the parameter names of RobustBench's ``Standard`` CIFAR-10 network, so the published WRN-28-10 file loads into
 ``WideResNet(28, 10)`` unchanged (parity: ``tests/test_parity.py``).
@@ -10,6 +10,8 @@ import math
 
 import torch
 import torch.nn.functional as F
+from efficientnet_lite_pytorch import EfficientNet
+from efficientnet_lite_pytorch.utils import get_model_params
 from torch import Tensor, nn
 
 # ---- classifier -------------------------------------------------------------------------------------------------------
@@ -77,6 +79,34 @@ class WideResNet(nn.Module):
     def taps(self) -> list[nn.Module]:
         """The modules whose outputs are A_1 .. A_4 of Eq 2: the last ReLU inside each group, then the head's."""
         return [self.block1.layer[-1].relu2, self.block2.layer[-1].relu2, self.block3.layer[-1].relu2, self.relu]
+
+
+IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # the ten classes of Imagenette among ImageNet's thousand
+
+
+class EfficientNetLite0(EfficientNet):
+    """EfficientNet-Lite0 for ImageNet: images (n, 3, h, w) in [0, 1] of any size to logits (n, 1000).
+
+    `size` is what it scales images to, the one it was trained at by default (None: as they come). With `classes`, the logits of all
+    others are lowered beyond reach: a classifier of a few classes that keeps ImageNet's numbering. Architecture and parameter names
+    are those of the package ``efficientnet_lite_pytorch`` (Tan & Le 2019).
+    """
+
+    def __init__(self, size: int | None = 224, classes: tuple[int, ...] | None = None):
+        super().__init__(*get_model_params("efficientnet-lite0", {}))
+        self.size = size
+        closed = torch.ones(1000) if classes else torch.zeros(1000)
+        closed[list(classes or ())] = 0
+        self.register_buffer("closed", 1e4 * closed, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size and x.shape[-1] != self.size:
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
+        return super().forward((255 * x - 127) / 128) - self.closed
+
+    def taps(self) -> list[nn.Module]:
+        """The last ReLU before each halving from a quarter of the resolution on, and the head's."""
+        return [self._blocks[i]._swish for i in (2, 4, 10)] + [self._swish]
 
 
 # ---- denoiser ---------------------------------------------------------------------------------------------------------
@@ -155,6 +185,8 @@ class UNet(nn.Module):
 NETWORKS = {
     "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
     "wrn_28_10": lambda: WideResNet(28, 10),
+    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite0_imagenette": lambda: EfficientNetLite0(classes=IMAGENETTE),
     "unet_64_64": lambda: UNet((64, 64), (1, 2)),
     "unet_64_96_128": lambda: UNet((64, 96, 128), (1, 1, 2), patch=4),
 }

@@ -22,17 +22,17 @@ def percent(row: dict, column: str) -> str:
     return f"{100 * a['value']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
 
 
-def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
-    """Summaries of a bench's experiments at the norm's headline radius; the most images first, then the most iterations."""
+def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
+    """Summaries of a bench's experiments at radius `eps` (the norm's headline radius); the most images first, then the most iterations."""
     rows = [evidence.summary(path) for path in evidence.files(results)]
     keep = [r for r in rows if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)]
-    keep = [r for r in keep if np.isclose(r["eps"], HEADLINE[norm])]
+    keep = [r for r in keep if np.isclose(r["eps"], eps or HEADLINE[norm])]
     return sorted(keep, key=lambda r: (-r["n"], -r["iterations"]))
 
 
-def headline(bench: str, results: Path = RESULTS) -> list[dict]:
+def headline(bench: str, results: Path = RESULTS, eps: float | None = None) -> list[dict]:
     """The rows to show first: seed 0 and the standard attack budget; the undefended network, then uniform noise, then the method."""
-    rows = [r for r in evidence_rows(bench, results=results) if (r["seed"], r["iterations"], r["gradient"]) == (0, 20, "exact")]
+    rows = [r for r in evidence_rows(bench, results=results, eps=eps) if (r["seed"], r["iterations"], r["gradient"]) == (0, 20, "exact")]
     order = {"none": 0, "uniform": 1, "hetpure": 2}
     return sorted(rows, key=lambda r: (order[r["defence"].partition(":")[0]], r["defence"]))
 
@@ -55,11 +55,15 @@ def measured(rows: list[dict]) -> pd.DataFrame:
     )
 
 
-def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS) -> pd.DataFrame:
-    """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet."""
+def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS, eps: float | None = None) -> pd.DataFrame:
+    """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet.
+
+    One radius at a time, the table's own if `eps` is not given; numbers that the paper quotes from an attack of another are not shown.
+    """
     table = TABLES[name]
-    found = {attack: evidence_rows(bench, norm, ATTACK_NAMES[attack], results) for attack in table.attacks}
-    return pd.DataFrame(_line(claim, table.attacks, found) for claim in table.rows)
+    eps = eps or table.eps
+    found = {attack: evidence_rows(bench, norm, ATTACK_NAMES[attack], results, eps) for attack in table.attacks}
+    return pd.DataFrame(_line(claim.at(eps or HEADLINE[norm]), table.attacks, found) for claim in table.rows)
 
 
 def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) -> dict:

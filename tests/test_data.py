@@ -140,3 +140,47 @@ def test_a_finished_download_is_used_again(nowhere, monkeypatch):
     monkeypatch.setattr("urllib.request.urlretrieve", fetch)
     assert len(data.load("cifar10", download=True)) == len(data.load("cifar10", download=True)) == 3
     assert len(calls) == 1 and calls[0].startswith("https://")
+
+
+# ---- photographs and other data sets ---------------------------------------------------------------------------------------
+
+
+def test_photographs_are_scaled_and_cut_not_squashed(tmp_path):
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:, 20:60] = 255  # the middle square is white, both sides are black
+    rows = [{"bytes": encoded(wide), "path": "0"}]
+    pd.DataFrame({"image": rows, "label": [999]}).to_parquet(tmp_path / "validation-00000-of-00001.parquet")
+    images = data.load("imagenet", data=tmp_path, quiet=True)  # its test set is the validation split
+    assert images.pixels.shape == (1, 3, 128, 128) and images.pixels.min() == 255 and images.labels.tolist() == [999]
+
+
+def test_imagenet_is_found_in_the_hub_layout(nowhere, monkeypatch):
+    write_split(nowhere / "environment" / "imagenet" / "data", 3, size=160, column="image", split="validation")
+    monkeypatch.setenv("HETPURE_DATA", str(nowhere / "environment"))
+    assert len(data.load("imagenet", "validation", quiet=True)) == len(data.load("imagenet", "test", quiet=True)) == 3
+
+
+def test_embedded_photographs_keep_their_labels():
+    sample = data.embedded_sample(DATASETS["imagenet"])
+    assert sample.pixels.shape == (20, 3, 128, 128) and not sample.lossless.any()
+    assert sample.labels.tolist()[:3] == [243, 559, 438]  # bull mastiff, folding chair, beaker
+
+
+def test_absent_svhn_says_what_to_do(nowhere):
+    with pytest.raises(DataError, match=r"no package ships a sample: give its folder, set HETPURE_DATA, or let .*download=True"):
+        data.load("svhn")
+
+
+def test_stand_in_digits_say_that_they_are_not_svhn():
+    digits = data.stand_in_digits()
+    assert digits.pixels.shape == (20, 3, 32, 32) and set(digits.labels.tolist()) <= set(range(10)) and digits.lossless.all()
+    assert "MNIST" in digits.source and "stand-in for SVHN" in digits.source
+
+
+def test_rows_that_the_networks_have_seen_are_left_out_of_the_official_test_file(tmp_path, monkeypatch):
+    pixels, _ = write_split(tmp_path, 6, column="image")
+    monkeypatch.setitem(DATASETS, "svhn", data.replace(DATASETS["svhn"], trained_on=range(2, 5), official=6))
+    kept = data.load("svhn", data=tmp_path, quiet=True)
+    assert kept.labels.tolist() == [0, 1, 5] and torch.equal(kept.pixels[2], torch.from_numpy(pixels[5]).permute(2, 0, 1))
+    monkeypatch.setitem(DATASETS, "svhn", data.replace(DATASETS["svhn"], official=7))
+    assert len(data.load("svhn", data=tmp_path, quiet=True)) == 6  # another file of that name is read whole
