@@ -30,6 +30,10 @@ class DataError(ValueError):
     """A data set that is absent, damaged or not what it says."""
 
 
+class NoData(DataError):
+    """A data set that was found nowhere."""
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub.
@@ -191,7 +195,7 @@ def embedded_sample(dataset: DataSet) -> Images:
     """
     if dataset.name not in ("cifar10", "imagenet"):
         hub = f", or let hetpure_lab.data.load({dataset.name!r}, download=True) fetch it" if dataset.hub else ""
-        raise DataError(f"{dataset.name} was not found, and no package ships a sample: give its folder, set HETPURE_DATA{hub}")
+        raise NoData(f"{dataset.name} was not found, and no package ships a sample: give its folder, set HETPURE_DATA{hub}")
     return _from_foolbox(dataset.name, dataset, f"the {'CIFAR-10' if dataset.name == 'cifar10' else 'ImageNet'} sample in Foolbox")
 
 

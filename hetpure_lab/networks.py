@@ -102,7 +102,11 @@ class EfficientNetLite0(EfficientNet):
     def forward(self, x: Tensor) -> Tensor:
         if self.size and x.shape[-1] != self.size:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
-        return super().forward((255 * x - 127) / 128) - self.closed
+        return self.logits((255 * x - 127) / 128)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Of an input that is scaled and normalised already."""
+        return super().forward(x) - self.closed
 
     def taps(self) -> list[nn.Module]:
         """The last ReLU before each halving from a quarter of the resolution on, and the head's."""

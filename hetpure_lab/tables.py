@@ -24,8 +24,8 @@ def percent(row: dict, column: str) -> str:
 
 def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
     """Summaries of a bench's experiments at radius `eps` (the norm's headline radius); the most images first, then the most iterations."""
-    rows = [evidence.summary(path) for path in evidence.files(results)]
-    keep = [r for r in rows if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)]
+    rows = [evidence.summary(path) for path in evidence.files(results) if path.parent.name == bench]
+    keep = [r for r in rows if (r["norm"], r["attack"].partition(":")[0]) == (norm, attack)]
     keep = [r for r in keep if np.isclose(r["eps"], eps or HEADLINE[norm])]
     return sorted(keep, key=lambda r: (-r["n"], -r["iterations"]))
 
@@ -34,7 +34,8 @@ def headline(bench: str, results: Path = RESULTS, eps: float | None = None) -> l
     """The rows to show first: seed 0 and the standard attack budget; the undefended network, then uniform noise, then the method."""
     rows = [r for r in evidence_rows(bench, results=results, eps=eps) if (r["seed"], r["iterations"], r["gradient"]) == (0, 20, "exact")]
     order = {"none": 0, "uniform": 1, "hetpure": 2}
-    return sorted(rows, key=lambda r: (order[r["defence"].partition(":")[0]], r["defence"]))
+    slug = lambda r: r["defence"].partition(":")[0]
+    return sorted((r for r in rows if slug(r) in order), key=lambda r: (order[slug(r)], r["defence"]))
 
 
 def measured(rows: list[dict]) -> pd.DataFrame:

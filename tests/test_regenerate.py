@@ -1,0 +1,154 @@
+"""Tables 6 and 8, and what their chapters share: one radius at a time, honest stand-ins, inputs that differ as they say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hetpure_lab import benches, claims, data, evidence, inputs, regenerate, specs, tables
+from hetpure_lab.benches import BenchError
+from hetpure_lab.data import NoData
+from hetpure_lab.defences import DEFENCES
+
+# ---- claims and tables -----------------------------------------------------------------------------------------------------------
+
+
+def write(results, defence, eps, correct, bench="imagenet-small"):
+    """A record file as an experiment leaves it: `correct` says which of its images survive the attack."""
+    _, purifier = specs.parse(defence, DEFENCES)
+    settings = {"name": defence.partition(":")[0]} | (vars(purifier) if purifier else {})
+    config = {"bench": bench, "split": "test", "defence": settings, "K": 1, "seed": 0, "weights": {}}
+    config["attack"] = {"name": "pgd", **vars(evidence.PGD(eps=eps))}
+    column = lambda right: {"labels": [7 if right else 1]}
+    rows = [{"image": f"i{k}", "label": 7, "config": config, "adversarial": column(c)} for k, c in enumerate(correct)]
+    rows = [r | {"clean": column(True), "null": column(True)} for r in rows]
+    evidence.append(results / bench / f"{settings['name']}-{round(255 * eps)}.jsonl", rows)
+
+
+@pytest.fixture
+def both_radii(tmp_path):
+    write(tmp_path, claims.STRONGER, 4 / 255, [1, 1, 1, 0])
+    write(tmp_path, claims.STRONGER, 8 / 255, [1, 0, 0, 0])
+    write(tmp_path, "uniform:t=0.2,steps=6", 4 / 255, [1, 1, 0, 0])
+    return tmp_path
+
+
+def test_a_table_shows_one_radius_of_the_records(both_radii):
+    for eps, value in ((4 / 255, "75.0"), (8 / 255, "25.0")):
+        table = tables.beside_the_paper("Table 6", "imagenet-small", "Linf", both_radii, eps).set_index("method")
+        assert table.loc["the method", "here: PGD+EOT"].startswith(value)
+    assert tables.beside_the_paper("Table 6", "imagenet-small", "Linf", both_radii).set_index("method").loc["the method", "n"] == 4
+
+
+def test_a_number_quoted_from_another_radius_is_not_shown(both_radii):
+    quoted = tables.TABLES["Table 6"].rows[3]
+    small, large = (
+        tables.beside_the_paper("Table 6", "imagenet-small", "Linf", both_radii, eps).set_index("method")["paper: PGD+EOT"]
+        for eps in (4 / 255, 8 / 255)
+    )
+    assert small[quoted.method] == quoted.robust[0] and large[quoted.method] == "other radius"
+
+
+def test_the_captions_own_radius_is_not_that_of_the_quoted_rows():
+    rows = tables.TABLES["Table 6"].rows
+    assert [c.method for c in rows if c.at(8 / 255).robust == c.robust][-1] == "the method"
+    assert all(c.eps == 4 / 255 for c in rows if c.kind == "AT")
+
+
+@pytest.mark.parametrize(("table", "bench"), [("Table 6", "imagenet-small"), ("Table 8", "svhn-small")])
+def test_the_methods_row_is_measured_with_the_benchs_settings(table, bench):
+    row = next(c for c in tables.TABLES[table].rows if c.method == "the method")
+    method = benches.SMALL[bench][2]
+    assert specs.parse(row.ours, DEFENCES)[1] == method and regenerate.spec(method) == row.ours
+
+
+def test_uniform_rows_run_as_many_steps_as_the_method():
+    for table, bench in (("Table 6", "imagenet-small"), ("Table 8", "svhn-small")):
+        uniform = [specs.parse(c.ours, DEFENCES)[1] for c in tables.TABLES[table].rows if c.ours.startswith("uniform")]
+        assert [u.t for u in uniform] == [0.2, 0.3, 0.4] and {u.steps for u in uniform} == {benches.SMALL[bench][2].steps}
+
+
+def test_the_larger_radius_is_compared_image_by_image(both_radii, monkeypatch):
+    monkeypatch.setattr(regenerate, "RESULTS", both_radii)
+    rows = {eps: tables.headline("imagenet-small", both_radii, eps) for eps in (4 / 255, 8 / 255)}
+    effect = regenerate.radius_effect(rows, "imagenet-small")
+    assert list(effect.index) == [claims.STRONGER] and effect.loc[claims.STRONGER, "change, points"].startswith("-50.0")
+
+
+def test_the_paired_table_speaks_only_of_what_was_measured(both_radii, monkeypatch):
+    monkeypatch.setattr(regenerate, "RESULTS", both_radii)
+    pairs = regenerate.paired(tables.headline("imagenet-small", both_radii, 4 / 255), claims.STRONGER, "imagenet-small")
+    assert list(pairs.index) == ["method - uniform:t=0.2,steps=6"] and "no difference established" in regenerate.verdicts(pairs)
+    alone = regenerate.paired(tables.headline("imagenet-small", both_radii, 8 / 255), claims.STRONGER, "imagenet-small")
+    assert regenerate.verdicts(alone) == "No record compares the method with another defence yet."
+
+
+# ---- images --------------------------------------------------------------------------------------------------------------------
+
+
+def bench(name, dataset, closed=None):
+    return SimpleNamespace(name=name, dataset=dataset, classifier=SimpleNamespace(closed=closed))
+
+
+def nothing(name, *_):
+    raise NoData(f"{name} was not found")
+
+
+def test_digits_stand_in_for_absent_svhn_only(monkeypatch):
+    monkeypatch.setattr(regenerate.lab_data, "load", nothing)
+    assert "stand-in" in regenerate.images_for(bench("svhn-small", "svhn")).source
+    with pytest.raises(NoData):
+        regenerate.images_for(bench("cifar10-small", "cifar10"))
+
+
+def test_ten_way_refuses_images_of_other_classes(monkeypatch):
+    monkeypatch.setattr(regenerate.lab_data, "load", lambda *_: data.embedded_sample(data.DATASETS["imagenet"]))
+    closed = torch.ones(1000)
+    closed[list(benches.IMAGENETTE)] = 0
+    assert len(regenerate.images_for(bench("imagenet-small", "imagenet", torch.zeros(1000)))) == 20
+    with pytest.raises(BenchError, match="decides between ten classes only, but the ImageNet sample in Foolbox has label 243"):
+        regenerate.images_for(bench("imagenet-small-10", "imagenet", closed))
+
+
+# ---- what the classifier is fed --------------------------------------------------------------------------------------------------
+
+
+class Shows:
+    """Hands back its input instead of logits."""
+
+    def logits(self, x):
+        return x
+
+    def __call__(self, x):
+        return x
+
+
+def test_the_release_hands_over_plain_pixels_at_256():
+    x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    fed = inputs.unnormalised(Shows(), x)
+    assert fed.shape[-2:] == (256, 256) and 0 <= fed.min() and fed.max() <= 1 and fed.mean() == pytest.approx(x.mean(), abs=1e-3)
+    assert torch.allclose(inputs.as_they_come(Shows(), x), (255 * x - 127) / 128)
+
+
+def slope(image, axis):
+    """Mean change per pixel along an axis, away from the edges."""
+    return float(image[0, 0].diff(dim=axis)[20:-20, 20:-20].mean())
+
+
+def test_squashing_changes_proportions_and_cropping_does_not():
+    ramp = torch.arange(128.0)[:, None].expand(128, 128)
+    down, across = ramp.expand(1, 3, 128, 128), ramp.T.expand(1, 3, 128, 128)
+    for feed, same in ((inputs.cropped, True), (inputs.squashed, False)):
+        vertical, horizontal = slope(feed(Shows(), down), 0), slope(feed(Shows(), across), 1)
+        assert horizontal == pytest.approx(96 / 224, rel=1e-4)
+        assert vertical == pytest.approx((96 if same else 128) / 224, rel=1e-4)
+
+
+def test_the_table_of_inputs_pairs_every_row_with_the_first():
+    hits = {"a": {"clean": np.array([1, 1, 1, 0], bool)}, "b": {"clean": np.array([1, 0, 0, 0], bool)}}
+    table = inputs.table(hits)
+    assert table.loc["b", "clean"].startswith("25.0") and table.loc["b", "change, clean"].startswith("-50.0")
+    assert table.loc["a", "change, clean"].startswith("0.0 [0.0, 0.0]")
