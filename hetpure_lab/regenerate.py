@@ -8,6 +8,7 @@ from dataclasses import asdict
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 from hetpure_core import HetPure
@@ -101,6 +102,11 @@ def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
     return pd.DataFrame(lines).T
 
 
+def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Markdown:
+    """A table for display, or a sentence where there is no record yet."""
+    return frame if len(frame) else Markdown("Not measured yet.")
+
+
 def verdicts(pairs: pd.DataFrame) -> str:
     """What the paired table allows one to say, as Markdown."""
     if pairs.empty:
@@ -135,5 +141,6 @@ def claims_plot(table: str) -> Figure:
         role = "hetpure" if name == "the method" else "uniform" if "DiffPure" in name else None
         axis.plot(x, y, "o" if kind == "AP" else "x", color=plots.COLOURS[role] if role else colours[kind])
         axis.annotate(name.replace("Nie et al. (DiffPure, ", "").rstrip(")"), (x, y), (4, 3), textcoords="offset points", fontsize=6)
+    axis.margins(0.22, 0.12)
     axis.set(xlabel="standard accuracy, %", ylabel="robust accuracy, %", title=f"the paper's {table}")
     return figure

@@ -87,7 +87,7 @@ def lite():
 
 
 def test_the_packaged_classifier_knows_the_photographs_at_its_own_size(lite):
-    x = data.embedded_sample(data.DATASETS["imagenet"])
+    x = data.embedded_sample(data.DATASETS["imagenet"])[torch.arange(8)]
     assert (lite(x.floats).argmax(1) == x.labels).float().mean() >= 0.6
     assert not any(benches.IMAGENET_CLASSES[y].startswith("class ") for y in x.labels.tolist())
 
