@@ -32,7 +32,7 @@ from hetpure_lab.evidence import Experiment
 from hetpure_lab.measure import LiveBytes
 
 ROWS = 32
-RELEASED_ITERATIONS, EOT = 200, 4  # the paper's iterations, and fewer gradients per iteration to keep this short
+RELEASED_ITERATIONS, EOT = 200, 8  # the paper's iterations, and fewer gradients per iteration to keep this short
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:

@@ -114,4 +114,14 @@ def to_8_bit(x_adv: Tensor, images: Tensor, norm: str, eps: float) -> Tensor:
     if norm == "Linf":
         bound = int(eps * 255 + 1e-4)
         return delta.round().clamp(-bound, bound).to(torch.int8)
-    return delta.trunc().to(torch.int8)  # towards the image: rounding never leaves the l2 ball
+    return _inside(delta, 255 * eps).to(torch.int8)
+
+
+def _inside(delta: Tensor, radius: float) -> Tensor:
+    """Rounded differences, of which as many as leave the l2 ball go one step towards 0 instead, those that rounding made longest first."""
+    exact, rounded = delta.flatten(1), delta.flatten(1).round()
+    order = (rounded.abs() - exact.abs()).argsort(dim=1, descending=True, stable=True)
+    shorter = (2 * rounded.abs() - 1).clamp(min=0).gather(1, order)  # what one step takes off the squared length
+    over = rounded.square().sum(1, keepdim=True) - radius**2
+    steps = torch.zeros_like(rounded).scatter(1, order, (shorter.cumsum(1) - shorter < over).to(rounded))
+    return (rounded - rounded.sign() * steps).reshape(delta.shape)

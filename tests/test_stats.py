@@ -138,6 +138,14 @@ def test_stopping_early_is_unbiased_and_costs_less_than_its_bound():
     assert 0 <= (right(stopped, t) - right(to_the_end, t)).mean() < stats.stopping_bound(3, checks=4)
 
 
+def test_looking_in_portions_confirms_the_same_images():
+    defence, n = Purified(Threshold(), Nothing(), Uniform(0.15, 1)), 40
+    x, y = (0.4 + 0.2 * torch.linspace(0, 1, n)).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2), torch.ones(n, dtype=torch.long)
+    in_portions = attacks.confirmed(defence, x, y, range(n), range(6))
+    at_once = attacks.confirmed(defence, x, y, range(n), range(6), at_once=6)
+    assert torch.equal(in_portions, at_once) and 0 < at_once.sum() < n
+
+
 def test_the_bound_on_stopping_is_the_worst_case_over_accuracies():
     p = np.linspace(0, 1, 100_001)
     assert stats.stopping_bound(16, 1) == pytest.approx((p * (1 - p) ** 16).max(), rel=1e-6)
