@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from hetpure_core import HetPure
 from hetpure_lab import benches, evidence, figures, plots, specs, tables
@@ -102,9 +103,11 @@ def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
     return pd.DataFrame(lines).T
 
 
-def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Markdown:
-    """A table for display, or a sentence where there is no record yet."""
-    return frame if len(frame) else Markdown("Not measured yet.")
+def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Styler | Markdown:
+    """A table for display, with links to its records if it names them, or a sentence where there is no record yet."""
+    if not len(frame):
+        return Markdown("Not measured yet.")
+    return tables.show(frame) if "record" in frame else frame
 
 
 def verdicts(pairs: pd.DataFrame) -> str:
