@@ -12,7 +12,6 @@ import io
 import os
 import re
 import sys
-import urllib.request
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +46,6 @@ class DataSet:
     n_classes: int
     size: int
     hub: str
-    sha256: dict[str, str]
     photographs: bool = False
     test: str = "test"
     trained_on: range = range(0)
@@ -61,14 +59,14 @@ class DataSet:
 
 _SVHN = "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits"
 
-# Only the official files can be downloaded; their checksums are those the hub publishes for the files.
+# Where there is no address, files are not fetched: their folder must be given.
 DATASETS = {
-    "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text", {}),
-    "cinic10": DataSet("cinic10", 10, 32, "", {}),
-    "svhn": DataSet("svhn", 10, 32, _SVHN, {}),
-    "svhn-unseen": DataSet("svhn-unseen", 10, 32, _SVHN, {}, trained_on=range(2010, 10_000), official=26_032),
-    "imagenet": DataSet("imagenet", 1000, 128, "", {}, photographs=True, test="validation"),
-    "imagenet-224": DataSet("imagenet-224", 1000, 224, "", {}, test="validation"),
+    "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text"),
+    "cinic10": DataSet("cinic10", 10, 32, ""),
+    "svhn": DataSet("svhn", 10, 32, _SVHN),
+    "svhn-unseen": DataSet("svhn-unseen", 10, 32, _SVHN, trained_on=range(2010, 10_000), official=26_032),
+    "imagenet": DataSet("imagenet", 1000, 128, "", photographs=True, test="validation"),
+    "imagenet-224": DataSet("imagenet-224", 1000, 224, "", test="validation"),
 }
 
 
@@ -195,18 +193,18 @@ def photograph(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _download(dataset: DataSet, split: str) -> Path:
-    """One parquet file into the user's cache, kept only if complete."""
+    """One parquet file into the user's cache, with a progress bar; an interrupted transfer is continued, and only a whole file is kept."""
+    from hetpure_lab import checkpoints
+
     if not dataset.hub:
         raise DataError(f"{dataset.name} has no download address; give its folder")
     target = CACHE / dataset.folder / f"{split}-00000-of-00001.parquet"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    url, part = f"{dataset.hub}/{target.name}", target.with_suffix(".part")
+    url = f"{dataset.hub}/{target.name}"
     print(f"data: downloading {url}", file=sys.stderr)
     try:
-        urllib.request.urlretrieve(url, part)
-    except OSError as error:
-        raise DataError(f"{url} could not be downloaded ({error}); fetch it by hand into {target.parent}") from error
-    part.replace(target)
+        checkpoints.download(url, target)
+    except checkpoints.CheckpointError as error:
+        raise DataError(f"{error}; or fetch it by hand into {target.parent}") from error
     return target
 
 

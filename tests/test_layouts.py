@@ -128,7 +128,7 @@ def test_photographs_are_resized_by_the_shorter_side_and_cropped_in_the_middle(w
 
 
 def test_imagenet_class_folders_give_labels_by_their_order(tmp_path, monkeypatch):
-    dataset = data.DataSet("imagenet-224", 3, 224, "", {})
+    dataset = data.DataSet("imagenet-224", 3, 224, "")
     monkeypatch.setitem(DATASETS, "imagenet-224", dataset)
     for k, name in enumerate(("n01", "n02", "n03")):
         (tmp_path / "imagenet" / "val" / name).mkdir(parents=True)
