@@ -16,7 +16,6 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,20 +28,10 @@ from hetpure_lab.attacks import PGD
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import ROOT, Images
 from hetpure_lab.evidence import Experiment
-from hetpure_lab.measure import LiveBytes
+from hetpure_lab.measure import LiveBytes, fastest
 
 ROWS = 32
 RELEASED_ITERATIONS, EOT = 200, 8  # the paper's iterations, and fewer gradients per iteration to keep this short
-
-
-def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """The fastest of several timings: what the work costs when nothing disturbs it."""
-    timings = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()
-        timings.append(time.perf_counter() - started)
-    return min(timings[1:])
 
 
 def gradient(defended: torch.nn.Module, images: Tensor) -> Tensor:
@@ -55,11 +44,11 @@ def exact_over_floor(bench: Bench, rows: int = ROWS) -> dict[str, float]:
     images, t = torch.rand(rows, 3, 32, 32), torch.full((rows,), 100)
     defended = Purified(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule)
     with torch.no_grad():
-        forward = seconds(lambda: bench.denoiser(2 * images - 1, t))
-    classifier = seconds(lambda: gradient(lambda x, _: bench.classifier(x), images))
-    exact, calls = seconds(lambda: gradient(defended, images), repeats=2), bench.method.calls(bench.schedule)
+        forward = fastest(lambda: bench.denoiser(2 * images - 1, t))
+    classifier = fastest(lambda: gradient(lambda x, _: bench.classifier(x), images))
+    exact, calls = fastest(lambda: gradient(defended, images), repeats=2), bench.method.calls(bench.schedule)
     defended.checkpointing = False
-    stored = seconds(lambda: gradient(defended, images), repeats=2)
+    stored = fastest(lambda: gradient(defended, images), repeats=2)
     floor = 3 * calls * forward + classifier
     result = {"exact_over_floor": exact / floor, "exact_s": exact, "floor_s": floor, "denoiser_forward_per_s": rows / forward}
     return result | {"stored_over_recomputed": stored / exact}
@@ -91,7 +80,7 @@ def released_loop_over_ours(bench: Bench, images: Images) -> dict[str, float]:
     networks = (bench.classifier, bench.denoiser)
     for network in networks:
         network.requires_grad_(True)  # the released networks are not frozen: every backward pass fills .grad of all weights
-    released = seconds(lambda: released_iteration(defended, x, x, y, attack, 0), repeats=2) * attack.iterations / len(x)
+    released = fastest(lambda: released_iteration(defended, x, x, y, attack, 0), repeats=2) * attack.iterations / len(x)
     for network in networks:
         network.requires_grad_(False)
         network.zero_grad()

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -28,7 +26,7 @@ from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import Budget, choose
 from hetpure_lab.data import DATASETS
 from hetpure_lab.gradients import coarser
-from hetpure_lab.measure import LiveBytes
+from hetpure_lab.measure import LiveBytes, fastest
 from hetpure_lab.microbatch import MOST
 
 Purifier = HetPure | Uniform
@@ -214,16 +212,6 @@ class Rates:
 
     def seconds(self, work: Work) -> float:
         return work.gradient / self.gradient + work.forward / self.forward
-
-
-def fastest(work: Callable[[], object], repeats: int = 3) -> float:
-    """Seconds of the fastest run after a first one: what the work costs when nothing disturbs it."""
-    timings = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()
-        timings.append(time.perf_counter() - started)
-    return min(timings[1:])
 
 
 def calibrate(bench: benches.Bench, rows: int = MOST["cpu"]) -> Rates:

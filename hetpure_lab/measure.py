@@ -76,6 +76,16 @@ def measure(defended: Purified, images: Tensor, labels: Tensor, ids: Sequence, r
     return Cost(defended.purifier.calls(defended.schedule), len(passes), held, meter.peak, seconds, process.grown)
 
 
+def fastest(work: Callable[[], object], repeats: int = 3) -> float:
+    """Seconds of the fastest run after a first one: what the work costs when nothing disturbs it."""
+    timings = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        work()
+        timings.append(time.perf_counter() - started)
+    return min(timings[1:])
+
+
 def _loss(defended: Purified, images: Tensor, labels: Tensor, ids: Sequence) -> tuple[Tensor, Tensor]:
     x = images.detach().clone().requires_grad_()
     return F.cross_entropy(defended(x, ids), labels), x
