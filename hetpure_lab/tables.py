@@ -89,7 +89,8 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
 def show(frame: pd.DataFrame) -> Styler:
     """A table for the page: small print, no index, and each record a link to its file, which the book carries along."""
     link = lambda file: file and f'<a href="../{file}">{file.rpartition("--")[2].removesuffix(".jsonl")}</a>'
-    return frame.style.hide(axis="index").format({c: link for c in frame if c == "record"}).set_table_attributes('style="font-size: 75%"')
+    styled = frame.style.hide(axis="index").format({c: link for c in frame if c == "record"})
+    return styled.set_table_attributes('class="dataframe" style="font-size: 75%"')
 
 
 def compare(reference: Path, other: Path) -> dict:
