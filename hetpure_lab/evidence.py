@@ -230,7 +230,8 @@ def over_seeds(column: str = "adversarial", results: Path = RESULTS) -> dict[str
     for path in files(results):
         records = read(path)
         config = next(iter(records.values()))["config"]
-        groups.setdefault(json.dumps(config | {"seed": None}, sort_keys=True), {})[path.name] = records
+        names = {"defence": specs.write(config["defence"], DEFENCES), "attack": specs.write(config["attack"], ATTACKS), "seed": None}
+        groups.setdefault(json.dumps(config | names, sort_keys=True), {})[path.name] = records
     return {next(iter(runs)): _spread(list(runs.values()), column) for runs in groups.values() if len(runs) > 1}
 
 

@@ -52,6 +52,7 @@ def measured(rows: list[dict]) -> pd.DataFrame:
         {
             "defence": r["defence"],
             "attack": f"{r['gradient']} gradient, {r['iterations']} x EOT {r['eot']}",
+            "seed": r["seed"],
             "n": r["n"],
             "clean, single": percent(r, "clean_single"),
             "null, single": percent(r, "null_single"),
