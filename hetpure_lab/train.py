@@ -134,7 +134,7 @@ RECIPES = {
         ),
         Recipe("svhn-small-denoiser", "unet_64_64", "denoise", {"svhn/all": 1.0}, cycles=(700_000,), batch=64, lr=2e-3, ema=0.999),
         Recipe(
-            "imagenet-small-denoiser", "unet_64_96_128", "denoise", {"imagenet/all": 1.0}, cycles=(400_000,), batch=32, lr=1e-3, ema=0.9995,
+            "imagenet-small-denoiser", "unet_64_96_128", "denoise", {"imagenet/all": 1.0}, cycles=(200_000,), batch=32, lr=1e-3, ema=0.9995,
         ),
         DefenceRecipe("cifar10-small-pgd-at-linf", **_PGD_AT),
         DefenceRecipe("cifar10-small-pgd-at-l2", norm="L2", eps=0.5, **_PGD_AT),
