@@ -1,9 +1,13 @@
-"""What the tests share: one thread, tiny smooth networks in float64, a defence of known accuracy, the path to the reference data."""
+"""What the tests share: one thread, tiny smooth networks in float64, a defence of known accuracy, the reference data and its fixtures."""
 
 from __future__ import annotations
 
+import json
+import os
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -144,3 +148,37 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the reference data are not here: no folder {folder}")
     return folder
+
+
+# ---- parity fixtures: `shared/parity/README.md` -------------------------------------------------------------------------------
+
+OTHER = os.environ.get("HETPURE_PARITY")
+FOLDER = Path(OTHER) if OTHER else ROOT.parent / "shared" / "parity"
+
+
+def normal(name: str, shape: tuple[int, ...]) -> Tensor:
+    """The fixtures' generator: standard normal float32 numbers that depend on a name only."""
+    rng = np.random.Generator(np.random.Philox(zlib.crc32(name.encode())))
+    return torch.from_numpy(np.asarray(rng.standard_normal(shape, dtype=np.float32)))
+
+
+def input_images(name: str, shape: tuple[int, ...]) -> Tensor:
+    return (0.5 + 0.25 * normal(f"input:{name}", shape)).clamp(0, 1)
+
+
+def weight(name: str, like: Tensor) -> Tensor:
+    """The weight-filling rule."""
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros_like(like)
+    z = normal(name, tuple(like.shape))
+    if name.endswith("running_var"):
+        return (0.1 * z).exp()
+    if like.ndim >= 2:
+        return z / like[0].numel() ** 0.5
+    return 1 + 0.1 * z if name.endswith(("weight", ".W")) else 0.1 * z
+
+
+def fixture(name: str) -> tuple[dict, dict[str, Tensor]]:
+    """What NAME.json says, and the arrays of NAME.npz."""
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        return json.loads((FOLDER / f"{name}.json").read_text()), {k: torch.from_numpy(v) for k, v in arrays.items()}

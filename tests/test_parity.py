@@ -5,44 +5,15 @@ Set ``HETPURE_PARITY`` to check against another folder of fixtures.
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
 from functools import cache
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import FOLDER, OTHER, fixture, input_images, normal, weight
 from torch import Tensor, nn
 
 from hetpure_core import HetPure, linear_schedule, run, tapped
 from hetpure_lab.networks import build
-
-OTHER = os.environ.get("HETPURE_PARITY")
-FOLDER = Path(OTHER) if OTHER else Path(__file__).resolve().parents[2] / "shared" / "parity"
-
-
-def normal(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The fixtures' generator: standard normal float32 numbers that depend on a name only."""
-    rng = np.random.Generator(np.random.Philox(zlib.crc32(name.encode())))
-    return torch.from_numpy(np.asarray(rng.standard_normal(shape, dtype=np.float32)))
-
-
-def input_images(name: str, shape: tuple[int, ...]) -> Tensor:
-    return (0.5 + 0.25 * normal(f"input:{name}", shape)).clamp(0, 1)
-
-
-def weight(name: str, like: Tensor) -> Tensor:
-    """The weight-filling rule."""
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros_like(like)
-    z = normal(name, tuple(like.shape))
-    if name.endswith("running_var"):
-        return (0.1 * z).exp()
-    if like.ndim >= 2:
-        return z / like[0].numel() ** 0.5
-    return 1 + 0.1 * z if name.endswith(("weight", ".W")) else 0.1 * z
 
 
 @cache
@@ -50,12 +21,6 @@ def filled(name: str) -> nn.Module:
     network = build(name)
     network.load_state_dict({k: weight(k, v) for k, v in network.state_dict().items()})
     return network.eval()
-
-
-def fixture(name: str) -> tuple[dict, dict[str, Tensor]]:
-    """What NAME.json says, and the arrays of NAME.npz."""
-    with np.load(FOLDER / f"{name}.npz") as arrays:
-        return json.loads((FOLDER / f"{name}.json").read_text()), {k: torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def official_cases() -> list:

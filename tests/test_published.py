@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_parity import FOLDER, fixture, input_images, normal, weight
+from conftest import FOLDER, fixture, input_images, normal, weight
 from torch import nn
 
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, tapped
