@@ -31,7 +31,7 @@ class Bfloat16(nn.Module):
             return self.network(x, t).to(x.dtype)
 
 
-OPTIONS: dict[str, Callable[[nn.Module], nn.Module]] = {"bf16": Bfloat16, "compile": lambda network: torch.compile(network, dynamic=True)}
+OPTIONS: dict[str, Callable[[nn.Module], nn.Module]] = {"bf16": Bfloat16, "compile": lambda network: torch.compile(network, dynamic=False)}
 
 
 def wrap(denoiser: nn.Module, options: Sequence[str]) -> nn.Module:
