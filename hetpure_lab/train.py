@@ -132,7 +132,7 @@ RECIPES = {
             "svhn-small-classifier", "wrn_16_2", "classify", {"svhn/all": 1.0}, cycles=(560_000,), batch=128, lr=0.1,
             augment=(0.5,), weight_decay=5e-4, warmup=0.15,
         ),
-        Recipe("svhn-small-denoiser", "unet_64_64", "denoise", {"svhn/all": 1.0}, cycles=(700_000,), batch=64, lr=2e-3, ema=0.999),
+        Recipe("svhn-small-denoiser", "unet_64_64", "denoise", {"svhn/all": 1.0}, cycles=(400_000,), batch=64, lr=2e-3, ema=0.999),
         Recipe(
             "imagenet-small-denoiser", "unet_64_96_128", "denoise", {"imagenet/all": 1.0}, cycles=(200_000,), batch=32, lr=1e-3, ema=0.9995,
         ),
