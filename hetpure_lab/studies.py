@@ -98,7 +98,8 @@ def distance(lab: Lab, images: Images) -> list[Rows]:
     for text in purifiers(bench.method):
         defence = attacks.reseeded(defences.build(text, bench), f"study {lab.seed}")
         every = list(range(len(ids)))
-        for kind, inputs, places in (("natural", x, every), ("transferred", transferred, every), ("adaptive", *adaptive(lab, text, images))):
+        chosen = {"natural": (x, every), "transferred": (transferred, every), "adaptive": adaptive(lab, text, images)}
+        for kind, (inputs, places) in chosen.items():
             for i, seen in zip(places, lab.seen(x[places], purified(defence, inputs, [ids[i] for i in places]), y[places])):
                 rows[i].append({"kind": kind, "defence": text} | seen)
     return rows
@@ -229,6 +230,12 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> stats.Accuracy 
     """The paired difference a - b of a column on the images that both have a number for; None if there are none."""
     both = a.set_index("image")[[column]].join(b.set_index("image")[[column]], how="inner", rsuffix=" b").dropna().to_numpy(float)
     return stats.paired_difference(*np.transpose(both)) if len(both) else None
+
+
+def saved(rows: pd.DataFrame, what: str, activations: str, T: int = 10) -> dict[int, float]:
+    """The share of `what` that the single step saves against repeated resampling with the same U, by U, from rows of the cost study."""
+    mean = rows[(rows.activations == activations) & (rows["T"] == T)].groupby(["reading", "U"])[what].mean()
+    return {U: 1 - mean["paper", U] / multi for U, multi in mean["multi-step"].items()}
 
 
 def nearer(rows: pd.DataFrame, method: str = "hetpure") -> pd.DataFrame:
