@@ -327,9 +327,7 @@ def _study(name: str, shape: tuple[int, int], height: float, draw: Callable, alt
 
 def consistency_file() -> Drawing | None:
     """Fig 3 in numbers, from the study ``consistency``."""
-    alt = (
-        "Jump at the border of the mask, feature distance and accuracy against U, for repeated and single-step resampling, with bands."
-    )
+    alt = "Jump at the border of the mask, feature distance and accuracy against U, for repeated and single-step resampling, with bands."
     return _study("consistency", (1, 3), 2.4, consistency, alt)
 
 
@@ -347,9 +345,7 @@ def savings_file() -> Drawing | None:
 
 def distance_file() -> Drawing | None:
     """Fig 9, from the study ``distance``."""
-    alt = (
-        "Mean feature distance to the original with 95 % intervals, for natural, transferred and adaptive images, per purifier."
-    )
+    alt = "Mean feature distance to the original with 95 % intervals, for natural, transferred and adaptive images, per purifier."
     return _study("distance", (1, 3), 2.6, distances, alt, sharey=True)
 
 

@@ -228,7 +228,7 @@ def means(rows: pd.DataFrame, by: Sequence[str], column: str) -> dict[tuple, sta
 
 def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> stats.Accuracy | None:
     """The paired difference a - b of a column on the images that both have a number for; None if there are none."""
-    both = a.set_index("image")[[column]].join(b.set_index("image")[[column]], how="inner", rsuffix=" b").dropna().to_numpy(float)
+    both = a[["image", column]].merge(b[["image", column]], on="image").drop(columns="image").dropna().to_numpy(float)
     return stats.paired_difference(*np.transpose(both)) if len(both) else None
 
 

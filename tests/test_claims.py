@@ -85,8 +85,8 @@ def test_records_of_another_radius_count_for_nothing(tmp_path):
     written(tmp_path / "large", claims.STRONGER, 8 / 255)
     element = ELEMENTS["Table 6"]
     assert claims.share(element, tmp_path / "small") == 0 < claims.share(element, tmp_path / "large")
-    written(tmp_path / "small", "uniform:t=0.2,steps=6", 4 / 255)  # a row that the paper quotes at 4/255
-    assert claims.share(element, tmp_path / "small") == claims.share(element, tmp_path / "large")
+    written(tmp_path / "quoted", "uniform:t=0.2,steps=6", 4 / 255)  # a row that the paper quotes at 4/255
+    assert claims.share(element, tmp_path / "quoted") == claims.share(element, tmp_path / "large")
 
 
 def test_the_scorecard_pairs_records_of_the_tables_own_radius(tmp_path):
