@@ -111,8 +111,11 @@ def levels(axis: Axes, points: dict[tuple[float, float], float], title: str) -> 
 
 
 def consistency(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
-    """Jump at the mask's border, feature distance and accuracy of purified clean images against U, with 95 % bands. Paper: Fig 3."""
-    titles = {"seam": "jump at the mask's border / original", "distance": "feature distance to the original", "right": "accuracy, %"}
+    """Jump at the mask's border (of the original's), feature distance and accuracy of purified clean images against U, with 95 % bands.
+
+    Paper: Fig 3.
+    """
+    titles = {"seam": "jump at the mask's border", "distance": "feature distance", "right": "accuracy, %"}
     for axis, (column, title) in zip(axes, titles.items()):
         for reading, label in (("multi-step", "repeated"), ("paper", "single step")):
             found = studies.means(rows[rows.reading == reading], ["U"], column)
@@ -136,7 +139,8 @@ def distances(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
             colour, y = plots.colour(name), -names.index(name)
             axis.plot([a.low, a.high], [y, y], color=colour, linewidth=1.8)
             axis.plot(a.value, y, "o", color=colour, markersize=5)
-        axis.set(title=f"{kind} (n = {part.image.nunique()})", xlim=(0, None), xlabel="feature distance")
+        axis.set(title=f"{kind} (n = {part.image.nunique()})", xlabel="feature distance")
+        axis.margins(x=0.08)
         axis.set(yticks=[-i for i in range(len(names))], yticklabels=["not purified" if n == "none" else n for n in names])
         axis.grid(axis="x")
 

@@ -241,7 +241,7 @@ def saved(rows: pd.DataFrame, what: str, activations: str, T: int = 10) -> dict[
 def nearer(rows: pd.DataFrame, method: str = "hetpure") -> pd.DataFrame:
     """Fig 9's claim, paired: the method's feature distance minus every other purifier's, per kind of image."""
     lines = []
-    for (kind, name), other in rows[rows.defence != method].groupby(["kind", "defence"], sort=False):
+    for (kind, name), other in rows[~rows.defence.isin((method, "none"))].groupby(["kind", "defence"], sort=False):
         d = difference(rows[(rows.kind == kind) & (rows.defence == method)], other, "distance")
         if d is not None:
             lines.append({"images": kind, "against": name, "n": d.n, "difference": signed(d), "the method's distance is": word(d)})
