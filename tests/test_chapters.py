@@ -1,8 +1,11 @@
-"""Chapter 05 through papermill, as a user runs it: parameters change what they should, and wrong ones are explained."""
+"""Chapter 05 through papermill, as a user runs it; and whose pictures the chapters show."""
 
 from __future__ import annotations
 
+import ast
 import re
+import subprocess
+from functools import cache
 
 import nbformat
 import papermill
@@ -10,7 +13,7 @@ import pytest
 from conftest import ROOT
 from papermill.exceptions import PapermillExecutionError
 
-from hetpure_lab import budgets
+from hetpure_lab import budgets, data, figures, pictures
 
 CHAPTER = ROOT / "chapters" / "05_cifar10.ipynb"
 
@@ -26,7 +29,7 @@ def printed(notebook) -> str:
     return "\n".join(o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream" and o.name == "stdout")
 
 
-def pictures(notebook) -> list[str]:
+def shown(notebook) -> list[str]:
     return [o.data["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
 
 
@@ -39,7 +42,7 @@ def test_tau_changes_coverage_pictures_and_the_defence(tmp_path):
     low, high = (run(tmp_path, tau=tau) for tau in (0.3, 0.95))
     coverage = [float(re.search(r"coverage ([\d.]+)%", printed(n))[1]) for n in (low, high)]
     assert coverage[0] > coverage[1] + 5
-    assert pictures(low)[0] != pictures(high)[0]
+    assert shown(low)[0] != shown(high)[0]
     assert "tau=0.3" in live_table(low) and "tau=0.95" in live_table(high)
 
 
@@ -73,3 +76,185 @@ def test_counts_are_checked(value):
 
 def test_a_float_that_is_whole_is_a_count():
     assert budgets.check_count("n_images", 1e1) == 10
+
+
+# ---- whose pictures are shown ------------------------------------------------------------------------------------------------
+#
+# Images of a data folder may be counted, not passed on: committed pictures show what Foolbox ships. So nothing that depends on
+# a function of the lab that returns `Images` may reach one that draws, but for these.
+
+SHIPPED = {("data", "shipped"), ("data", "embedded_sample"), ("data", "stand_in_digits"), ("pictures", "first_images")}
+DRAWS = {"imshow", "matshow", "imsave", "fromarray"}
+NOT_IMAGES = {"joint", "levels"}  # a density and a map of accuracies
+DRAWING_MODULES = ("plots", "pictures", "figures")
+
+
+def called(node: ast.Call) -> str:
+    """The last name of what is called: `show` of ``pictures.show(...)``; ``plt.show`` and ``tables.show`` draw no image."""
+    base = getattr(getattr(node.func, "value", None), "id", "")
+    return "" if base in ("plt", "tables") else getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+def functions(module: str) -> list[ast.FunctionDef]:
+    return [node for node in ast.parse((ROOT / "hetpure_lab" / f"{module}.py").read_text()).body if isinstance(node, ast.FunctionDef)]
+
+
+@cache
+def loading() -> set[tuple[str, str]]:
+    """Module and name of every function of the lab that returns images which may be from a data folder."""
+    modules = [path.stem for path in (ROOT / "hetpure_lab").glob("*.py")]
+    made = {(m, f.name) for m in modules for f in functions(m) if f.returns and "Images" in ast.unparse(f.returns).split()}
+    return made - SHIPPED
+
+
+@cache
+def drawing() -> set[str]:
+    """Names of all functions of the lab that draw images, however indirectly."""
+    calls = [(f.name, {called(n) for n in ast.walk(f) if isinstance(n, ast.Call)}) for m in DRAWING_MODULES for f in functions(m)]
+    found = set(DRAWS)
+    while more := {name for name, inside in calls if inside & found} - found - NOT_IMAGES:
+        found |= more
+    return found
+
+
+def free(node: ast.AST) -> set[str]:
+    """The names that a piece of program takes from around it."""
+    if isinstance(node, ast.Name):
+        return {node.id}
+    found = set().union(*map(free, ast.iter_child_nodes(node)))
+    if isinstance(node, ast.Lambda | ast.FunctionDef):
+        found -= {n.arg for n in ast.walk(node.args) if isinstance(n, ast.arg)}
+    if isinstance(node, ast.FunctionDef):
+        found -= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return found
+
+
+class Loaded:
+    """Follows loaded images through a program: `names` depend on them, `drawn` are the calls that draw them."""
+
+    def __init__(self):
+        self.sinks, self.sources, self.names, self.modules, self.drawn = set(drawing()), loading(), set(), {}, []
+
+    def depends(self, *nodes: ast.AST | None) -> bool:
+        found = [node for node in nodes if node]
+        return any(free(node) & self.names for node in found) or any(
+            isinstance(n, ast.Attribute) and (self.modules.get(getattr(n.value, "id", "")), n.attr) in self.sources
+            for node in found
+            for n in ast.walk(node)
+        )
+
+    def assign(self, target: ast.AST, loaded: bool) -> None:
+        if isinstance(target, ast.Tuple | ast.List):
+            for part in target.elts:
+                self.assign(part, loaded)
+            return
+        name = next(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
+        if loaded:
+            self.names.add(name)
+        elif isinstance(target, ast.Name):
+            self.names.discard(name)
+
+    def read(self, statements: list[ast.stmt]) -> Loaded:
+        for s in statements:
+            self.statement(s)
+        return self
+
+    def statement(self, s: ast.stmt) -> None:
+        blocks = [getattr(s, name) for name in ("body", "orelse", "finalbody") if getattr(s, name, None)]
+        if isinstance(s, ast.Import | ast.ImportFrom):
+            self.imports(s)
+        elif isinstance(s, ast.FunctionDef):
+            if any(isinstance(n, ast.Call) and called(n) in self.sinks for n in ast.walk(s)):
+                self.sinks.add(s.name)
+            self.assign(ast.Name(s.name), self.depends(s))
+        elif blocks:
+            heads = [n for name, n in ast.iter_fields(s) if isinstance(n, ast.AST)]
+            if isinstance(s, ast.For):
+                self.assign(s.target, self.depends(s.iter))
+            for _ in range(2):  # what a loop's end assigns, its beginning may draw
+                for block in [[ast.Expr(h) for h in heads], *blocks]:
+                    self.read(block)
+        else:
+            self.draws(s)
+            if isinstance(s, ast.AugAssign):
+                self.assign(s.target, self.depends(s.value, s.target))
+            elif isinstance(s, ast.Assign | ast.AnnAssign):
+                self.assignment(s)
+
+    def assignment(self, s: ast.Assign | ast.AnnAssign) -> None:
+        for target in getattr(s, "targets", None) or [s.target]:
+            pairs = [(target, s.value)]
+            if isinstance(target, ast.Tuple) and isinstance(s.value, ast.Tuple):
+                pairs = [*zip(target.elts, s.value.elts)]
+            for (part, _), loaded in zip(pairs, [self.depends(value) for _, value in pairs]):
+                self.assign(part, loaded)
+
+    def draws(self, s: ast.stmt) -> None:
+        for call in (n for n in ast.walk(s) if isinstance(n, ast.Call) and called(n) in self.sinks):
+            if self.depends(*call.args, *call.keywords):
+                self.drawn.append(ast.unparse(call))
+
+    def imports(self, s: ast.Import | ast.ImportFrom) -> None:
+        for alias in s.names:
+            name, whole = alias.asname or alias.name, f"{getattr(s, 'module', '')}.{alias.name}".strip(".").split(".")
+            if whole[0] == "hetpure_lab" and len(whole) == 2:
+                self.modules[name] = whole[1]
+            elif whole[0] == "hetpure_lab" and tuple(whole[1:]) in self.sources:
+                self.names.add(name)
+
+
+def code(notebook) -> str:
+    lines = (line for cell in notebook.cells if cell.cell_type == "code" for line in cell.source.splitlines())
+    return "\n".join(line for line in lines if not line.startswith(("%", "!")))
+
+
+@pytest.mark.parametrize("path", sorted(CHAPTER.parent.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_chapters_draw_no_image_of_a_data_folder(path):
+    source = code(nbformat.read(path, as_version=4))
+    assert Loaded().read(ast.parse(source).body).drawn == []
+    assert not re.search(r"^data = (?!\"\")", source, re.MULTILINE), "a committed chapter is executed without a folder"
+
+
+@pytest.mark.parametrize("module", DRAWING_MODULES)
+def test_no_function_that_draws_figures_loads_images(module):
+    tree = ast.parse((ROOT / "hetpure_lab" / f"{module}.py").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    for function in functions(module):
+        assert Loaded().read(imports + function.body).drawn == []
+
+
+@pytest.mark.parametrize(
+    "cell, drawn",
+    [
+        ("pictures.show({'image': data.load('cifar10').floats})", True),
+        ("x = data.load('cifar10').floats\nrows = {}\nrows |= {'x': x[:4]}\npictures.show(rows)", True),
+        ("images = data.load('cifar10')\nfor i, image in enumerate(images.floats):\n    axis.imshow(plots.to_numpy(image))", True),
+        ("def draw(x):\n    pictures.show({'': x})\ndraw(data.load('cifar10').floats)", True),
+        ("found = data.load('cifar10')\ndef some():\n    return found.floats\n_ = figures.pipeline(d, some()[0], '', names)", True),
+        ("r = evidence.read(p)\na = evidence.adversarial_images(data.load('cifar10'), r)\npictures.show({'': a})", True),
+        ("from hetpure_lab.regenerate import images_for as get\npictures.show({'': get(bench).floats})", True),
+        ("x = regenerate.images_for(bench).take(3)\npictures.show({'': x.floats})", True),
+        ("x = data.load('cifar10').floats\nprint(x.mean())\nx = data.shipped('cifar10').floats\npictures.show({'': x})", False),
+        ("n, x = len(data.load('cifar10')), data.shipped('cifar10').floats\npictures.show({'': x})", False),
+        ("x = data.load('cifar10').floats\ndef two(y):\n    x = 2 * y\n    return x\npictures.show({'': two(1)}, [''])", False),
+        ("x = data.load('cifar10').floats\naxis.scatter(*features(x).T)\nplt.show()", False),
+    ],
+)
+def test_a_drawn_image_of_a_data_folder_is_noticed(cell, drawn):
+    program = "from hetpure_lab import benches, data, figures, pictures, plots, regenerate\nbench = benches.load('b')\n" + cell
+    assert bool(Loaded().read(ast.parse(program).body).drawn) is drawn
+
+
+@pytest.mark.parametrize("dataset", [name for name in data.DATASETS if name != "cinic10"])
+def test_pictures_are_of_what_foolbox_ships_whatever_the_machine_has(dataset, monkeypatch):
+    monkeypatch.setattr(data, "_read", lambda *_: pytest.fail("a folder was opened"))
+    images = pictures.first_images(dataset, 3)
+    assert "in Foolbox" in images.source and images.pixels.shape[-1] == data.DATASETS[dataset].size
+
+
+def test_no_other_picture_is_in_the_repository():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    pictured = {name for name in listed.stdout.splitlines() if name.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".webp"))}
+    assert pictured <= {f"figures/{name}.png" for name in figures.FILES}
