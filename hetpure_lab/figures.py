@@ -120,7 +120,7 @@ def consistency(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
         for reading, label in (("multi-step", "repeated"), ("paper", "single step")):
             found = studies.means(rows[rows.reading == reading], ["U"], column)
             _band(axis, [U for (U,) in found], list(found.values()), plots.READINGS[reading], label, 100 if column == "right" else 1)
-        axis.set(xlabel="U", ylabel=title)
+        axis.set(xlabel="U", ylabel=title, xticks=(1, 5, 10, 20))
     axes[0].axhline(1, color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
     axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
 
@@ -140,7 +140,7 @@ def distances(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
             axis.plot([a.low, a.high], [y, y], color=colour, linewidth=1.8)
             axis.plot(a.value, y, "o", color=colour, markersize=5)
         axis.set(title=f"{kind} (n = {part.image.nunique()})", xlabel="feature distance")
-        axis.margins(x=0.08)
+        axis.set_xlim(-0.04 * (right := 1.05 * axis.get_xlim()[1]), right)
         axis.set(yticks=[-i for i in range(len(names))], yticklabels=["not purified" if n == "none" else n for n in names])
         axis.grid(axis="x")
 
@@ -157,7 +157,12 @@ def cost(axes: np.ndarray, rows: pd.DataFrame) -> None:
                 mean, kept = g.groupby(varies)[column].mean() / unit, how == "kept"
                 look = {"color": plots.READINGS[reading], "fillstyle": "full" if kept else "none", "label": f"{reading}, {how}"}
                 axis.plot(mean.index, mean, "o-" if kept else "s--", markersize=4, linewidth=1, **look)
-            axis.set(yscale="log", xlabel=f"{varies} ({fixed} = {method[fixed]})", ylabel=title if varies == "U" else "")
+            axis.set(
+                yscale="log",
+                xticks=sorted(part[varies].unique()),
+                xlabel=f"{varies} ({fixed} = {method[fixed]})",
+                ylabel=title if varies == "U" else "",
+            )
     axes[0, 0].figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
 
 
@@ -182,7 +187,7 @@ def savings(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
         paper = 100 * (1 - one / multi)
         axis.axhline(paper, color=plots.COLOURS["paper"], linewidth=1.2, linestyle="--", label="the paper, U = 20")
         axis.annotate(f"{int(paper)} %", (1, paper), xytext=(0, 2), textcoords="offset points", fontsize=7, color="#555555")
-        axis.set(xlabel="U", title=name, ylim=(-110, 110))
+        axis.set(xlabel="U", title=name, xticks=(1, 5, 10, 15, 20), ylim=(-110, 110))
     axes[0].set_ylabel("saved by the single step, %")
     axes[1].legend(loc="lower right")
 

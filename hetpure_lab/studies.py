@@ -212,9 +212,9 @@ def host(device: str) -> dict:
 
 
 def table(name: str, bench: str, seed: int = 0, device: str = "cpu", results: Path = RESULTS) -> pd.DataFrame:
-    """All rows of a study with their image; empty if it was not measured."""
+    """All rows of a study with their image and the unit of its distances; empty if it was not measured."""
     found = read(path(name, bench, seed, device, results))
-    return pd.DataFrame([{"image": key} | row for key, record in found.items() for row in record["rows"]])
+    return pd.DataFrame([{"image": key, "unit": record["unit"]} | row for key, record in found.items() for row in record["rows"]])
 
 
 # ---- what follows ----------------------------------------------------------------------------------------------------------------
