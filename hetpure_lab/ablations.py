@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Experiment, Outcomes
 
+Found = dict[str, dict[str, dict]]  # by label of a point, then by image: records
+
 ATTACK = "pgd:iterations=10,eot=4"  # half the headline's iterations and copies: a grid has many points
 N_IMAGES = 32
 METHOD = HetPure()
@@ -36,10 +38,13 @@ METHOD = HetPure()
 
 @dataclass(frozen=True)
 class Grid:
-    """What varies (`title`), the element of the paper it belongs to ("" if the paper leaves it out), and the points' settings by label."""
+    """What varies (`title`), the element of the paper it belongs to ("" if the paper leaves it out), the label of the `reference`, and the
+    points: what each changes by label, `name` being another purifier with the method's settings.
+    """
 
     title: str
     paper: str
+    reference: str
     points: dict[str, dict]
 
 
@@ -51,31 +56,30 @@ BLOCKS = range(4)
 LEVELS = [(t_l, t_s) for t_l in (0.1, 0.15, 0.2, 0.3) for t_s in (0.025, 0.05, 0.1, 0.15) if t_s < t_l]
 READINGS = {"paper": {}, "released": {"reading": "released"}, "multi-step": {"reading": "multi-step"}}
 
+MASKS = {
+    "attention": {},
+    "random, equal area": {"mask_kind": "random"},
+    "image gradient, equal area": {"name": "image-gradient"},
+    "inverted": {"mask_kind": "inverted"},
+    "top 15 %": {"mask_kind": "top-fraction"},
+    "all": {"mask_kind": "all"},
+    "none": {"mask_kind": "none"},
+    "uniform, equal energy": {"name": "equal-energy"},
+}
+LEFT_OUT = {"all blocks": {}} | {f"without block {m + 1}": {"blocks": tuple(b for b in BLOCKS if b != m)} for m in BLOCKS}
+
 GRIDS = {
-    "tau": Grid("threshold of the mask", "Fig 7", _one("tau", (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95))),
-    "levels": Grid("strong and weak noise", "Fig 7", {f"t_l = {a}, t_s = {b}": {"t_l": a, "t_s": b} for a, b in LEVELS}),
-    "blocks": Grid(
-        "blocks that feed the mask",
-        "Table 7",
-        {"all blocks": {}} | {f"without block {m + 1}": {"blocks": tuple(b for b in BLOCKS if b != m)} for m in BLOCKS},
+    "tau": Grid("threshold of the mask", "Fig 7", "tau = 0.8", _one("tau", (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95))),
+    "levels": Grid(
+        "strong and weak noise", "Fig 7", "t_l = 0.2, t_s = 0.05", {f"t_l = {a}, t_s = {b}": {"t_l": a, "t_s": b} for a, b in LEVELS}
     ),
-    "mask": Grid(
-        "what the mask is",
-        "",
-        {
-            "attention": {},
-            "random, equal area": {"mask_kind": "random"},
-            "inverted": {"mask_kind": "inverted"},
-            "top 15 %": {"mask_kind": "top-fraction"},
-            "all": {"mask_kind": "all"},
-            "none": {"mask_kind": "none"},
-        },
-    ),
-    "U": Grid("length of the resampling jump", "", _one("U", (1, 3, 5, 10, 20, 50))),
-    "p": Grid("norm over channels", "", _one("p", (1, 2, 3, 4))),
-    "steps": Grid("reverse steps", "", _one("steps", (5, 10, 20))),
-    "sampler": Grid("sampler of the reverse steps", "", _one("sampler", ("ddim", "ddpm"))),
-    "order": Grid("order of merge and denoising", "", READINGS),
+    "blocks": Grid("blocks that feed the mask", "Table 7", "all blocks", LEFT_OUT),
+    "mask": Grid("what the mask is", "", "attention", MASKS),
+    "U": Grid("length of the resampling jump", "", "U = 10", _one("U", (1, 3, 5, 10, 20, 50))),
+    "p": Grid("norm over channels", "", "p = 2", _one("p", (1, 2, 3, 4))),
+    "steps": Grid("reverse steps", "", "steps = 10", _one("steps", (5, 10, 20))),
+    "sampler": Grid("sampler of the reverse steps", "", "sampler = ddim", _one("sampler", ("ddim", "ddpm"))),
+    "order": Grid("order of merge and denoising", "", "paper", READINGS),
 }
 
 
@@ -89,9 +93,13 @@ def experiments(
     name: str, base: HetPure = METHOD, bench: str = "cifar10-small", attack: str = ATTACK, K: int = 20, seed: int = 0
 ) -> dict[str, Experiment]:
     """The experiments of a grid by label: `base`, the bench's method, with one setting changed; raises `ValueError` for unknown grids."""
-    points = {label: replace(base, **changed) for label, changed in _check(name).points.items()}
-    text = {label: specs.write({"name": "hetpure"} | asdict(point), DEFENCES) for label, point in points.items()}
+    text = {label: specs.write({"name": "hetpure"} | asdict(base) | changed, DEFENCES) for label, changed in _check(name).points.items()}
     return {label: Experiment(defence, attack, bench, K=K, seed=seed) for label, defence in text.items()}
+
+
+def purifiers(name: str, base: HetPure = METHOD) -> dict[str, HetPure]:
+    """The points of a grid as purifiers, by label."""
+    return {label: specs.parse(e.defence, DEFENCES)[1] for label, e in experiments(name, base).items()}
 
 
 def run(grid: dict[str, Experiment], images: Images, bench: Bench, progress: bool = True, results: Path = RESULTS) -> None:
@@ -100,10 +108,15 @@ def run(grid: dict[str, Experiment], images: Images, bench: Bench, progress: boo
         evidence.run(experiment, images, bench, progress=progress, results=results)
 
 
-def records(grid: dict[str, Experiment], results: Path = RESULTS) -> dict[str, dict[str, dict]]:
+def records(grid: dict[str, Experiment], results: Path = RESULTS) -> Found:
     """The records of every point of the grid that has some, by label."""
     found = {label: evidence.read(experiment.path(results)) for label, experiment in grid.items()}
     return {label: rows for label, rows in found.items() if rows}
+
+
+def files(grid: dict[str, Experiment], found: Found) -> list[str]:
+    """Where those records are, from the repository's root: what a figure of the grid names as its source."""
+    return [grid[label].path(Path("results")).as_posix() for label in found]
 
 
 # ---- paired tests ------------------------------------------------------------------------------------------------------------
@@ -124,18 +137,33 @@ def sign_flip(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
     return float(permutation_test((a, b), mean, **options).pvalue)
 
 
-def against(found: dict[str, dict[str, dict]], reference: str, column: str = "adversarial") -> pd.DataFrame:
+def against(found: Found, reference: str, column: str = "adversarial") -> pd.DataFrame:
     """Every other point of a grid against `reference`, paired: difference with interval, p-value, Holm's over the grid, verdict."""
+    return _corrected(_pairs(found, reference, column)).rename_axis(f"against {reference}")
+
+
+def established(grids: dict[str, Found], column: str = "adversarial") -> pd.DataFrame:
+    """Every point of every grid in `grids` against its grid's reference, as `against`, but Holm's correction is over all of them."""
+    pairs = {name: _pairs(found, GRIDS[name].reference, column) for name, found in grids.items()}
+    return _corrected({f"{name}: {label}": pair for name, by_label in pairs.items() for label, pair in by_label.items()})
+
+
+def _pairs(found: Found, reference: str, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    if reference not in found:
+        return {}
     others = {label: rates(rows, found[reference], column) for label, rows in found.items() if label != reference}
-    others = {label: pair for label, pair in others.items() if len(pair[0])}
-    p = [sign_flip(*pair) for pair in others.values()]
+    return {label: pair for label, pair in others.items() if len(pair[0])}
+
+
+def _corrected(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    p = [sign_flip(*pair) for pair in pairs.values()]
     corrected = multipletests(p, method="holm")[1] if p else []
-    differences = [stats.paired_difference(*pair) for pair in others.values()]
+    differences = [stats.paired_difference(*pair) for pair in pairs.values()]
     lines = {
         label: {"n": d.n, "difference, points": str(d), "p": f"{raw:.2g}", "p (Holm)": f"{holm:.2g}", "accuracy is": word(d, holm)}
-        for label, d, raw, holm in zip(others, differences, p, corrected)
+        for label, d, raw, holm in zip(pairs, differences, p, corrected)
     }
-    return pd.DataFrame(lines).T.rename_axis(f"against {reference}")
+    return pd.DataFrame(lines).T
 
 
 def word(difference: stats.Accuracy, p: float, level: float = 0.05) -> str:
@@ -143,7 +171,7 @@ def word(difference: stats.Accuracy, p: float, level: float = 0.05) -> str:
     return "not established" if p >= level else "higher" if difference.value > 0 else "lower"
 
 
-def curve(found: dict[str, dict[str, dict]], column: str, rule: str = "single") -> dict[str, stats.Accuracy]:
+def curve(found: Found, column: str, rule: str = "single") -> dict[str, stats.Accuracy]:
     """The accuracy of every point of a grid in one column, with its 95 % interval."""
     return {label: getattr(Outcomes.of(rows), rule)(column) for label, rows in found.items()}
 

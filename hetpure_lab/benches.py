@@ -117,9 +117,7 @@ PAPER = {
 
 def load(name: str, device: str = "cpu") -> Bench:
     """The bench called `name` on `device` (cpu, cuda, cuda:1, ...), networks in eval mode and frozen. Raises `BenchError`."""
-    plain, *options = name.split("+")
-    if plain not in SMALL | PAPER:
-        raise BenchError(f"unknown bench {plain!r}; known: {', '.join(SMALL | PAPER)}")
+    plain, *options = _known(name), *name.split("+")[1:]
     target = resolve_device(device)
     bench = load_paper(plain, target) if plain in PAPER else load_small(plain, target)
     return replace(bench, name=name, denoiser=precision.wrap(bench.denoiser, options)) if options else bench
@@ -157,10 +155,21 @@ def load_small(name: str, target: torch.device) -> Bench:
 
 def dataset(name: str) -> str:
     """The data set of the bench called `name`. Raises `BenchError`."""
+    plain = _known(name)
+    return PAPER[plain].dataset if plain in PAPER else SMALL[plain][0]
+
+
+def method(name: str) -> HetPure:
+    """The default configuration of the bench called `name`. Raises `BenchError`."""
+    plain = _known(name)
+    return PAPER[plain].method if plain in PAPER else SMALL[plain][2]
+
+
+def _known(name: str) -> str:
     plain = name.partition("+")[0]
     if plain not in SMALL | PAPER:
         raise BenchError(f"unknown bench {plain!r}; known: {', '.join(SMALL | PAPER)}")
-    return PAPER[plain].dataset if plain in PAPER else SMALL[plain][0]
+    return plain
 
 
 def resolve_device(device: str) -> torch.device:

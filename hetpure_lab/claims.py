@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from hetpure_lab import ablations, evidence, specs
+from hetpure_lab import ablations, evidence, specs, studies
 from hetpure_lab.data import ROOT
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS
@@ -57,6 +57,13 @@ class Table:
     bench: str = "cifar10-small"
     norm: str = "Linf"
 
+    @property
+    def radius(self) -> float:
+        """The radius of the attacks by its caption."""
+        return self.eps or HEADLINE[self.norm]
+
+
+HEADLINE = {"Linf": 8 / 255, "L2": 0.5}
 
 ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
 
@@ -227,7 +234,8 @@ class Element:
     """A numbered element of the paper and its counterpart here.
 
     `chapters` deal with it; `functions` are names in `hetpure_core`, or ``module.name`` in `hetpure_lab`; `labels` are this book's
-    equations; `grids` are the ablations whose points it shows; `parts` are the elements inside an appendix section.
+    equations; `grids` are the ablations whose points it shows, `study` the numbers it draws (`studies`); `parts` are the elements inside an
+    appendix section.
     """
 
     name: str
@@ -236,6 +244,7 @@ class Element:
     functions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     grids: tuple[str, ...] = ()
+    study: str = ""
     parts: tuple[str, ...] = ()
 
 
@@ -276,7 +285,7 @@ ELEMENTS = {
         _table(8, 6, "SVHN, PGD+EOT"),
         Element("Fig 1", "weak, strong and heterogeneous noise on one image", (9,), ("inside.ends",)),
         Element("Fig 2", "the pipeline", (9,), ("figures.pipeline",)),
-        Element("Fig 3", "what {math}`U` does to an inpainted region", (4, 9), ("inside.seam",)),
+        Element("Fig 3", "what {math}`U` does to an inpainted region", (9, 4), ("inside.seam", "figures.consistency"), study="consistency"),
         Element("Fig 4", "purification paths in two dimensions", (9,), ("inside.path", "inside.project")),
         Element("Fig 5", "attention maps, masks, purified images", (9,), ("attention_maps", "threshold_mask")),
         Element("Fig 6", "joint distribution of original and purified", (9,), ("figures.joint",)),
@@ -287,8 +296,20 @@ ELEMENTS = {
             ("figures.threshold", "figures.levels"),
             grids=("tau", "levels"),
         ),
-        Element("Fig 8", "time and memory of single-step and multi-step resampling", (10,), ("measure.LiveBytes", "measure.measure")),
-        Element("Fig 9", "feature distance between original and purified images", (9,), ("inside.features", "inside.distance")),
+        Element(
+            "Fig 8",
+            "time and memory of single-step and multi-step resampling",
+            (10,),
+            ("measure.LiveBytes", "measure.measure", "figures.cost", "figures.savings"),
+            study="cost",
+        ),
+        Element(
+            "Fig 9",
+            "feature distance between original and purified images",
+            (9,),
+            ("inside.features", "inside.distance", "figures.distances"),
+            study="distance",
+        ),
         Element("Sec 7", "cost in time and memory", parts=("Fig 8",)),
         Element("Sec 8", "SVHN", parts=("Table 8",)),
         Element("Sec 9", "algorithms", parts=("Alg 2", "Alg 3")),
@@ -315,22 +336,37 @@ def exists(function: str) -> bool:
     return hasattr(home, name)
 
 
+Place = tuple[str, str, float, str]  # bench, norm, radius (rounded, so that it can be a key), attack by its slug
+
+
+def place(bench: str, norm: str, eps: float, attack: str) -> Place:
+    """Where a number belongs: only what was measured in the same place may stand beside it."""
+    return bench, norm, round(eps, 6), attack
+
+
 @cache
-def measured_cells(results: Path) -> frozenset[tuple[str, str, str, str]]:
-    """(bench, norm, attack, defence) of every experiment with records of the current weights; the attack by its slug."""
+def measured_cells(results: Path) -> frozenset[tuple[Place, str]]:
+    """(place, defence) of every experiment with records of the current weights."""
     configs = [next(iter(evidence.read(path).values()))["config"] for path in evidence.files(results)]
-    written = [(c, specs.write(c["defence"], DEFENCES)) for c in configs]
-    return frozenset((c["bench"], c["attack"]["norm"], c["attack"]["name"], defence) for c, defence in written)
+    return frozenset((place_of(c), specs.write(c["defence"], DEFENCES)) for c in configs)
 
 
-def cells(table: Table) -> list[tuple[str, str, str, str]]:
-    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number."""
+def place_of(config: dict) -> Place:
+    """The place of an experiment, from its records' settings."""
+    attack = config["attack"]
+    return place(config["bench"], attack["norm"], attack["eps"], attack["name"])
+
+
+def cells(table: Table) -> list[tuple[Place, str]]:
+    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number, at its radius."""
     pairs = [(row, attack) for row in table.rows for attack, value in zip(table.attacks, row.robust) if value != "-"]
-    return [(table.bench, table.norm, ATTACK_NAMES[attack], row.ours) for row, attack in pairs]
+    return [(place(table.bench, table.norm, row.eps or table.radius, ATTACK_NAMES[attack]), row.ours) for row, attack in pairs]
 
 
 def share(element: Element, results: Path = RESULTS) -> float:
-    """How much of what an element shows is measured: cells of a table, points of a figure's grids; 1 if it needs no records."""
+    """How much of what an element shows is measured: cells of a table, points of a figure's grids, its study; 1 if it needs no records."""
+    if element.study:
+        return float(studies.path(element.study, "cifar10-small", results=results).exists())
     if element.grids:
         points = [e for name in element.grids for e in ablations.experiments(name).values()]
         return sum(e.path(results).exists() for e in points) / len(points)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hetpure_core import Purified, attention_maps, merge, q_xt_x0, trajectory
-from hetpure_lab import ablations, benches, data, evidence, plots, tables
+from hetpure_lab import ablations, benches, claims, data, evidence, plots, studies, tables
 from hetpure_lab.data import ROOT
 from hetpure_lab.stats import Accuracy
 
@@ -50,6 +51,12 @@ def _mark(axis: Axes, y: float, a: Accuracy, colour: str, label: str | None = No
 def accuracy_plot(axis: Axes, rows: Sequence[dict]) -> None:
     """Single-shot accuracy of each experiment in `rows` (summaries), clean, under random noise and attacked, with 95 % intervals."""
     interval_plot(axis, {r["defence"]: {c: Accuracy(**r[f"{c}_single"]) for c in COLUMNS} for r in rows})
+    plots.note(axis.figure, _files(rows))
+
+
+def _files(rows: Sequence[dict]) -> list[str]:
+    """Where the records behind summaries are."""
+    return [f"results/{r['bench']}/{r['file']}" for r in rows]
 
 
 def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
@@ -77,6 +84,7 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
         axis.annotate(r["defence"], (calls, value), xytext=(3, 3), textcoords="offset points", fontsize=6)
     axis.plot(*zip(*[points[name] for name in front]) if front else ([], []), color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
     axis.set(xlabel="denoiser calls per answer", ylabel="single-shot accuracy under attack, %", ylim=(0, None))
+    plots.note(axis.figure, _files(rows))
 
 
 def threshold(axis: Axes, x: Sequence[float], curves: dict[str, Sequence[Accuracy]], chosen: float) -> None:
@@ -97,6 +105,94 @@ def levels(axis: Axes, points: dict[tuple[float, float], float], title: str) -> 
     options = {"annot": True, "fmt": ".0f", "cmap": "viridis", "cbar": False, "linewidths": 1, "vmin": 0, "vmax": 100}
     sns.heatmap(grid, xticklabels=t_ss, yticklabels=t_ls[::-1], ax=axis, **options)
     axis.set(xlabel="$t_s$", ylabel="$t_l$", title=title)
+
+
+# ---- parts: from the rows of studies ---------------------------------------------------------------------------------------------
+
+
+def consistency(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
+    """Jump at the mask's border (of the original's), feature distance and accuracy of purified clean images against U, with 95 % bands.
+
+    Paper: Fig 3.
+    """
+    titles = {"seam": "jump at the mask's border", "distance": "feature distance", "right": "accuracy, %"}
+    for axis, (column, title) in zip(axes, titles.items()):
+        for reading, label in (("multi-step", "repeated"), ("paper", "single step")):
+            found = studies.means(rows[rows.reading == reading], ["U"], column)
+            _band(axis, [U for (U,) in found], list(found.values()), plots.READINGS[reading], label, 100 if column == "right" else 1)
+        axis.set(xlabel="U", ylabel=title, xticks=(1, 5, 10, 20))
+    axes[0].axhline(1, color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
+    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+
+
+def _band(axis: Axes, x: Sequence[float], points: Sequence[Accuracy], colour: str, label: str, scale: float = 1) -> None:
+    low, value, high = ([scale * getattr(a, k) for a in points] for k in ("low", "value", "high"))
+    axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(x, value, "o-", color=colour, markersize=4, linewidth=1.2, label=label)
+
+
+def distances(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
+    """Mean feature distance of purified to original images with 95 % intervals, a panel per kind of image. Paper: Fig 9."""
+    names = list(dict.fromkeys(rows.defence))
+    for axis, (kind, part) in zip(axes, rows.groupby("kind", sort=False)):
+        for (name,), a in studies.means(part, ["defence"], "distance").items():
+            colour, y = plots.colour(name), -names.index(name)
+            axis.plot([a.low, a.high], [y, y], color=colour, linewidth=1.8)
+            axis.plot(a.value, y, "o", color=colour, markersize=5)
+        axis.set(title=f"{kind} (n = {part.image.nunique()})", xlabel="feature distance")
+        axis.set_xlim(-0.04 * (right := 1.05 * axis.get_xlim()[1]), right)
+        axis.set(yticks=[-i for i in range(len(names))], yticklabels=["not purified" if n == "none" else n for n in names])
+        axis.grid(axis="x")
+
+
+def cost(axes: np.ndarray, rows: pd.DataFrame) -> None:
+    """Denoiser calls, held bytes and seconds of a gradient (rows of axes) against U and against T (columns). Paper: Fig 8."""
+    method = {other: _most_common(rows, other) for other in ("T", "U")}
+    for line, (column, title, unit) in zip(axes, (("calls", "denoiser calls", 1), ("held", "MiB held", 2**20), ("seconds", "seconds", 1))):
+        for axis, varies, fixed in zip(line, "UT", "TU"):
+            part = rows[rows[fixed] == method[fixed]]
+            for (reading, how), g in part.groupby(["reading", "activations"], sort=False):
+                if column == "calls" and how == "recomputed":
+                    continue  # the same number
+                mean, kept = g.groupby(varies)[column].mean() / unit, how == "kept"
+                look = {"color": plots.READINGS[reading], "fillstyle": "full" if kept else "none", "label": f"{reading}, {how}"}
+                axis.plot(mean.index, mean, "o-" if kept else "s--", markersize=4, linewidth=1, **look)
+            axis.set(
+                yscale="log",
+                xticks=sorted(part[varies].unique()),
+                xlabel=f"{varies} ({fixed} = {method[fixed]})",
+                ylabel=title if varies == "U" else "",
+            )
+    axes[0, 0].figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+
+
+def _most_common(rows: pd.DataFrame, column: str) -> int:
+    """The value at which the other sweep was made."""
+    return int(rows[column].mode()[0])
+
+
+def savings(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
+    """What the single step saves of repeated resampling, in seconds and in held bytes, against U; the paper's values are dashed.
+
+    Paper: Fig 8, §7.
+    """
+    U, ours = np.arange(1, 21), plots.READINGS["paper"]
+    for axis, what, name in zip(axes, ("seconds", "held"), ("time", "memory")):
+        for how, mark, fill in (("kept", "o", "full"), ("recomputed", "s", "none")):
+            points = studies.saved(rows, what, how, _most_common(rows, "T"))
+            values = [100 * v for v in points.values()]
+            axis.plot(points.keys(), values, mark, markersize=5, color=ours, fillstyle=fill, label=f"activations {how}")
+        axis.plot(U, 100 * (1 - 2 / U), color=plots.READINGS["multi-step"], linewidth=1, label="limit 1 - 2/U")
+        multi, one = claims.COST[name]
+        paper = 100 * (1 - one / multi)
+        axis.axhline(paper, color=plots.COLOURS["paper"], linewidth=1.2, linestyle="--", label="the paper, U = 20")
+        axis.annotate(f"{int(paper)} %", (1, paper), xytext=(0, 2), textcoords="offset points", fontsize=7, color="#555555")
+        axis.set(xlabel="U", title=name, xticks=(1, 5, 10, 15, 20), ylim=(-110, 110))
+    axes[0].set_ylabel("saved by the single step, %")
+    axes[1].legend(loc="lower right")
+
+
+# ---- parts: from live objects ----------------------------------------------------------------------------------------------------
 
 
 def joint(axis: Axes, original: Tensor, purified: Tensor, bins: int = 48) -> float:
@@ -174,7 +270,7 @@ def teaser(bench_name: str = "cifar10-small") -> Drawing:
                 axis.set_ylabel(name, rotation=0, ha="right", va="center")
     accuracy_plot(right.subplots(), found)
     alt = "Seven images with attention, mask, noise and purified image; beside them accuracies of the defences with intervals."
-    return Drawing(figure, [f"results/{bench_name}/{row['file']}" for row in found], alt)
+    return Drawing(figure, _files(found), alt)
 
 
 def pipeline_file(bench_name: str = "cifar10-small") -> Drawing:
@@ -188,7 +284,7 @@ def pipeline_file(bench_name: str = "cifar10-small") -> Drawing:
 def _grid(name: str) -> tuple[dict, list[str]]:
     grid = ablations.experiments(name)
     found = ablations.records(grid)
-    return found, [str(grid[label].path(Path("results"))) for label in found]
+    return found, ablations.files(grid, found)
 
 
 def threshold_file() -> Drawing | None:
@@ -223,7 +319,43 @@ def controls_file() -> Drawing | None:
     figure, axis = plt.subplots(figsize=(plots.WIDTH, 0.8 + 0.4 * len(found)))
     curves = {c: ablations.curve(found, c) for c in COLUMNS}
     interval_plot(axis, {label: {c: curves[c][label] for c in COLUMNS} for label in found})
-    return Drawing(figure, files, "Accuracy clean, under random noise and attacked for six kinds of mask, with 95 % intervals.")
+    return Drawing(
+        figure, files, "Accuracy clean, under random noise and attacked for every kind of mask and its controls, with 95 % intervals."
+    )
+
+
+def _study(name: str, shape: tuple[int, int], height: float, draw: Callable, alt: str, **sharing) -> Drawing | None:
+    """A figure of a study's rows, if it was measured."""
+    rows = studies.table(name, "cifar10-small")
+    if rows.empty:
+        return None
+    figure, axes = plt.subplots(*shape, figsize=(plots.WIDTH, height), **sharing)
+    draw(axes, rows)
+    return Drawing(figure, [studies.path(name, "cifar10-small", results=Path("results")).as_posix()], alt)
+
+
+def consistency_file() -> Drawing | None:
+    """Fig 3 in numbers, from the study ``consistency``."""
+    alt = "Jump at the border of the mask, feature distance and accuracy against U, for repeated and single-step resampling, with bands."
+    return _study("consistency", (1, 3), 2.4, consistency, alt)
+
+
+def cost_file() -> Drawing | None:
+    """Fig 8, from the study ``cost``."""
+    alt = "Denoiser calls, held memory and seconds per gradient against U and against the number of steps, for three orders of operations."
+    return _study("cost", (3, 2), 5.6, cost, alt, sharex="col")
+
+
+def savings_file() -> Drawing | None:
+    """What Fig 8 claims, as savings, from the study ``cost``."""
+    alt = "Per cent of time and of held memory that the single step saves, against U, with the limit 1 - 2/U and the paper's values dashed."
+    return _study("cost", (1, 2), 2.5, savings, alt, sharey=True)
+
+
+def distance_file() -> Drawing | None:
+    """Fig 9, from the study ``distance``."""
+    alt = "Mean feature distance to the original with 95 % intervals, for natural, transferred and adaptive images, per purifier."
+    return _study("distance", (1, 3), 2.6, distances, alt, sharey=True)
 
 
 FILES: dict[str, Callable[[], Drawing | None]] = {
@@ -232,6 +364,10 @@ FILES: dict[str, Callable[[], Drawing | None]] = {
     "threshold": threshold_file,
     "levels": levels_file,
     "controls": controls_file,
+    "consistency": consistency_file,
+    "cost": cost_file,
+    "savings": savings_file,
+    "distance": distance_file,
 }
 
 

@@ -47,7 +47,7 @@ class LiveBytes(TorchDispatchMode):
 @dataclass(frozen=True)
 class Cost:
     """One exact gradient: denoiser `calls` of the purification, `passes` of the denoiser forwards (recomputed ones too), bytes `held`
-    between forward and backward pass, the `peak` of live bytes, and `seconds`; weights and input are not counted.
+    between forward and backward pass, the `peak` of live bytes, and `seconds` of processor time; weights and input are not counted.
 
     The first four are exact and the same on any machine. `process` is the growth in bytes of what the device's allocator (GPU) or the
     operating system (Linux) gave the process; None elsewhere.
@@ -92,11 +92,11 @@ def _loss(defended: Purified, images: Tensor, labels: Tensor, ids: Sequence) -> 
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Wall time on a CPU, CUDA events on a GPU."""
+    """This process's processor time on a CPU, so that what else runs there does not count; CUDA events on a GPU."""
     if device.type != "cuda":
-        started = time.perf_counter()
+        started = time.process_time()
         run()
-        return time.perf_counter() - started
+        return time.process_time() - started
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     run()

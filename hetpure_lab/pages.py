@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetpure_core import HetPure, linear_schedule
-from hetpure_lab import ablations, claims, evidence, specs, stats, tables
+from hetpure_lab import ablations, claims, evidence, specs, stats, studies
 from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.data import ROOT
 from hetpure_lab.defences import DEFENCES
@@ -53,7 +53,8 @@ def equations(results: Path = RESULTS) -> str:
 def _element(row: dict) -> str:
     here = ", ".join(f"{{eq}}`{label}`" for label in row["labels"]) or ", ".join(row["parts"]) or "–"
     functions = ", ".join(f"`{name}`" for name in row["functions"]) or "–"
-    needs_records = row["measured"] != 1 or row["element"] in claims.TABLES or claims.ELEMENTS[row["element"]].grids
+    element = claims.ELEMENTS[row["element"]]
+    needs_records = row["measured"] != 1 or element.name in claims.TABLES or element.grids or element.study
     measured = f"{row['measured']:.0%}" if needs_records and not row["parts"] else "–"
     chapters = ", ".join(map(_chapter, row["chapters"]))
     return f"| {row['element']} | {here} | {row['says']} | {chapters} | {functions} | {measured} | {row['status']} |"
@@ -80,8 +81,7 @@ are small ones trained by this project, so a verdict is about the direction of a
 
 
 Records = dict[str, dict]
-Cell = tuple[str, str, float, str]  # bench, norm, radius, attack slug
-Found = dict[Cell, dict[str, dict[str, Records]]]  # cell -> attack spec -> defence spec -> records
+Found = dict[claims.Place, dict[str, dict[str, Records]]]  # place -> attack spec -> defence spec -> records
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,9 @@ class Comparison:
     claimed: float
 
     @property
-    def cell(self) -> Cell:
+    def place(self) -> claims.Place:
         """Where its records are."""
-        return self.table.bench, self.table.norm, radius(self.table), self.attack
-
-
-def radius(table: claims.Table) -> float:
-    """The radius of a table's attacks, rounded so that it can be a key."""
-    return round(table.eps or tables.HEADLINE[table.norm], 6)
+        return claims.place(self.table.bench, self.table.norm, self.table.radius, self.attack)
 
 
 def _number(text: str) -> float | None:
@@ -115,7 +110,7 @@ def comparisons() -> Iterator[Comparison]:
     """All comparisons of the method, which is the last row of a table, with another row for which there is a defence here."""
     for table in claims.TABLES.values():
         method = table.rows[-1]
-        for row in (other.at(table.eps or tables.HEADLINE[table.norm]) for other in table.rows[:-1]):
+        for row in (other.at(table.radius) for other in table.rows[:-1]):
             columns = [("standard", table.attacks[0], method.standard, row.standard)]
             columns += [(attack, attack, *values) for attack, *values in zip(table.attacks, method.robust, row.robust)]
             for column, attack, *printed in columns if method.ours and row.ours else ():
@@ -125,22 +120,21 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def load(results: Path = RESULTS) -> Found:
-    """All records of seed 0, by cell."""
+    """All records of seed 0, by place."""
     found: Found = {}
     for path in evidence.files(results):
         records = evidence.read(path)
         config = next(iter(records.values()))["config"]
-        attack = config["attack"]
         if config["seed"] == 0:
-            place = found.setdefault((config["bench"], attack["norm"], round(attack["eps"], 6), attack["name"]), {})
-            place.setdefault(specs.write(attack, ATTACKS), {})[specs.write(config["defence"], DEFENCES)] = records
+            by_attack = found.setdefault(claims.place_of(config), {})
+            by_attack.setdefault(specs.write(config["attack"], ATTACKS), {})[specs.write(config["defence"], DEFENCES)] = records
     return found
 
 
 def measure(claim: Comparison, found: Found) -> tuple[stats.Accuracy, str] | None:
     """The paired difference method minus rival under that attack setting which most images share, and the setting; None without records."""
     best = None
-    for attack, rows in sorted(found.get(claim.cell, {}).items()):
+    for attack, rows in sorted(found.get(claim.place, {}).items()):
         pair = [rows.get(row.ours, {}) for row in (claim.method, claim.rival)]
         a, b = ablations.rates(*pair, "clean" if claim.column == "standard" else "adversarial")
         if len(a) > (best[0].n if best else 0):
@@ -162,17 +156,38 @@ def _line(claim: Comparison, found: Found) -> str:
     return f"| {claim.rival.method} | {claim.column} | {claim.claimed:+.2f} | {here} | {verdict(claim.claimed, difference)} |"
 
 
-def _cost() -> str:
+def _cost(results: Path) -> str:
     multi, one = (HetPure(U=20, reading=reading).calls(linear_schedule()) for reading in ("multi-step", "paper"))
-    time, memory = (f"{1 - b / a:.0%}" for a, b in (claims.COST["time"], claims.COST["memory"]))
-    return f"""For U = 20 the paper reports that the single step saves {time} of the time and {memory} of the memory. Here it saves
-{1 - one / multi:.0%} of the denoiser calls: {one} instead of {multi} with {HetPure().steps} steps. Bytes and seconds are measured live in
-[chapter 10](../chapters/10_cost.ipynb): memory follows the calls if activations are kept, and not if they are recomputed."""
+    time, memory = (f"{int(100 * (1 - b / a))}%" for a, b in (claims.COST["time"], claims.COST["memory"]))  # truncated, as printed
+    said = f"For U = 20 the paper reports that the single step saves {time} of the time and {memory} of the memory. Here it saves\n"
+    said += f"{1 - one / multi:.0%} of the denoiser calls: {one} instead of {multi} with {HetPure().steps} steps"
+    rows = studies.table("cost", "cifar10-small", results=results)
+    if rows.empty:
+        return f"{said}.\n\nBytes and seconds are not measured yet."
+    head = "| activations | time saved | memory saved |\n|---|---|---|\n"
+    saved = {how: [studies.saved(rows, what, how)[20] for what in ("seconds", "held")] for how in ("kept", "recomputed")}
+    lines = [f"| {how} | {seconds:.0%} | {held:.0%} |" for how, (seconds, held) in saved.items()]
+    return f"{said}, and of processor time and held bytes\n([chapter 10](../chapters/10_cost.ipynb)):\n\n{head}" + "\n".join(lines)
 
 
-def _grid_lines(name: str, reference: str, results: Path) -> str:
-    grid = ablations.experiments(name)
-    found = ablations.records(grid, results)
+def _consistency(results: Path) -> str:
+    rows = studies.table("consistency", "cifar10-small", results=results)
+    if rows.empty:
+        return "Not measured yet."
+    head = "| of clean images | n | single step (U = 10) minus repetition (U = 20) | the single step's is |\n|---|---|---|---|\n"
+    return head + "\n".join(f"| {name} | {' | '.join(map(str, row))} |" for name, row in studies.resampled(rows).iterrows())
+
+
+def _distances(results: Path) -> str:
+    rows = studies.table("distance", "cifar10-small", results=results)
+    if rows.empty:
+        return "Not measured yet."
+    head = "| images | against | n | method minus the other | the method's distance is |\n|---|---|---|---|---|\n"
+    return head + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in studies.nearer(rows).itertuples(index=False))
+
+
+def _grid_lines(name: str, results: Path) -> str:
+    found, reference = ablations.records(ablations.experiments(name), results), ablations.GRIDS[name].reference
     if reference not in found:
         return "Not measured yet."
     head = "| setting | images | against the paper's choice, attacked | Holm-corrected p | accuracy is |\n|---|---|---|---|---|\n"
@@ -189,10 +204,13 @@ def scorecard(results: Path = RESULTS) -> str:
         body = head + "\n".join(_line(c, found) for c in chosen) if chosen else "No row of this table has a counterpart here yet."
         parts.append(f"## {name}: {claims.TABLES[name].caption}\n\n{body}\n")
     parts.append("## Fig 7: the chosen threshold and levels give the highest robust accuracy\n")
-    parts.append(f"Threshold, against 0.8:\n\n{_grid_lines('tau', 'tau = 0.8', results)}\n")
-    parts.append(f"Levels, against 0.2 and 0.05:\n\n{_grid_lines('levels', 't_l = 0.2, t_s = 0.05', results)}\n")
-    parts.append(f"## Fig 8: cost\n\n{_cost()}\n")
-    live = "Figs 1 to 6 and 9 are drawn and measured live in [chapter 9](../chapters/09_inside.ipynb), with their definitions."
+    parts.append(f"Threshold, against 0.8:\n\n{_grid_lines('tau', results)}\n")
+    parts.append(f"Levels, against 0.2 and 0.05:\n\n{_grid_lines('levels', results)}\n")
+    parts.append(f"## The mask: what the paper leaves out\n\nEvery control, against attention:\n\n{_grid_lines('mask', results)}\n")
+    parts.append(f"## Fig 8: cost\n\n{_cost(results)}\n")
+    parts.append(f"## Fig 3: the single step with U = 10 does what 20 repetitions do\n\n{_consistency(results)}\n")
+    parts.append(f"## Fig 9: the method's feature distance is the smallest\n\n{_distances(results)}\n")
+    live = "Figs 1, 2 and 4 to 6 are drawn live in [chapter 9](../chapters/09_inside.ipynb), with their definitions."
     parts.append(f"## The other figures\n\n{live}\n")
     return "\n".join(parts)
 

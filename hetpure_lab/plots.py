@@ -16,6 +16,7 @@ from hetpure_lab.defences import DEFENCES
 
 ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
 COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
+READINGS = {"multi-step": "#555555", "paper": COLOURS["hetpure"], "released": "#8c6bb1"}  # the method's three orders of operations
 BLOCKS = sns.color_palette("flare", 4).as_hex()  # attention maps, from the first block to the last
 WIDTH = 6.8
 UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}  # so that a rerun writes the same bytes
@@ -45,8 +46,22 @@ def style() -> None:
     if shell := get_ipython():
         plt.switch_backend(plt.get_backend())  # loading the backend of notebooks registers formats of its own: that comes first
         formatters = shell.display_formatter.formatters
-        formatters["image/svg+xml"].for_type(Figure, lambda f: None if photographs(f) else print_figure(f, "svg", metadata=UNDATED["svg"]))
-        formatters["image/png"].for_type(Figure, lambda f: print_figure(f, "png", base64=True) if photographs(f) else None)
+        formatters["image/svg+xml"].for_type(Figure, lambda f: None if photographs(f) else (_print(f, "svg"), origin(f)))
+        formatters["image/png"].for_type(Figure, lambda f: (_print(f, "png", base64=True), origin(f)) if photographs(f) else None)
+
+
+def _print(figure: Figure, kind: str, **options) -> str:
+    return print_figure(figure, kind, metadata=UNDATED[kind], **options)
+
+
+def note(figure: Figure, records: Sequence[str]) -> None:
+    """Remember which files of records a figure shows, by their path from the repository's root."""
+    figure.records = sorted({*getattr(figure, "records", ()), *records})
+
+
+def origin(figure: Figure) -> dict:
+    """What a notebook keeps beside a figure, in its output's metadata; `chapters.execute` adds the cell and the commit."""
+    return {"records": getattr(figure, "records", [])}
 
 
 def photographs(figure: Figure) -> bool:

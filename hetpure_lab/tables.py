@@ -11,11 +11,9 @@ from pandas.io.formats.style import Styler
 
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence, specs, stats
-from hetpure_lab.claims import ATTACK_NAMES, TABLES, Claim
+from hetpure_lab.claims import ATTACK_NAMES, HEADLINE, TABLES, Claim
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Outcomes
-
-HEADLINE = {"Linf": 8 / 255, "L2": 0.5}
 
 
 def percent(row: dict, column: str) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from hetpure_core import HetPure, Purified, linear_schedule
+from hetpure_core import HetPure, Noise, Purified, linear_schedule
 from hetpure_lab import ablations, data, evidence, specs
 from hetpure_lab.defences import DEFENCES
+from hetpure_lab.rivals import EqualEnergy
 
 FAST = "pgd:iterations=1,eot=1,confirm=0"
 
@@ -37,6 +38,22 @@ def test_a_grid_changes_only_what_it_names(name):
 @pytest.mark.parametrize("name", ablations.GRIDS)
 def test_every_grid_contains_the_method_itself(name):
     assert "hetpure" in {e.defence for e in ablations.experiments(name).values()}
+
+
+@pytest.mark.parametrize("name", ablations.GRIDS)
+def test_the_reference_of_every_grid_is_the_method(name):
+    assert ablations.experiments(name)[ablations.GRIDS[name].reference].defence == "hetpure"
+
+
+def test_the_masks_controls_have_the_methods_settings(classifier, denoiser, images):
+    base = HetPure(t_l=0.4, t_s=0.2, steps=6, tau=0.5)
+    points = ablations.purifiers("mask", base)
+    assert {(p.t_l, p.t_s, p.steps, p.tau) for p in points.values()} == {(0.4, 0.2, 6, 0.5)}
+    masks = {k: Purified(classifier, denoiser, p).mask(images, Noise(0, range(4), [0] * 4)) for k, p in points.items()}
+    area = {label: mask.sum((1, 2, 3)) for label, mask in masks.items()}
+    assert torch.equal(area["image gradient, equal area"], area["attention"]) and torch.equal(area["random, equal area"], area["attention"])
+    assert not torch.equal(masks["image gradient, equal area"], masks["attention"])
+    assert isinstance(points["uniform, equal energy"], EqualEnergy)
 
 
 def test_points_that_grids_share_are_one_experiment():
@@ -95,6 +112,19 @@ def test_holm_corrects_for_the_number_of_points():
     one = ablations.against({"a": fake(images), "b": fake(nudged)}, "a")
     many = ablations.against({"a": fake(images)} | {f"b{i}": fake(nudged) for i in range(8)}, "a")
     assert one.loc["b", "accuracy is"] == "higher" and set(many["accuracy is"]) == {"not established"}
+
+
+def test_over_all_grids_the_correction_is_stricter_than_within_one():
+    images = np.linspace(0, 0.9, 12)
+    nudged = fake(images + np.where(np.arange(12) < 8, 0.1, 0))
+    grid = {"p = 2": fake(images), "p = 1": nudged}
+    one, many = (
+        ablations.against(grid, "p = 2"),
+        ablations.established({"p": grid, "sampler": {}, "U": {"U = 10": fake(images), "U = 5": nudged}}),
+    )
+    assert list(many.index) == ["p: p = 1", "U: U = 5"]
+    assert float(many.loc["p: p = 1", "p (Holm)"]) == pytest.approx(2 * float(one.loc["p = 1", "p (Holm)"]), rel=0.1)
+    assert ablations.established({"p": {}}).empty
 
 
 def test_only_shared_images_are_compared():

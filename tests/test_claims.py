@@ -9,8 +9,11 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT
 
-from hetpure_lab import claims, pages
+from hetpure_lab import claims, evidence, pages, specs, studies
+from hetpure_lab import records as record_files
+from hetpure_lab.attacks import PGD
 from hetpure_lab.claims import ELEMENTS, TABLES, Claim, Table
+from hetpure_lab.defences import DEFENCES
 from hetpure_lab.stats import Accuracy
 
 # What is numbered in the paper: 11 equations, 3 algorithms, 8 tables, 9 figures, and the appendix, sections 7 to 10.
@@ -60,11 +63,48 @@ def test_a_table_is_done_when_all_its_cells_are_measured(monkeypatch, tmp_path):
     rows = (Claim("AP", "a", "90", ("50",), "none"), Claim("AP", "b", "90", ("-",), "uniform:t=0.1"))
     for attacks, share in ((("PGD+EOT",), 1), (("BPDA+EOT",), 0)):
         monkeypatch.setitem(TABLES, "Table 5", Table("Table 5", "", attacks, rows))
-        monkeypatch.setattr(claims, "measured_cells", lambda _: {("cifar10-small", "Linf", "pgd", "none")})
+        monkeypatch.setattr(claims, "measured_cells", lambda _: {(claims.place("cifar10-small", "Linf", 8 / 255, "pgd"), "none")})
         assert claims.share(element) == share
         assert claims.status(element) == ("done" if share else "planned")
     monkeypatch.undo()
     assert claims.share(element, tmp_path) == 0 and claims.status(ELEMENTS["Fig 7"], tmp_path) == "planned"
+
+
+def written(results, defence, eps):
+    """A file of one record of the ImageNet bench, attacked at that radius and always right."""
+    _, purifier = specs.parse(defence, DEFENCES)
+    config = {"bench": "imagenet-small", "defence": {"name": defence.partition(":")[0]} | vars(purifier), "seed": 0, "weights": {}}
+    config["attack"] = {"name": "pgd"} | vars(PGD(eps=eps))
+    columns = {c: {"labels": [0], "soft": 0} for c in evidence.COLUMNS}
+    path = results / "imagenet-small" / f"{config['defence']['name']}-{round(255 * eps)}.jsonl"
+    record_files.append(path, [{"image": key, "label": 0, "config": config} | columns for key in "abc"])
+
+
+def test_records_of_another_radius_count_for_nothing(tmp_path):
+    written(tmp_path / "small", claims.STRONGER, 4 / 255)
+    written(tmp_path / "large", claims.STRONGER, 8 / 255)
+    element = ELEMENTS["Table 6"]
+    assert claims.share(element, tmp_path / "small") == 0 < claims.share(element, tmp_path / "large")
+    written(tmp_path / "quoted", "uniform:t=0.2,steps=6", 4 / 255)  # a row that the paper quotes at 4/255
+    assert claims.share(element, tmp_path / "quoted") == claims.share(element, tmp_path / "large")
+
+
+def test_the_scorecard_pairs_records_of_the_tables_own_radius(tmp_path):
+    for defence in (claims.STRONGER, "uniform:t=0.2,steps=6"):
+        written(tmp_path, defence, 4 / 255)
+    claim = next(c for c in pages.comparisons() if c.table.name == "Table 6" and c.rival.ours == "uniform:t=0.2,steps=6")
+    assert pages.measure(claim, pages.load(tmp_path)) is None
+    written(tmp_path, claims.STRONGER, 8 / 255)
+    assert pages.measure(claim, pages.load(tmp_path)) is None, "the method at 8/255 beside noise at 4/255"
+    written(tmp_path, "uniform:t=0.2,steps=6", 8 / 255)
+    assert pages.measure(claim, pages.load(tmp_path))[0].n == 3
+
+
+def test_a_figure_with_a_study_is_done_when_it_is_measured(tmp_path):
+    figure = ELEMENTS["Fig 9"]
+    assert claims.share(figure, tmp_path) == 0 and claims.status(figure, tmp_path) == "planned"
+    record_files.append(studies.path("distance", "cifar10-small", results=tmp_path), [{"image": "a", "rows": []}])
+    assert claims.share(figure, tmp_path) == 1
 
 
 def test_a_section_is_as_far_as_its_least_part():
@@ -110,7 +150,7 @@ def test_a_comparison_takes_the_attack_that_most_images_share():
     claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "PGD+EOT")
     weak, strong = records([0.5] * 4), records([0.9] * 8)
     rows = {"pgd": {"hetpure": strong, claim.rival.ours: records([0.4] * 3)}, "pgd:eot=4": {"hetpure": weak, claim.rival.ours: strong}}
-    difference, attack = pages.measure(claim, {claim.cell: rows})
+    difference, attack = pages.measure(claim, {claim.place: rows})
     assert attack == "pgd:eot=4" and difference.n == 4 and difference.value == pytest.approx(-0.4)
     assert pages.measure(claim, {}) is None
 

@@ -8,13 +8,14 @@ import json
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
 from nbclient import NotebookClient
 
 from hetpure_core import HetPure, Purified
-from hetpure_lab import evidence, figures, plots, tables
+from hetpure_lab import chapters, evidence, figures, plots, tables
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.stats import Accuracy
 
@@ -77,13 +78,62 @@ def test_saving_the_same_picture_again_changes_no_file(tmp_path):
 def test_notebooks_show_plots_as_svg_and_photographs_as_png():
     cells = [
         "from hetpure_lab import plots; import matplotlib.pyplot as plt; plots.style()",
-        "_ = plt.plot([0, 1], [1, 0])",
+        "_ = plt.plot([0, 1], [1, 0]); plots.note(plt.gcf(), ['results/b.jsonl']); plots.note(plt.gcf(), ['results/a.jsonl'])",
         "_ = plt.imshow([[0, 1]])",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
     kinds = [{kind for output in cell.outputs for kind in output.get("data", {})} for cell in notebook.cells]
     assert kinds[1:] == [{"image/svg+xml", "text/plain"}, {"image/png", "text/plain"}]
+    noted = [sidecar["records"] for _, sidecar in chapters.pictures(notebook)]
+    assert noted == [["results/a.jsonl", "results/b.jsonl"], []]
+
+
+def drawn(data, **sidecar):
+    """A notebook with one picture."""
+    output = nbformat.v4.new_output("display_data", {"image/png": data}, metadata={"image/png": {"records": []} | sidecar})
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", id="cell-000", outputs=[output])])
+
+
+def test_a_picture_keeps_its_commit_until_it_changes():
+    before = dict(chapters.pictures(drawn("old", commit="abc")))
+    for data, commit in (("old", "abc"), ("new", evidence.provenance()["commit"])):
+        notebook = drawn(data)
+        chapters.add_sidecars(notebook, "10_cost.ipynb", before)
+        ((_, sidecar),) = chapters.pictures(notebook)
+        assert sidecar == {"records": [], "function": "chapters/10_cost.ipynb#cell-000", "commit": commit}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_picture_in_a_chapter_says_where_it_is_from(path):
+    for (cell, _), sidecar in chapters.pictures(nbformat.read(path, as_version=4)):
+        assert sidecar.get("function") == f"chapters/{path.name}#{cell}", "run: python -m hetpure_lab.chapters"
+        assert sidecar["commit"] and all((ROOT / record).exists() for record in sidecar["records"])
+
+
+@pytest.mark.parametrize("name", ["consistency", "cost", "savings", "distance"])
+def test_figures_of_studies_need_records_and_nothing_else(name, monkeypatch):
+    for module, function in ((figures.benches, "load"), (figures.data, "load"), (figures.benches, "load_network")):
+        monkeypatch.setattr(module, function, lambda *_, **__: pytest.fail("a network or data were loaded"))
+    drawing = figures.FILES[name]()
+    assert all((ROOT / record).exists() for record in drawing.records) and len(drawing.alt) < 140
+    assert all(axis.lines for axis in drawing.figure.axes)
+    plots.plt.close(drawing.figure)
+
+
+def test_the_savings_plot_has_the_papers_two_numbers():
+    figure, axes = plots.plt.subplots(1, 2)
+    rows = [
+        {"reading": r, "U": U, "T": 10, "activations": how}
+        for r in ("multi-step", "paper")
+        for U in (2, 20)
+        for how in ("kept", "recomputed")
+    ]
+    table = pd.DataFrame([r | {"seconds": r["U"] if r["reading"] == "multi-step" else 2, "held": 1} for r in rows])
+    figures.savings(axes, table)
+    assert [axis.texts[0].get_text() for axis in axes] == ["89 %", "87 %"]
+    assert list(axes[0].lines[0].get_ydata()) == pytest.approx([0, 90]) and list(axes[1].lines[0].get_ydata()) == [0, 0]
+    plots.plt.close(figure)
 
 
 def test_every_defence_has_a_colour_of_its_own():
