@@ -5,18 +5,18 @@ Sources: Madry et al. 2018 (PGD), Athalye et al. 2018 (EOT, BPDA). `ensemble` ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hetpure_core import Purified
 from hetpure_lab.ensemble import AutoAttack, CorrectedAutoAttack, Square
 from hetpure_lab.gradients import (
     LOSSES,
     Defence,
+    Defended,
     StraightThrough,
     Undefended,
     confirmed,
@@ -28,7 +28,7 @@ from hetpure_lab.gradients import (
     seen_by_the_attack,
     smooth_mask,
 )
-from hetpure_lab.threat import Attack, no_tick, perturb_randomly, to_8_bit
+from hetpure_lab.threat import Attack, Found, Tick, no_steps, no_tick, perturb_randomly, to_8_bit
 
 __all__ = [
     "ATTACKS",
@@ -93,15 +93,7 @@ class PGD(Attack):
         looks = self.eot * (2 * (self.keep == "best") + (self.restarts > 1))
         return self.restarts * (checks + looks), self.restarts * self.iterations * self.eot
 
-    def run(
-        self,
-        defence: Purified | Undefended,
-        images: Tensor,
-        labels: Tensor,
-        ids: Sequence,
-        seed: int = 0,
-        tick: Callable[[int], None] = no_tick,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
         defence = self.faces(defence)
         x, spent, fell = self.climb(defence, images, labels, ids, f"{seed}", tick)
         if self.restarts == 1:
@@ -122,13 +114,13 @@ class PGD(Attack):
         return x, spent
 
     def climb(
-        self, defence: Purified | Undefended, images: Tensor, labels: Tensor, ids: Sequence, tag: str, tick: Callable[[int], None]
+        self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, tag: str, tick: Tick
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One ascent, its noise keyed by `tag`: adversarial images, iterations spent and whether failure was confirmed, per image."""
         attacked, check = seen_by_the_attack(reseeded(defence, f"attack {tag}"), self.gradient), reseeded(defence, f"confirm {tag}")
         x = self.start(images, ids, tag)
         best, best_value = x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
-        active, spent = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.long, device=x.device)
+        active, spent = torch.arange(len(x), device=x.device), no_steps(x)
         fell = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
         for k in range(self.iterations):
@@ -248,17 +240,9 @@ class RandomNoise(Attack):
     def purifications(self) -> tuple[int, int]:
         return 0, 0
 
-    def run(
-        self,
-        defence: Purified | Undefended,
-        images: Tensor,
-        labels: Tensor,
-        ids: Sequence,
-        seed: int = 0,
-        tick: Callable[[int], None] = no_tick,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
         x = perturb_randomly(images, ids, self.norm, self.eps, f"noise {seed}")
-        return x, torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return x, no_steps(x)
 
 
 ATTACKS = {

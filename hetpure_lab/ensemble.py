@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -20,11 +20,11 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
-from hetpure_core import Noise, Purified
+from hetpure_core import Noise
 from hetpure_lab.gradients import (
     LOSSES,
     Defence,
-    Undefended,
+    Defended,
     check_choice,
     confirmed,
     logits_of,
@@ -35,7 +35,7 @@ from hetpure_lab.gradients import (
     reseeded,
     seen_by_the_attack,
 )
-from hetpure_lab.threat import Attack, no_tick, perturb_randomly
+from hetpure_lab.threat import Attack, Found, Tick, no_steps, no_tick, perturb_randomly
 
 # ---- AutoAttack as packaged ------------------------------------------------------------------------------------------------
 
@@ -83,17 +83,9 @@ class AutoAttack(Attack):
             return 8, 2 * (self.iterations + 1) * self.eot
         return 5030, 10 * (self.iterations + 1)
 
-    def run(
-        self,
-        defence: Purified | Undefended,
-        images: Tensor,
-        labels: Tensor,
-        ids: Sequence,
-        seed: int = 0,
-        tick: Callable[[int], None] = no_tick,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
         attacked = seen_by_the_attack(reseeded(self.faces(defence), f"attack {seed}"), self.gradient)
-        x, spent = images.clone(), torch.zeros(len(images), dtype=torch.long, device=images.device)
+        x, spent = images.clone(), no_steps(images)
         for i, image in enumerate(ids):
             module, key = FreshDraws(attacked, image), next(Noise(f"autoattack {seed}", [image], [0]).generators("seed")).initial_seed()
             x[i : i + 1] = self.packaged(module, images[i : i + 1], labels[i : i + 1], key)
@@ -220,18 +212,10 @@ class CorrectedAutoAttack(Attack):
         looks = len(checkpoints(self.iterations)) * (self.accept + 2 * self.eot) + self.accept
         return runs * looks, runs * (self.iterations + 1) * self.eot
 
-    def run(
-        self,
-        defence: Purified | Undefended,
-        images: Tensor,
-        labels: Tensor,
-        ids: Sequence,
-        seed: int = 0,
-        tick: Callable[[int], None] = no_tick,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
         defence = self.faces(defence)
         judge = reseeded(defence, f"accept {seed}")
-        x, spent = images.clone(), torch.zeros(len(images), dtype=torch.long, device=images.device)
+        x, spent = images.clone(), no_steps(images)
         right = torch.full((len(images),), self.accept + 1, device=images.device)
         value = torch.full((len(images),), -torch.inf, dtype=images.dtype, device=images.device)
         for loss in self.losses.split("+"):
@@ -251,13 +235,13 @@ class CorrectedAutoAttack(Attack):
 
     def climb(
         self,
-        defence: Purified | Undefended,
+        defence: Defended,
         images: Tensor,
         labels: Tensor,
         ids: Sequence,
         loss: str,
         tag: str,
-        tick: Callable[[int], None] = no_tick,
+        tick: Tick = no_tick,
         start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One run of APGD on the averaged `loss`, its noise keyed by `tag`: the best points and the iterations spent."""
@@ -265,7 +249,7 @@ class CorrectedAutoAttack(Attack):
         check = reseeded(defence, f"confirm {tag}")
         x = perturb_randomly(images, ids, self.norm, self.eps, f"start {tag}", corner=False) if start is None else start
         run = Ascent.at(x, *loss_and_gradient(attacked, x, labels, ids, range(self.eot), loss), 2 * self.eps)
-        best, spent, last = x.clone(), torch.zeros(len(x), dtype=torch.long, device=x.device), 0
+        best, spent, last = x.clone(), no_steps(x), 0
         for k in range(1, self.iterations + 1):
             around, inertia = images[run.index], 0.25 if k > 1 else 0.0
             z = self.project(run.x + run.step * self.direction(run.gradient), around)
@@ -320,20 +304,12 @@ class Square(Attack):
         blocks = math.ceil(self.iterations / self.refresh)
         return (self.iterations + blocks) * self.eot + self.confirm * max(0, blocks - 1), 0
 
-    def run(
-        self,
-        defence: Purified | Undefended,
-        images: Tensor,
-        labels: Tensor,
-        ids: Sequence,
-        seed: int = 0,
-        tick: Callable[[int], None] = no_tick,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
         defence = self.faces(defence)
         attacked, check = reseeded(defence, f"attack {seed}"), reseeded(defence, f"confirm {seed}")
         x = self.propose(images, images, ids, seed, -1)
         value = torch.empty(len(x), dtype=x.dtype, device=x.device)
-        active, spent = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.long, device=x.device)
+        active, spent = torch.arange(len(x), device=x.device), no_steps(x)
         for k in range(self.iterations):
             block = k // self.refresh
             copies = range(block * self.eot, (block + 1) * self.eot)

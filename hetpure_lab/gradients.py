@@ -7,7 +7,7 @@ attack never sees the noise that scores it: it draws with its own seed (`reseede
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +41,9 @@ class Undefended(nn.Module):
     def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
         check_images(images)
         return self.classifier(images)
+
+
+Defended = Purified | Undefended  # what is evaluated
 
 
 class StraightThrough(nn.Module):
@@ -117,10 +120,10 @@ def held_draws(draws: str) -> tuple[str, ...]:
     return names
 
 
-Defence = Purified | Undefended | StraightThrough | MaskAware
+Defence = Defended | StraightThrough | MaskAware  # what an attack differentiates
 
 
-def seen_by_the_attack(defence: Purified | Undefended, gradient: str) -> Defence:
+def seen_by_the_attack(defence: Defended, gradient: str) -> Defence:
     """The module whose gradient the attack takes: the defence itself (``exact``), or a stand-in.
 
     - ``surrogate`` is the released code's: its own order of operations on its coarsest grid, where stage 1 has a single step and the
@@ -157,7 +160,7 @@ def coarser(purifier: HetPure | Uniform, gradient: str, schedule: Schedule) -> H
     return next((p for p in fewer if len(p.grid(schedule)[0]) > 2), purifier)
 
 
-def reseeded(defence: Purified | Undefended, seed: int | str) -> Purified | Undefended:
+def reseeded(defence: Defended, seed: int | str) -> Defended:
     """The same defence drawing other noise; the networks are shared."""
     return defence if isinstance(defence, Undefended) else with_purifier(defence, defence.purifier, seed)
 
@@ -232,14 +235,26 @@ def rows_of(n: int, copies: Sequence[int], device: torch.device) -> list[tuple[T
     return [(torch.tensor([i for i, _ in chunk], device=device), [c for _, c in chunk]) for chunk in chunks]
 
 
+def sharing_masks(defence: Defence, images: Tensor, ids: Sequence) -> Callable[[Tensor, Tensor, list[int]], Tensor]:
+    """`defence` as a function of rows (r, 3, h, w), which of the `images` they are, and copies, to logits.
+
+    A mask that depends on the image alone is the same in every purification: it is found once per image.
+    """
+    plain = isinstance(defence, Purified) and type(defence).purify is Purified.purify  # others may look at a scaled image
+    if not (plain and looks_at_the_image(defence.purifier)):
+        return lambda x, index, copies: defence(x, pick(ids, index), copies)
+    masks = defence.mask(images, defence.noise(len(images), ids))
+    return lambda x, index, copies: defence(x, pick(ids, index), copies, masks[index])
+
+
 def loss_and_gradient(
     defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int], loss: str = "ce"
 ) -> tuple[Tensor, Tensor]:
     r"""The loss :math:`\frac1N \sum_j \ell(F(x; \epsilon_j), y)` over `copies` j (n,), and its gradient in x (n, 3, h, w)."""
-    value, gradient = images.new_zeros(len(images)), torch.zeros_like(images)
+    value, gradient, logits = images.new_zeros(len(images)), torch.zeros_like(images), sharing_masks(defence, images, ids)
     for index, copy_ in rows_of(len(images), copies, images.device):
         x = images[index].detach().requires_grad_()
-        each = loss_values(defence(x, pick(ids, index), copy_), labels[index], loss)
+        each = loss_values(logits(x, index, copy_), labels[index], loss)
         gradient.index_add_(0, index, torch.autograd.grad(each.sum(), x)[0])
         value.index_add_(0, index, each.detach())
     return value / len(copies), gradient / len(copies)
@@ -248,7 +263,8 @@ def loss_and_gradient(
 @torch.no_grad()
 def logits_of(defence: Defence, images: Tensor, ids: Sequence, copies: Sequence[int]) -> Tensor:
     """Logits of independent purifications: (len(copies), n, classes)."""
-    logits = torch.cat([defence(images[index], pick(ids, index), copy_) for index, copy_ in rows_of(len(images), copies, images.device)])
+    each = sharing_masks(defence, images, ids)
+    logits = torch.cat([each(images[index], index, copy_) for index, copy_ in rows_of(len(images), copies, images.device)])
     return logits.unflatten(0, (len(images), len(copies))).transpose(0, 1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, bootstrap
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.proportion import proportion_confint
@@ -51,12 +51,15 @@ def mean_rate(rates: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accura
     If all images agree on 0 or on 1 a bootstrap knows no uncertainty; then it is Wilson's.
     """
     rates = np.asarray(rates, dtype=float)
-    return wilson(rates) if rates.max() == 0 or rates.min() == 1 else _bootstrap(rates, seed, resamples)
+    return wilson(rates) if rates.max() == 0 or rates.min() == 1 else _bootstrap(rates, (0, 1), seed, resamples)
 
 
-def _bootstrap(values: np.ndarray, seed: int, resamples: int) -> Accuracy:
-    means = np.random.default_rng(seed).choice(values, (resamples, len(values))).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+def _bootstrap(values: np.ndarray, scale: tuple[float, float], seed: int, resamples: int) -> Accuracy:
+    """Percentile interval over images; one image says nothing about others, so its interval is the whole `scale`."""
+    low, high = scale
+    if len(values) > 1:
+        rng = np.random.default_rng(seed)
+        low, high = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=rng).confidence_interval
     return Accuracy(float(values.mean()), float(low), float(high), len(values))
 
 
@@ -93,7 +96,7 @@ def smallest_detectable(n: int, discordance: float, power: float = 0.8, alpha: f
 
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
     """Mean of a - b over images with a bootstrap interval over images: two defences on the same images."""
-    return _bootstrap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), seed, resamples)
+    return _bootstrap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), (-1, 1), seed, resamples)
 
 
 # ---- several seeds -----------------------------------------------------------------------------------------------------------------

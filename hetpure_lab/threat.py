@@ -9,14 +9,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hetpure_core import Noise, Purified
-from hetpure_lab.gradients import GRADIENTS, Frozen, Undefended, check_choice, held_draws
+from hetpure_core import Noise
+from hetpure_lab.gradients import GRADIENTS, Defended, Frozen, Undefended, check_choice, held_draws
 
 NORMS = ("Linf", "L2")
+
+Tick = Callable[[int], None]
+Found = tuple[Tensor, Tensor]  # adversarial images, and the iterations spent on each
 
 
 def no_tick(k: int) -> None:
     """Nobody watches the progress."""
+
+
+def no_steps(images: Tensor) -> Tensor:
+    """A count of 0 for each of the images (n,)."""
+    return torch.zeros(len(images), dtype=torch.long, device=images.device)
 
 
 @dataclass(frozen=True)
@@ -41,15 +49,7 @@ class Attack:
         if self.eps < 0 or self.iterations < 0 or self.eot < 1:
             raise ValueError(f"eps and iterations must not be negative, and eot must be positive: {self}")
 
-    def run(
-        self,
-        defence: Purified | Undefended,
-        images: Tensor,
-        labels: Tensor,
-        ids: Sequence,
-        seed: int = 0,
-        tick: Callable[[int], None] = no_tick,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
         """Adversarial images in the ball around `images`, and the iterations spent on each (n,).
 
         An image's result does not depend on the batch it comes in. `tick(k)` is called with the number of image-iterations done or
@@ -66,7 +66,7 @@ class Attack:
         """At most so many purifications per image without and with a gradient."""
         raise NotImplementedError
 
-    def faces(self, defence: Purified | Undefended) -> Purified | Undefended:
+    def faces(self, defence: Defended) -> Defended:
         """The defence as this attack's threat model has it, to be attacked and scored: with its noise `frozen`, or as it is."""
         if not self.frozen or isinstance(defence, Undefended | Frozen):
             return defence

@@ -78,6 +78,18 @@ def test_eot_gradient_is_the_mean_over_copies(bench, images):
     assert torch.allclose(loss, torch.stack([v for v, _ in each]).mean(0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("mask_kind, found", [("attention", 3), ("top-fraction", 3), ("inverted", 3), ("random", 6)])
+def test_a_mask_that_depends_on_the_image_alone_is_found_once_per_image(tiny, batch, mask_kind, found, monkeypatch):
+    """And gives the gradient that it gives when every copy finds it again."""
+    (x, y, ids), counted, inner = batch, [], HetPure.mask
+    defence = gradients.with_purifier(tiny, dataclasses.replace(tiny.purifier, mask_kind=mask_kind))
+    again = [attacks.loss_and_gradient(defence, x, y, ids, [c]) for c in range(2)]
+    monkeypatch.setattr(HetPure, "mask", lambda self, images, *rest: counted.append(len(images)) or inner(self, images, *rest))
+    value, gradient = attacks.loss_and_gradient(defence, x, y, ids, range(2))
+    assert sum(counted) == found
+    assert torch.allclose(value, sum(v for v, _ in again) / 2) and torch.allclose(gradient, sum(g for _, g in again) / 2)
+
+
 def test_result_does_not_depend_on_batch_or_chunks(bench, images, monkeypatch):
     x, y, ids, defence = images.floats[:4], images.labels[:4], images.ids[:4], small(bench, Uniform(0.1, steps=2))
     attack = PGD(iterations=2, eot=3, confirm=0)

@@ -83,6 +83,19 @@ def test_apgd_without_noise_is_the_packaged_apgd(single, images, norm, eps, loss
     assert (ours - expected).abs().max() < 1e-3
 
 
+def test_packaged_apgd_and_ours_find_the_known_worst_case_before_anything_is_selected(smoothed):
+    """The whole difference between the library and us is its selection: what its search ends at is as good as what ours does."""
+    x, y, ids = smoothed.batch(40)
+    settings = {"n_iter": 8, "norm": smoothed.norm, "eps": smoothed.eps, "eot_iter": 4, "seed": 0, "device": "cpu"}
+    packaged = APGDAttack(smoothed.defence, loss="ce", **settings)
+    packaged.init_hyperparam(x)
+    theirs = packaged.attack_single_run(x, y)[0]
+    ours, _ = CorrectedAutoAttack(norm=smoothed.norm, eps=smoothed.eps, iterations=8, eot=4, losses="ce").run(smoothed.defence, x, y, ids)
+    for found in (theirs, ours):
+        interval = estimate(smoothed, found, ids)
+        assert interval.low <= smoothed.attacked <= interval.high
+
+
 def test_apgd_checkpoints_are_the_papers():
     assert ensemble.checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
 

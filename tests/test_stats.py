@@ -38,6 +38,13 @@ def test_an_interval_never_vanishes_because_all_images_agree():
     assert (a.value, a.low) == (0, 0) and a.high == stats.wilson(np.zeros(8)).high > 0.2
 
 
+def test_one_image_says_nothing_about_others():
+    one = np.array([0.7])
+    rate, difference = stats.mean_rate(one), stats.paired_difference(one, 1 - one)
+    assert (rate.value, rate.low, rate.high) == (0.7, 0, 1)
+    assert (difference.value, difference.low, difference.high) == (pytest.approx(0.4), -1, 1)
+
+
 def test_clopper_pearson_never_covers_too_rarely():
     """Exactly, from the binomial distribution, where Wilson's interval sometimes does."""
     n = 30
