@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
 
+from hetpure_lab import claims, defences, zoo
 from hetpure_lab.networks import WideResNet
 from hetpure_lab.published import DeepMindWideResNet, ResNet50, normalised
 
@@ -52,6 +55,22 @@ def test_resize_and_centre_crop_are_torchvisions():
     for width, height in ((500, 375), (333, 500), (1024, 257), (224, 224)):
         image = Image.fromarray((255 * images(512)[0, :, :height, :width].permute(1, 2, 0).numpy()).astype("uint8")).resize((width, height))
         assert np.array_equal(photograph(image), np.asarray(theirs(image)))
+
+
+def test_the_tables_networks_are_in_robustbenchs_zoo():
+    """By name, data set and threat model, each with a file of its own; and the loader takes the arguments that `zoo` gives it."""
+    pytest.importorskip("robustbench")
+    from robustbench.model_zoo import model_dicts
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+    from robustbench.utils import load_model
+
+    specs = {(t.bench, spec) for t in claims.TABLES.values() for row in t.rows for spec in row.specs if spec.startswith("at:model=L")}
+    assert len(specs) >= 15
+    for bench, spec in specs:
+        bench = "imagenet-paper" if bench.startswith("imagenet") else bench
+        ((dataset, threat, model),) = (zoo.parts(name) for name in defences.networks(spec, bench))
+        assert isinstance(model_dicts[BenchmarkDataset(dataset)][ThreatModel(threat)][model]["gdrive_id"], str), model
+    inspect.signature(load_model).bind("name", model_dir="folder", dataset="cifar10", threat_model="L2")
 
 
 def test_wide_resnets_are_robustbenchs():
