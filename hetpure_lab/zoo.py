@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -59,14 +62,21 @@ def fetch(name: str) -> Path:
     return path_of(name)
 
 
+def library(module: str) -> ModuleType:
+    """A module of RobustBench. It imports AutoAttack by its repository's name, which the package index has as pyautoattack."""
+    if find_spec("autoattack") is None:
+        sys.modules["autoattack"] = import_module("pyautoattack")
+    return import_module(f"robustbench.{module}")
+
+
 def _loaded(name: str) -> nn.Module:
     dataset, threat, model = parts(name)
     try:
-        from robustbench.utils import load_model
+        utils = library("utils")
     except ImportError as error:
         raise CheckpointError(f"{name} needs RobustBench ({error}); install it with: python -m pip install '.[paper]'") from error
     try:
-        network = load_model(model, model_dir=checkpoints.folder() / "robustbench", dataset=dataset, threat_model=threat)
+        network = utils.load_model(model, model_dir=checkpoints.folder() / "robustbench", dataset=dataset, threat_model=threat)
     except KeyError as error:
         raise CheckpointError(f"RobustBench has no {model!r} for {dataset}, {threat}") from error
     if not path_of(name).exists():

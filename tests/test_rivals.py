@@ -414,7 +414,8 @@ def test_the_front_is_what_no_cheaper_or_better_point_beats():
 
 
 def test_conclusions_follow_from_the_verdicts():
-    pairs = pd.DataFrame({"defence": ["a", "b", "c"], "verdict": ["lower", "no difference established", "lower"], "p (Holm)": [0.04, 1, 0.06]})
+    pairs = pd.DataFrame({"defence": ["a", "b", "c"], "verdict": ["lower", "no difference established", "lower"]})
+    pairs["p (Holm)"] = [0.04, 1, 0.06]
     assert tables.conclusions(pairs) == [
         "**Less accurate under attack than the method**: `a`, `c`.",
         "**Not told apart from the method**: `b`.",
@@ -521,7 +522,14 @@ def test_the_strides_effect_is_paired_on_the_images_that_both_chains_have(tmp_pa
     record(tmp_path, "sde:steps=100", "pgd", 0, n=4)
     found = tables.strides("cifar10-small", tmp_path).set_index("full")
     assert found.loc["sde:t=0.1,steps=100", "n"] == 4 and found.loc["sde:t=0.1,steps=100", "full minus strided"].startswith("-100.0")
-    assert found.loc["gdmp:t=0.036,steps=36", "record"].startswith("python") and "not measured" in str(tables.diffpure("cifar10-small", results=tmp_path))
+    assert found.loc["gdmp:t=0.036,steps=36", "record"].startswith("python")
+
+
+def test_diffpures_grid_has_every_sampler_at_every_level(tmp_path):
+    record(tmp_path, "uniform:t=0.2,sampler=ddpm", "pgd", 2)
+    grid = tables.diffpure("cifar10-small", results=tmp_path).set_index("sampler")
+    assert grid.shape == (4, 4) and (grid == "not measured yet").sum().sum() == 15
+    assert grid.loc["DDPM", "t* = 0.2"].startswith("100.0") and "/ 25.0" in grid.loc["DDPM", "t* = 0.2"]
 
 
 def test_the_pareto_plot_shows_every_row_at_its_cost():
