@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hetpure_core import HetPure, Purified, Schedule, linear_schedule
-from hetpure_lab import checkpoints, precision, published
+from hetpure_lab import checkpoints, precision, published, zoo
 from hetpure_lab.data import ROOT
 from hetpure_lab.networks import IMAGENETTE, build
 
@@ -187,6 +188,8 @@ def resolve_device(device: str) -> torch.device:
 
 def card(name: str, folder: Path = WEIGHTS) -> dict:
     """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256; of a published one, origin and licence."""
+    if name.startswith(zoo.PREFIX):
+        return _published(zoo.card, name)
     name = re.sub(r"\+[\w+]*", "", name)  # options change no weights
     bench, _, part = name.rpartition("-")
     if bench in PAPER:
@@ -221,8 +224,18 @@ def add_metrics(name: str, split: str, metrics: dict[str, float], folder: Path =
     (folder / f"{name}.json").write_text(json.dumps(about | curve, indent=1) + "\n")
 
 
+def _published(call: Callable, *args: object):
+    """`call`, whose complaints become this module's."""
+    try:
+        return call(*args)
+    except checkpoints.CheckpointError as error:
+        raise BenchError(str(error)) from error
+
+
 def load_network(name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS) -> nn.Module:
     """The network with its weights, checked against its card."""
+    if name.startswith(zoo.PREFIX):
+        return _published(zoo.load, name, device)
     about = card(name, folder)
     path, advice = weights_file(about, name, folder)
     if not path.exists():

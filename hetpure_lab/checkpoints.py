@@ -158,9 +158,14 @@ def find(name: str) -> Checkpoint:
     return CATALOGUE[name]
 
 
+def folder() -> Path:
+    """Where checkpoints lie on this machine."""
+    return Path(os.environ.get("HETPURE_CHECKPOINTS", CACHE / "checkpoints"))
+
+
 def path_of(name: str) -> Path:
     """Where the file is, or has to be put."""
-    return Path(os.environ.get("HETPURE_CHECKPOINTS", CACHE / "checkpoints")) / find(name).file
+    return folder() / find(name).file
 
 
 # ---- download and check ------------------------------------------------------------------------------------------------
@@ -231,15 +236,20 @@ def verify(name: str, path: Path) -> str:
     about = find(name)
     if about.size and path.stat().st_size != about.size:
         raise CheckpointError(f"{path} has {path.stat().st_size} bytes instead of {about.size}: truncated, or another file. Delete it")
-    digest, expected = sha256(path), about.sha256 or recorded().get(name, "")
+    return settle(name, path, about.sha256)
+
+
+def settle(name: str, path: Path, published: str = "") -> str:
+    """The file's sha256, after comparing it with the `published` one, or else with the one recorded on first use; it is recorded."""
+    digest, expected = sha256(path), published or recorded().get(name, "")
     if not digest.startswith(expected):
-        why = "published" if about.sha256 else "recorded on first use"
+        why = "published" if published else "recorded on first use"
         raise CheckpointError(
             f"{path} is damaged or another file: sha256 {digest[:16]}... instead of {expected[:16]}... ({why}). Delete it"
         )
     if name not in recorded():
         RECORDED.write_text(json.dumps(recorded() | {name: digest}, indent=1, sort_keys=True) + "\n")
-        if not about.sha256:
+        if not published:
             print(f"{name}: nobody publishes its sha256; trusting {digest} from now on (kept in {RECORDED.name})", file=sys.stderr)
     return digest
 

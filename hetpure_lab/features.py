@@ -1,4 +1,4 @@
-"""What each registered purifier is made of, found out by running it on networks that take note, not by declaration."""
+"""What each registered defence is made of, found out by running it on networks that take note, not by declaration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hetpure_core import HetPure, Purified, linear_schedule
-from hetpure_lab.defences import METHODS, RIVALS, assemble
+from hetpure_lab.defences import METHODS, RIVALS, TRAINED, assemble
+from hetpure_lab.networks import PixelCNN
+from hetpure_lab.trained import AdversarialTraining, Behind, PixelDefend
 
 
 class Noting(nn.Module):
@@ -30,18 +32,40 @@ class Noting(nn.Module):
 
 
 def features(slugs: Iterable[str] | None = None) -> pd.DataFrame:
-    """One line per registered purifier at its defaults, as `row` finds it."""
-    return pd.DataFrame([row(slug) for slug in slugs or METHODS | RIVALS])
+    """One line per registered defence at its defaults, as `row` or `trained_row` finds it."""
+    return pd.DataFrame([trained_row(slug) if slug in TRAINED else row(slug) for slug in slugs or METHODS | RIVALS | TRAINED])
+
+
+def trained_row(slug: str) -> dict:
+    """What `row` finds, for defences with networks of their own: one step, one vote, and nothing differentiated inside."""
+    settings, (classifier, denoiser, pixelcnn), is_random = TRAINED[slug](), _networks(), False
+    if not isinstance(settings, AdversarialTraining):
+        pixels = isinstance(settings, PixelDefend)
+        defended, images = Behind(classifier, settings, pixelcnn if pixels else denoiser), _images(8 if pixels else 32)
+        is_random = not torch.equal(*(_purified(defended, images, [c] * 3) for c in (0, 1)))
+    found = {"spec": slug, "settings": type(settings).__name__, "calls": settings.calls(linear_schedule()), "votes": 1}
+    found |= {"random": is_random, "mask": False, "level per image": False, "looks back": False, "differentiates": ""}
+    own = [name.removeprefix("bench-") for name in settings.weights("bench") if name != "bench-classifier"]
+    return found | {"own stand-in": False, "trained": ", ".join(own)}
+
+
+def _networks() -> tuple[Noting, Noting, PixelCNN]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Noting(5).double(), Noting().double(), PixelCNN(8).double()
+
+
+def _images(size: int) -> Tensor:
+    """Three images of different contrast."""
+    images = torch.rand(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images[1:] = images[1:] * torch.tensor([0.1, 0.9], dtype=torch.float64).reshape(2, 1, 1, 1)
+    return images
 
 
 def row(slug: str) -> dict:
     """Calls and votes; whether it is random, has a mask, a level per image, a memory of the input, networks inside guidance, a stand-in."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        classifier, denoiser = Noting(5).double(), Noting().double()
+    (classifier, denoiser, _), images = _networks(), _images(32)
     defended = assemble((METHODS | RIVALS)[slug](), classifier, denoiser)
-    images = torch.rand(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    images[1:] = images[1:] * torch.tensor([0.1, 0.9], dtype=torch.float64).reshape(2, 1, 1, 1)
     first, again = (_purified(defended, images, [c] * 3) for c in (0, defended.votes))
     guided = [name for name, net in (("denoiser", denoiser), ("classifier", classifier)) if net.differentiated]
     return {
@@ -55,10 +79,11 @@ def row(slug: str) -> dict:
         "looks back": _looks_back(defended, images),
         "differentiates": ", ".join(guided),
         "own stand-in": _has_surrogate(defended.purifier),
+        "trained": "",
     }
 
 
-def _purified(defended: Purified, images: Tensor, copies: list[int]) -> Tensor:
+def _purified(defended: Purified | Behind, images: Tensor, copies: list[int]) -> Tensor:
     with torch.no_grad():
         return defended.purify(images, defended.noise(3, range(3), copies))
 

@@ -215,8 +215,9 @@ class SharpnessAware(Rival):
     r"""A deterministic purifier after PurSAMERE: descend the residual of the denoiser at the worst point nearby, without any noise.
 
     :math:`x \leftarrow x - \gamma g(x + \rho\, g(x) / \|g(x)\|)`, :math:`g = \nabla_x \tfrac12 \|D(x; \sigma_t) - x\|^2`. Only the
-    abstract of arXiv 2602.06269 (2026) was available to us: the idea is theirs, `t`, `rate` and `radius` (an l2 norm) are ours. No noise
-    is drawn, so a failure of this purifier is a failure every time. Two calls per step; ``radius=0`` is plain descent.
+    abstract of Hoang et al. 2026 (arXiv 2602.06269) was available to us: the idea is theirs; `t`, `rate`, `radius` (an l2 norm) and `steps`
+    are ours. Adaptation: they minimise the *expected* error under noise, here it is the error at the noise's centre, one call instead of
+    many. No noise is drawn, so a failure of this purifier is a failure every time. Two calls per step; ``radius=0`` is plain descent.
     """
 
     t: float = 0.05

@@ -15,6 +15,7 @@ from torch import Tensor
 from hetpure_core import Purified, trajectory
 from hetpure_lab import data, plots
 from hetpure_lab.data import Images
+from hetpure_lab.trained import Behind
 
 
 def first_images(dataset: str, n: int, folder: str = "") -> Images:
@@ -56,14 +57,16 @@ def _grid(rows: dict[str, Sequence[Tensor]], columns: Sequence[str], size: float
     return plots.show_rows({name: [(31 * image).round() / 31 for image in images] for name, images in rows.items()}, columns, size)
 
 
-def purification_rows(defended: Purified, images: Images) -> dict[str, Tensor]:
+def purification_rows(defended: Purified | Behind, images: Images) -> dict[str, Tensor]:
     """What a purifier does to images, for `show`: its first, its middle and its last state, and what it changed (grey: nothing)."""
     x, noise = images.floats.to(next(defended.classifier.parameters()).device), defended.noise(len(images), images.ids)
     with torch.no_grad():
-        states = [state for _, state in trajectory(2 * x - 1, defended.plan(x, noise))]
-    rows = {"start": states[0], "half-way": states[len(states) // 2], "purified": states[-1]}
-    rows = {"image": x} | {name: (state + 1) / 2 for name, state in rows.items()}
-    return rows | {"change, ±1/4": plots.difference(rows["purified"], x, 0.25)}
+        if isinstance(defended, Behind):  # a single step
+            rows = {"purified": defended.purify(x, noise)}
+        else:
+            states = [(state + 1) / 2 for _, state in trajectory(2 * x - 1, defended.plan(x, noise))]
+            rows = {"start": states[0], "half-way": states[len(states) // 2], "purified": states[-1]}
+    return {"image": x} | rows | {"change, ±1/4": plots.difference(rows["purified"], x, 0.25)}
 
 
 def lines_per_image(axis: Axes, x: Sequence[float], values: Tensor, label: str, colour: str) -> None:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
+from statsmodels.stats.multitest import multipletests
 
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence, specs, stats
+from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.claims import ATTACK_NAMES, HEADLINE, TABLES, Claim
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Outcomes
+
+# The attack budget that every row gets: 20 iterations with 8 gradients each, whatever the attack.
+BUDGET = {
+    "pgd": "pgd",
+    "bpda": "bpda:iterations=20,eot=8",
+    "autoattack": "autoattack:iterations=20,eot=8",
+    "autoattack-corrected": "autoattack-corrected:iterations=20,eot=8,accept=16",
+}
 
 
 def percent(row: dict, column: str) -> str:
@@ -38,10 +51,23 @@ def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: 
 
 def headline(bench: str, results: Path = RESULTS, eps: float | None = None) -> list[dict]:
     """The rows to show first: seed 0 and the standard attack budget; the undefended network, then uniform noise, then the method."""
-    rows = [r for r in evidence_rows(bench, results=results, eps=eps) if (r["seed"], r["iterations"], r["gradient"]) == (0, 20, "exact")]
+    rows = [r for r in evidence_rows(bench, results=results, eps=eps) if r["seed"] == 0 and within_budget(r)]
     order = {"none": 0, "uniform": 1, "hetpure": 2}
     slug = lambda r: r["defence"].partition(":")[0]
     return sorted((r for r in rows if slug(r) in order), key=lambda r: (order[slug(r)], r["defence"]))
+
+
+def within_budget(row: dict) -> bool:
+    """Whether a record's attack is the one of `BUDGET`, at whatever radius; the undefended network needs no expectation."""
+    slug, attack = specs.parse(row["attack"], ATTACKS)
+    if slug not in BUDGET:
+        return False
+    budget = replace(specs.parse(BUDGET[slug], ATTACKS)[1], norm=attack.norm, eps=attack.eps)
+    if row["defence"] == "none":
+        budget = replace(budget, **{name: getattr(attack, name) for name in ("eot", "confirm") if hasattr(attack, name)})
+    if attack.norm == "L2" and isinstance(attack, PGD):
+        budget = replace(budget, step=attack.eps / 10)
+    return budget == attack
 
 
 def measured(rows: list[dict]) -> pd.DataFrame:
@@ -70,15 +96,16 @@ def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS, 
     """
     table = TABLES[name]
     eps = eps or table.eps
-    found = {attack: evidence_rows(bench, norm, ATTACK_NAMES[attack], results, eps) for attack in table.attacks}
+    found = {attack: field(bench, norm, ATTACK_NAMES[attack], results, eps) for attack in table.attacks}
     return pd.DataFrame(_line(claim.at(eps or HEADLINE[norm]), table.attacks, found) for claim in table.rows)
 
 
 def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) -> dict:
     line = {"type": claim.kind, "method": claim.method, "paper: standard": claim.standard}
     line |= {f"paper: {c}": value for c, value in zip(columns, claim.robust)}
-    matches = {c: next((r for r in found[c] if claim.ours and r["defence"] == claim.ours), None) for c in columns}
+    matches = {c: next((r for spec in claim.specs for r in found[c] if r["defence"] == spec), None) for c in columns}
     any_match = next((r for r in matches.values() if r), None)
+    line["defence here"] = any_match["defence"] if any_match else " or ".join(claim.specs)
     line["here: standard"] = percent(any_match, "clean_single") if any_match else ""
     line |= {f"here: {c}": percent(r, "adversarial_single") if r else "" for c, r in matches.items()}
     n, record = (any_match["n"], f"{any_match['bench']}/{any_match['file']}") if any_match else ("", "")
@@ -86,8 +113,14 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
 
 
 def show(frame: pd.DataFrame) -> Styler:
-    """A table for the page: small print, no index, and each record a link to its file, which the book carries along."""
-    link = lambda file: file and f'<a href="../{file}">{file.rpartition("--")[2].removesuffix(".jsonl")}</a>'
+    """A table for the page: small print, no index; each record is a link to its file, which the book carries along, or the command that
+    makes it."""
+
+    def link(text: str) -> str:
+        if text.startswith("python"):
+            return f"<code>{escape(text)}</code>"
+        return text and f'<a href="../{text}">{text.rpartition("--")[2].removesuffix(".jsonl")}</a>'
+
     styled = frame.style.hide(axis="index").format({c: link for c in frame if c == "record"})
     return styled.set_table_attributes('class="dataframe" style="font-size: 75%"')
 
@@ -119,37 +152,114 @@ def cost(defence: str, schedule: Schedule | None = None) -> int:
     return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1) if purifier else 0
 
 
-def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
-    """One record per defence under the same attack: the largest, seed 0, and for PGD the standard budget on the exact gradient."""
-    rows = [r for r in evidence_rows(bench, norm, attack, results) if r["seed"] == 0]
-    if attack == "pgd":
-        rows = [r for r in rows if r["defence"] == "none" or (r["iterations"], r["gradient"]) == (20, "exact")]
+def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
+    """One record per defence under the same attack, seed 0: within the common budget if there is one, then the largest."""
+    rows = [r for r in evidence_rows(bench, norm, attack, results, eps) if r["seed"] == 0]
+    rows.sort(key=within_budget, reverse=True)  # stable: the largest stays first
     return list({r["defence"]: r for r in reversed(rows)}.values())
 
 
+def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, str]:
+    """Every defence that the queue measures within the budget, and the command that does it: the last, which asks for the most images."""
+    found = {}
+    for words in evidence.queue():
+        options = dict(zip(words[::2], words[1::2]))
+        slug, settings = specs.parse(options["--attack"], ATTACKS)
+        same = options.get("--bench", "cifar10-small") == bench and options.get("--seed", "0") == "0"
+        if same and slug == attack and settings.norm == norm and np.isclose(settings.eps, HEADLINE[norm]):
+            defence = specs.normal(options["--defence"], DEFENCES)
+            if within_budget({"defence": defence, "attack": options["--attack"]}):
+                found[defence] = f"python -m hetpure_lab.evidence run {shlex.join(words)}"
+    return found
+
+
+COLUMNS = {"PGD": "pgd", "BPDA": "bpda", "AutoAttack, corrected": "autoattack-corrected"}
+
+
 def fair(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFrame:
-    """The same bench, votes and attack budget for every row: calls, and single-shot accuracy clean and under each attack measured."""
-    pgd, bpda = ({r["defence"]: r for r in field(bench, norm, attack, results)} for attack in ("pgd", "bpda"))
-    lines = []
-    for defence in sorted(pgd | bpda, key=lambda d: (cost(d), d)):
-        row = pgd.get(defence) or bpda[defence]
-        line = {"defence": defence, "calls": cost(defence), "n": row["n"], "clean": percent(row, "clean_single")}
-        line |= {"null": percent(row, "null_single"), "PGD": percent(pgd[defence], "adversarial_single") if defence in pgd else ""}
-        line |= {"PGD, vote": percent(pgd[defence], "adversarial_majority") if defence in pgd else ""}
-        lines.append(line | {"BPDA": percent(bpda[defence], "adversarial_single") if defence in bpda else ""})
-    return pd.DataFrame(lines)
+    """The same bench, votes and attack budget for every row: calls, and accuracy clean and under each attack.
+
+    One row per defence that has a record or stands in the queue; without a record `record` is the command that makes one.
+    """
+    found = {title: {r["defence"]: r for r in field(bench, norm, slug, results)} for title, slug in COLUMNS.items()}
+    commands = planned(bench, norm, "bpda") | planned(bench, norm)
+    names = {name for rows in found.values() for name in rows} | set(commands)
+    return pd.DataFrame(_fair_line(name, {t: rows.get(name) for t, rows in found.items()}, commands) for name in sorted(names, key=_price))
+
+
+def _price(defence: str) -> tuple[int, str]:
+    return cost(defence), defence
+
+
+def _fair_line(defence: str, rows: dict[str, dict | None], commands: dict[str, str]) -> dict:
+    first = next(filter(None, rows.values()), None)
+    line = {"defence": defence, "calls": cost(defence), "n": first["n"] if first else ""}
+    line |= {title: percent(first, f"{column}_single") if first else "" for title, column in (("clean", "clean"), ("random noise", "null"))}
+    for title, row in rows.items():
+        line[title] = percent(row, "adversarial_single") if row else ""
+        if title == "PGD":
+            line["PGD, vote"] = percent(row, "adversarial_majority") if row else ""
+    return line | {"record": f"{first['bench']}/{first['file']}" if first else commands[defence]}
 
 
 def against_the_method(
     bench: str, norm: str = "Linf", attack: str = "pgd", method: str = "hetpure", results: Path = RESULTS
 ) -> pd.DataFrame:
-    """Every row paired with the method on shared images: difference of attacked accuracy, row minus method, and McNemar's p."""
-    files = {r["defence"]: results / bench / r["file"] for r in field(bench, norm, attack, results)}
-    if method not in files:
+    """Every row under the method's own attack, paired with the method on shared images.
+
+    The difference of attacked accuracy, row minus method, with its interval; the exact McNemar test of the votes, and its p-value after
+    Holm's correction over the rows.
+    """
+    rows = {r["defence"]: r for r in field(bench, norm, attack, results)}
+    if method not in rows:
         return pd.DataFrame()
-    pairs = {name: compare(path, files[method]) for name, path in files.items() if name != method}
+    same = [r for name, r in rows.items() if name != method and (name == "none" or r["attack"] == rows[method]["attack"])]
+    files = {r["defence"]: results / bench / r["file"] for r in sorted(same, key=lambda r: _price(r["defence"]))}
+    pairs = {name: compare(path, results / bench / rows[method]["file"]) for name, path in files.items()}
+    holm = multipletests([p["p (vote, McNemar)"] for p in pairs.values()], method="holm")[1] if pairs else []
     lines = [{"defence": n, "calls": cost(n)} | p | {"difference": f"{p['difference']} points"} for n, p in pairs.items()]
-    return pd.DataFrame(sorted(lines, key=lambda line: (line["calls"], line["defence"])))
+    return pd.DataFrame({**line, "p (Holm)": float(p)} for line, p in zip(lines, holm))
+
+
+# Published chains of more than about forty calls, and the strided ones that stand for them.
+FULL = {
+    "sde:t=0.1,steps=100": "sde:t=0.1",
+    "gdmp:t=0.036,steps=36": "gdmp:t=0.036",
+    "mimic:t=0.4,steps=100": "mimic:t=0.4",
+    "langevin:t=0.03,stride=10": "langevin:t=0.03",
+    "gradual:steps=30+30+30+30+50+50+125+125": "gradual",
+}
+
+
+def strides(bench: str, results: Path = RESULTS) -> pd.DataFrame:
+    """What the stride costs: full chains minus strided ones under exact PGD, on the images that both have."""
+    rows, commands, lines = {r["defence"]: r for r in field(bench, results=results)}, planned(bench), []
+    for full, strided in FULL.items():
+        line = {"full": full, "calls": cost(full), "strided": strided, "calls, strided": cost(strided)}
+        if full in rows and strided in rows:
+            pair = compare(*(results / bench / rows[name]["file"] for name in (full, strided)))
+            line |= {"n": pair["n"], "full minus strided": f"{pair['difference']} points", "record": f"{bench}/{rows[full]['file']}"}
+        lines.append({"n": "", "full minus strided": "", "record": commands.get(full, "")} | line)
+    return pd.DataFrame(lines)
+
+
+SAMPLERS = {
+    "SDE": "sde:t={}",
+    "ODE": "ode:t={}",
+    "DDPM": "uniform:t={},sampler=ddpm",
+    "DDIM": "uniform:t={}",
+}
+
+
+def diffpure(bench: str, levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4), results: Path = RESULTS) -> pd.DataFrame:
+    """DiffPure by sampler and level under exact PGD: single-shot accuracy clean / attacked, in per cent, and n."""
+    rows = {r["defence"]: r for r in field(bench, results=results)}
+
+    def cell(spec: str) -> str:
+        row = rows.get(specs.normal(spec, DEFENCES))
+        return f"{percent(row, 'clean_single')} / {percent(row, 'adversarial_single')}, n = {row['n']}" if row else "not measured yet"
+
+    return pd.DataFrame({"sampler": name} | {f"t* = {t}": cell(spec.format(t)) for t in levels} for name, spec in SAMPLERS.items())
 
 
 def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) -> pd.DataFrame:
@@ -166,8 +276,10 @@ def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) ->
 
 
 def _measured_cells(row: dict | None) -> dict:
-    cells = {"clean": percent(row, "clean_single"), "measured [95 %]": percent(row, "adversarial_single")} if row else {}
-    return {"clean": "", "measured [95 %]": ""} | cells | {"n": row["n"] if row else "", "record": row["file"] if row else ""}
+    if row is None:
+        return {"clean": "", "measured [95 %]": "not measured yet", "n": "", "record": ""}
+    cells = {"clean": percent(row, "clean_single"), "measured [95 %]": percent(row, "adversarial_single")}
+    return cells | {"n": row["n"], "record": f"{row['bench']}/{row['file']}"}
 
 
 def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
@@ -177,10 +289,12 @@ def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
 
 
 def conclusions(pairs: pd.DataFrame) -> list[str]:
-    """What the paired intervals allow one to say of every row against the method, in sentences."""
+    """What the paired intervals, and the corrected tests of the votes, allow one to say of every row against the method, in sentences."""
     if pairs.empty:
         return ["No record compares a rival with the method yet."]
     words = {"higher": "more accurate under attack than the method", "lower": "less accurate under attack than the method"}
     names = {v: [f"`{r.defence}`" for r in pairs.itertuples() if r.verdict == v] for v in dict.fromkeys(pairs["verdict"])}
     said = [f"**{words.get(v, 'Not told apart from the method')}**: {', '.join(n)}." for v, n in names.items()]
+    told_apart = [f"`{name}`" for name, p in zip(pairs["defence"], pairs["p (Holm)"]) if p < 0.05]
+    said.append(f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**: {', '.join(told_apart) or 'none'}.")
     return [s[:2] + s[2].upper() + s[3:] for s in said]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetpure_core import Noise, Purified, Schedule, check_images, linear_schedule, q_xt_x0, x0_xt
-from hetpure_lab import benches
+from hetpure_lab import benches, zoo
 from hetpure_lab.attacks import Undefended
 from hetpure_lab.benches import Bench
 from hetpure_lab.networks import PixelCNN
@@ -59,13 +59,20 @@ class AdversarialTraining:
     `model` names it: ``pgd-at-linf`` and ``pgd-at-l2`` (Madry et al. 2018; few inner steps) or ``fast-at-linf`` (Wong et al. 2020, one
     FGSM step from a random start). The ball is the one it will be attacked in: 8/255 or 0.5. Adaptation: the bench's Wide ResNet,
     fine-tuned from the bench's own classifier (Jeddi et al. 2020), the checkpoint of the highest PGD-10 accuracy on held-out images kept.
+    A published network is named as RobustBench names it, ``Linf/Gowal2021Improving_28_10_ddpm_100m``: see `zoo`.
     """
 
     model: str = "pgd-at-linf"
 
     def weights(self, bench: str) -> list[str]:
-        """On a small bench its own network; on any other `model` is the id of a published one, such as RobustBench's."""
-        return [f"{bench}-{self.model}" if bench in benches.SMALL else self.model]
+        """The bench's own network, or a published one for the bench's images."""
+        if "/" not in self.model:
+            return [f"{bench}-{self.model}"]
+        return [zoo.weights_name(self.model, benches.dataset(bench))]
+
+    def calls(self, schedule: Schedule) -> int:
+        """Denoiser calls per answer."""
+        return 0
 
     def defend(self, bench: Bench) -> Undefended:
         return Undefended(benches.load_network(*self.weights(bench.name), bench.device))
@@ -174,6 +181,10 @@ class MENet:
         Z = usvt(seen * X, seen, self.kept) if self.method == "usvt" else soft_impute(seen * X, seen, self.iterations)
         return (Z.clamp(-1, 1).reshape(n, h, c, w).transpose(1, 2) + 1) / 2
 
+    def calls(self, schedule: Schedule) -> int:
+        """Denoiser calls per answer."""
+        return 0
+
     def training_images(self, images: Tensor, noise: Noise) -> Tensor:
         """What the classifier is trained on: every image with a rate of its own."""
         uniform = torch.special.ndtr(noise("rate", images[:, 0, :1, :1]))
@@ -272,7 +283,7 @@ class PixelDefend:
     Adversarial images have a low likelihood under an autoregressive model of clean ones. In raster order, channel after channel, each
     value becomes :math:`\arg\max_{|z - x_i| \le \epsilon_d} p(z \mid x'_{<i})`, so that each conditional is at least that of the
     input's value (the product need not rise: what follows is conditioned on other values).
-    `eps` is in levels of 255; 16 is the original's for CIFAR-10. Deterministic: one purification scores it, and EOT of 1 attacks it.
+    `eps` is in levels of 255; 16 is the original's for CIFAR-10. Deterministic: copies of an image are purified once.
     The argmax has no gradient: straight-through (BPDA), which is also what the literature attacks it with.
     Adaptation: a small local PixelCNN (one causal convolution, then 1x1 layers) with the mixture of logistics of PixelCNN++; cost: one
     network evaluation per pixel, in sequence, on a patch only.
@@ -285,8 +296,12 @@ class PixelDefend:
             raise ValueError(f"eps is a number of levels, not {self.eps}")
 
     def purify(self, images: Tensor, noise: Noise, network: PixelCNN) -> Tensor:
-        levels = (images.detach() * 255).round()
-        return images + (purify_greedily(network, levels, self.eps) / 255 - images).detach()
+        levels, which = (images.detach() * 255).round().unique(dim=0, return_inverse=True)  # no noise: copies of an image end alike
+        return images + (purify_greedily(network, levels, self.eps)[which] / 255 - images).detach()
+
+    def calls(self, schedule: Schedule) -> int:
+        """Denoiser calls per answer; its own network sees a patch once per pixel."""
+        return 0
 
     def weights(self, bench: str) -> list[str]:
         return [f"{bench}-classifier", f"{bench}-pixelcnn"]
@@ -331,6 +346,10 @@ class AToP:
         schedule = linear_schedule()
         t, x = schedule.index(self.t), self.transform(2 * images - 1, noise, schedule)
         return (x0_xt(x, t, network(x, torch.full((len(x),), t, device=x.device)), schedule) + 1) / 2
+
+    def calls(self, schedule: Schedule) -> int:
+        """Calls of the network that began as the denoiser, per answer."""
+        return 1
 
     def weights(self, bench: str) -> list[str]:
         return [f"{bench}-classifier", f"{bench}-atop"]

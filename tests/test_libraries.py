@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib.util import find_spec
+from types import ModuleType
+
 import pytest
 import torch
 from torch import nn
 
+from hetpure_lab import claims, defences, zoo
 from hetpure_lab.networks import WideResNet
 from hetpure_lab.published import DeepMindWideResNet, ResNet50, normalised
 
@@ -54,10 +59,28 @@ def test_resize_and_centre_crop_are_torchvisions():
         assert np.array_equal(photograph(image), np.asarray(theirs(image)))
 
 
-def test_wide_resnets_are_robustbenchs():
-    pytest.importorskip("robustbench")
-    from robustbench.model_zoo.architectures.dm_wide_resnet import DMWideResNet, Swish
-    from robustbench.model_zoo.architectures.wide_resnet import WideResNet as Theirs
+def robustbench(module: str) -> ModuleType:
+    """A module of RobustBench; where it is installed it must load."""
+    if find_spec("robustbench") is None:
+        pytest.skip("RobustBench is not installed")
+    return zoo.library(module)
 
-    assert_same(WideResNet(16, 2), Theirs(depth=16, widen_factor=2), images(32))
-    assert_same(DeepMindWideResNet(16, 2), DMWideResNet(num_classes=10, depth=16, width=2, activation_fn=Swish), images(32))
+
+def test_the_tables_networks_are_in_robustbenchs_zoo():
+    """By name, data set and threat model, each with a file of its own; and the loader takes the arguments that `zoo` gives it."""
+    model_zoo, enums, utils = (robustbench(module) for module in ("model_zoo", "model_zoo.enums", "utils"))
+    specs = {(t.bench, spec) for t in claims.TABLES.values() for row in t.rows for spec in row.specs if spec.startswith("at:model=L")}
+    assert len(specs) >= 15
+    for bench, spec in specs:
+        bench = "imagenet-paper" if bench.startswith("imagenet") else bench
+        ((dataset, threat, model),) = (zoo.parts(name) for name in defences.networks(spec, bench))
+        known = model_zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat)]
+        assert isinstance(known[model]["gdrive_id"], str), model
+    inspect.signature(utils.load_model).bind("name", model_dir="folder", dataset="cifar10", threat_model="L2")
+
+
+def test_wide_resnets_are_robustbenchs():
+    deepmind, theirs = (robustbench(f"model_zoo.architectures.{name}") for name in ("dm_wide_resnet", "wide_resnet"))
+    assert_same(WideResNet(16, 2), theirs.WideResNet(depth=16, widen_factor=2), images(32))
+    other = deepmind.DMWideResNet(num_classes=10, depth=16, width=2, activation_fn=deepmind.Swish)
+    assert_same(DeepMindWideResNet(16, 2), other, images(32))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import hetpure_core
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, run
-from hetpure_lab import attacks, claims, features, figures, guided, plots, rivals, specs, tables
-from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, assemble
+from hetpure_lab import attacks, claims, evidence, features, figures, guided, plots, rivals, specs, tables
+from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble
 from hetpure_lab.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
 from hetpure_lab.rivals import (
     ADP,
@@ -404,7 +404,7 @@ def test_the_paper_tables_name_specs_as_records_do():
 
 
 def test_cost_counts_the_votes_that_a_purifier_prescribes():
-    costs = {"none": 0, "uniform:t=0.1": 10, "densepure:steps=3,votes=7": 21, "gradual": 34}
+    costs = {"none": 0, "uniform:t=0.1": 10, "densepure:steps=3,votes=7": 21, "gradual": 34, "at": 0, "me-net": 0, "atop": 1}
     assert {spec: tables.cost(spec) for spec in costs} == costs
 
 
@@ -415,9 +415,11 @@ def test_the_front_is_what_no_cheaper_or_better_point_beats():
 
 def test_conclusions_follow_from_the_verdicts():
     pairs = pd.DataFrame({"defence": ["a", "b", "c"], "verdict": ["lower", "no difference established", "lower"]})
+    pairs["p (Holm)"] = [0.04, 1, 0.06]
     assert tables.conclusions(pairs) == [
         "**Less accurate under attack than the method**: `a`, `c`.",
         "**Not told apart from the method**: `b`.",
+        "**Told apart by their votes, after Holm's correction for 3 tests**: `a`.",
     ]
     assert "No record" in tables.conclusions(pd.DataFrame())[0]
 
@@ -430,7 +432,104 @@ def test_features_are_found_by_running():
     assert found["differentiates"].to_dict() == dict.fromkeys(found.index, "") | {
         "contrastive": "classifier", "scoreopt": "denoiser", "pursamere": "denoiser"
     }  # fmt: skip
-    assert found.index[found["own stand-in"]].tolist() == ["uniform", "equal-energy", "gradual"]
+    assert found.index[found["own stand-in"]].tolist() == ["uniform", "equal-energy", "gradual"] and not found["trained"].any()
+
+
+def test_trained_rows_say_what_was_trained_and_what_is_random():
+    found = features.features(["at", "me-net", "pixeldefend", "atop"]).set_index("spec")
+    assert found.index[found["random"]].tolist() == ["me-net", "atop"] and found["calls"].tolist() == [0, 0, 0, 1]
+    assert found["trained"].tolist() == ["pgd-at-linf", "me-net", "pixelcnn", "atop"]
+
+
+def test_every_registered_defence_has_its_row_planned_and_full_chains_are_those_of_the_papers():
+    rows = tables.planned("cifar10-small") | tables.planned("cifar10-small", attack="bpda")
+    assert {specs.normal(slug, DEFENCES) for slug in METHODS | RIVALS | TRAINED if slug != "uniform"} <= set(rows)
+    assert {specs.normal(f"{kind}:t={t}", DEFENCES) for kind in ("sde", "ode", "uniform") for t in (0.1, 0.2, 0.3, 0.4)} <= set(rows)
+    assert set(tables.FULL) | set(tables.FULL.values()) <= set(rows)
+    assert all(tables.cost(strided) <= 40 < tables.cost(full) for full, strided in tables.FULL.items())
+
+
+@pytest.mark.parametrize("table", ["Table 1", "Table 3", "Table 5"])
+def test_every_row_of_the_tables_on_this_bench_is_planned_or_says_why_not(table):
+    norm = claims.TABLES[table].norm
+    planned = [name for attack in tables.BUDGET for name in tables.planned("cifar10-small", norm, attack)]
+    for claim in claims.TABLES[table].rows:
+        published = any("/" in spec for spec in claim.specs)
+        assert claim.ours in planned or published or (claim.note and not claim.ours), claim.method
+
+
+@pytest.mark.parametrize(
+    ("attack", "defence", "within"),
+    [
+        ("pgd", "hetpure", True), ("pgd:eps=0.0157", "hetpure", True), ("pgd:norm=L2,eps=0.5,step=0.05", "hetpure", True),
+        ("pgd:eot=1,confirm=1", "none", True), ("pgd:eot=1,confirm=1", "hetpure", False), ("pgd:frozen=all", "hetpure", False),
+        ("pgd:gradient=surrogate", "hetpure", False), ("pgd:norm=L2,eps=0.5", "hetpure", False), ("square", "hetpure", False),
+        ("pgd:random_start=1,keep=best,loss=margin,restarts=2", "hetpure", False), ("bpda:iterations=20,eot=8", "hetpure", True),
+        ("bpda", "hetpure", False), ("autoattack-corrected:iterations=20,eot=8,accept=16", "hetpure", True),
+    ],
+)  # fmt: skip
+def test_only_attacks_of_the_common_budget_stand_in_the_fair_table(attack, defence, within):
+    assert tables.within_budget({"attack": attack, "defence": defence}) is within
+
+
+def record(results, defence, attack, correct, n=8):
+    """A file of `n` records of `defence` under `attack`, in which the first `correct` images survive."""
+    slug, settings = specs.parse(defence, DEFENCES)
+    config = {"bench": "cifar10-small", "split": "test", "K": 2, "seed": 0, "weights": {}}
+    config |= {"defence": {"name": slug} | (asdict(settings) if settings else {})}
+    config |= {"attack": {"name": attack.partition(":")[0]} | asdict(specs.parse(attack, attacks.ATTACKS)[1])}
+    column = lambda right: {"labels": [7 if right else 1] * 2, "soft": 7 if right else 1}
+    rows = [{"image": f"i{k}", "label": 7, "config": config, "clean": column(1), "null": column(1)} for k in range(n)]
+    name = f"{defence}--{attack}--0.jsonl".replace(":", "-").replace("/", "-")
+    evidence.append(results / "cifar10-small" / name, [r | {"adversarial": column(k < correct)} for k, r in enumerate(rows)])
+
+
+def test_the_fair_table_shows_records_or_the_command_and_ignores_larger_records_of_another_budget(tmp_path):
+    record(tmp_path, "hetpure", "pgd", 4)
+    record(tmp_path, "hetpure", "pgd:frozen=all", 0, n=12)
+    record(tmp_path, "uniform:t=0.1", "bpda:iterations=20,eot=8", 6)
+    found = tables.fair("cifar10-small", results=tmp_path).set_index("defence")
+    assert found.loc["hetpure", "PGD"].startswith("50.0") and found.loc["hetpure", "n"] == 8
+    assert found.loc["uniform:t=0.1", "BPDA"].startswith("75.0") and found.loc["uniform:t=0.1", "PGD"] == ""
+    assert found.loc["gradual", "record"] == "python -m hetpure_lab.evidence run --defence gradual --attack pgd --n-images 64"
+    assert "<code>python -m hetpure_lab.evidence run --defence gradual" in tables.show(found.reset_index()).to_html()
+    assert found["calls"].is_monotonic_increasing
+
+
+def test_rows_are_paired_under_the_methods_own_attack_and_corrected_for_their_number(tmp_path):
+    record(tmp_path, "hetpure", "pgd", 0)
+    record(tmp_path, "gradual", "pgd", 8)
+    record(tmp_path, "sde", "pgd", 1)
+    record(tmp_path, "ode", "pgd:iterations=40,eot=16", 8)
+    pairs = tables.against_the_method("cifar10-small", results=tmp_path).set_index("defence")
+    assert list(pairs.index) == ["sde:t=0.1", "gradual"]
+    assert pairs.loc["gradual", "p (vote, McNemar)"] == 2 * 0.5**8 and pairs.loc["gradual", "p (Holm)"] == 4 * 0.5**8
+    assert pairs.loc["sde:t=0.1", "p (Holm)"] == 1 and tables.against_the_method("cifar10-small", results=tmp_path / "none").empty
+
+
+def test_a_published_row_stands_before_its_small_stand_in(tmp_path):
+    claim = next(c for c in claims.TABLES["Table 1"].rows if c.published)
+    record(tmp_path, claim.ours, "pgd", 2)
+    line = tables.beside_the_paper("Table 1", "cifar10-small", "Linf", tmp_path).set_index("method").loc[claim.method]
+    assert line["defence here"] == claim.ours and line["here: PGD+EOT"].startswith("25.0")
+    record(tmp_path, claim.published, "pgd", 6)
+    line = tables.beside_the_paper("Table 1", "cifar10-small", "Linf", tmp_path).set_index("method").loc[claim.method]
+    assert line["defence here"] == claim.published and line["here: PGD+EOT"].startswith("75.0")
+
+
+def test_the_strides_effect_is_paired_on_the_images_that_both_chains_have(tmp_path):
+    record(tmp_path, "sde", "pgd", 8)
+    record(tmp_path, "sde:steps=100", "pgd", 0, n=4)
+    found = tables.strides("cifar10-small", tmp_path).set_index("full")
+    assert found.loc["sde:t=0.1,steps=100", "n"] == 4 and found.loc["sde:t=0.1,steps=100", "full minus strided"].startswith("-100.0")
+    assert found.loc["gdmp:t=0.036,steps=36", "record"].startswith("python")
+
+
+def test_diffpures_grid_has_every_sampler_at_every_level(tmp_path):
+    record(tmp_path, "uniform:t=0.2,sampler=ddpm", "pgd", 2)
+    grid = tables.diffpure("cifar10-small", results=tmp_path).set_index("sampler")
+    assert grid.shape == (4, 4) and (grid == "not measured yet").sum().sum() == 15
+    assert grid.loc["DDPM", "t* = 0.2"].startswith("100.0") and "/ 25.0" in grid.loc["DDPM", "t* = 0.2"]
 
 
 def test_the_pareto_plot_shows_every_row_at_its_cost():

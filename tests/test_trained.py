@@ -270,8 +270,14 @@ def test_every_trained_defence_has_a_recipe_for_its_weights(text):
     assert set(names) <= set(train.RECIPES) and len(names) in (1, 2)
 
 
-def test_beyond_the_small_benches_adversarial_training_names_a_published_network():
-    assert defences.networks("at:model=Wong2020Fast", "cifar10-paper") == ["Wong2020Fast"]
+def test_a_published_network_is_named_by_its_threat_for_the_images_of_any_bench():
+    for bench in ("cifar10-paper", "cifar10-small"):
+        assert defences.networks("at:model=L2/Sehwag2021Proxy", bench) == ["robustbench/cifar10/L2/Sehwag2021Proxy"]
+    assert defences.networks("at:model=Linf/Wong2020Fast", "imagenet-paper") == ["robustbench/imagenet/Linf/Wong2020Fast"]
+    with pytest.raises(ValueError, match="no networks for 'svhn'"):
+        defences.networks("at:model=Linf/Wong2020Fast", "svhn-paper")
+    with pytest.raises(ValueError, match="threats: Linf, L2"):
+        defences.networks("at:model=corruptions/Standard", "cifar10-paper")
 
 
 def test_a_defence_without_weights_says_how_to_train_them():
