@@ -29,6 +29,7 @@ from hetpure_lab.stats import Accuracy
 
 FIGURES = ROOT / "figures"
 COLUMNS = {"clean": "clean", "null": "random noise", "adversarial": "attacked"}
+STATES = {"passed": (plots.COLOURS["uniform"], "o"), "failed": (plots.COLOURS["hetpure"], "X"), "open": (plots.COLOURS["paper"], "D")}
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,36 @@ def levels(axis: Axes, points: dict[tuple[float, float], float], title: str) -> 
     options = {"annot": True, "fmt": ".0f", "cmap": "viridis", "cbar": False, "linewidths": 1, "vmin": 0, "vmax": 100}
     sns.heatmap(grid, xticklabels=t_ss, yticklabels=t_ls[::-1], ax=axis, **options)
     axis.set(xlabel="$t_s$", ylabel="$t_l$", title=title)
+
+
+def forest(axis: Axes, lines: dict[str, tuple[str, Accuracy]], tolerance: float) -> None:
+    """Differences in accuracy with 95 % intervals, one line per name, as (state, difference); grey is what is tolerated."""
+    axis.axvspan(-100, 100 * tolerance, color=plots.COLOURS["paper"], alpha=0.15, linewidth=0)
+    axis.axvline(0, color=plots.COLOURS["paper"], linewidth=0.8)
+    for state, (colour, marker) in STATES.items():
+        rows = [(-i, 100 * d.value, 100 * d.low, 100 * d.high) for i, (s, d) in enumerate(lines.values()) if s == state]
+        if rows:
+            y, value, low, high = zip(*rows)
+            axis.hlines(y, low, high, color=colour, linewidth=1.5)
+            axis.plot(value, y, marker, color=colour, markersize=5, label=state)
+    ends = [100 * end for _, d in lines.values() for end in (d.low, d.high)]
+    axis.set(yticks=[-i for i in range(len(lines))], yticklabels=list(lines), ylim=(0.6 - len(lines), 0.6))
+    axis.set(xlim=(min(-10, *ends) - 3, max(10, *ends) + 3), xlabel="headline minus this attack, points")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+
+
+def ladder(axis: Axes, rungs: dict[str, Accuracy | None]) -> None:
+    """Accuracies with 95 % intervals as bars, from top to bottom; a rung that is not measured is an empty, dashed bar."""
+    for i, a in enumerate(rungs.values()):
+        if a is None:
+            axis.barh(-i, 100, height=0.6, fill=False, edgecolor=plots.COLOURS["paper"], linestyle="--", linewidth=0.8)
+            axis.text(50, -i, "not measured", ha="center", va="center", color=plots.COLOURS["paper"])
+        else:
+            axis.barh(-i, 100 * a.value, height=0.6, color=plots.COLOURS["adversarial"], alpha=0.7)
+            axis.hlines(-i, 100 * a.low, 100 * a.high, color="black", linewidth=1)
+            axis.text(100 * a.high + 1.5, -i, f"{100 * a.value:.1f}", va="center")
+    axis.set(yticks=[-i for i in range(len(rungs))], yticklabels=list(rungs), xlim=(0, 100), xlabel="accuracy under attack, %")
+    axis.grid(False, axis="y")
 
 
 # ---- parts: from the rows of studies ---------------------------------------------------------------------------------------------

@@ -1,0 +1,164 @@
+"""Cases: what the records know of one defence, and the way from a reported accuracy to an audited one. Used by `audit`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hetpure_core import HetPure, Uniform
+from hetpure_lab import ablations, evidence, specs, stats
+from hetpure_lab.attacks import ATTACKS
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.evidence import RESULTS, Outcomes
+from hetpure_lab.flags import Evidence, Flag
+from hetpure_lab.gradients import looks_at_the_image
+from hetpure_lab.stats import Accuracy
+
+HEADLINE = "pgd"  # the attack whose result is audited
+BARE = "pgd:eot=1,confirm=1"  # what stands for it without a purifier
+DOUBLED = "pgd:iterations=40,eot=16"
+
+Cell = tuple[str, str, int]  # defence, attack, seed
+
+
+class NotMeasured(LookupError):
+    """Records are missing; the message has the commands that make them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known of a `defence` on a `bench`: records by cell, the flags of a `live` run (None: there was none), and what it `has`:
+    ``purifier``, ``surrogate`` (a diffusion chain that can be shortened), ``mask`` (one that depends on the image)."""
+
+    bench: str
+    defence: str
+    found: dict[Cell, Evidence]
+    live: tuple[Flag, ...] | None = None
+    has: frozenset[str] = frozenset({"purifier"})
+
+    @classmethod
+    def of(cls, bench: str, defence: str, results: Path = RESULTS, live: Sequence[Flag] | None = None) -> Case:
+        """The case as the records of the current weights have it; of two files of one cell the one with more images counts."""
+        found: dict[Cell, Evidence] = {}
+        for path in (p for p in evidence.files(results) if p.parent.name == bench):
+            e = Evidence(f"{bench}/{path.name}", evidence.read(path))
+            cell = specs.write(e.config["defence"], DEFENCES), specs.write(e.config["attack"], ATTACKS), e.config["seed"]
+            if cell not in found or len(e.records) > len(found[cell].records):
+                found[cell] = e
+        purifier = specs.parse(defence, DEFENCES)[1]
+        has = {"purifier": purifier is not None, "mask": looks_at_the_image(purifier)}
+        has["surrogate"] = isinstance(purifier, HetPure | Uniform) or hasattr(purifier, "surrogate")
+        live = None if live is None else tuple(live)
+        return cls(bench, specs.normal(defence, DEFENCES), found, live, frozenset(k for k, v in has.items() if v))
+
+    @property
+    def headline(self) -> str:
+        """The attack whose result is audited."""
+        return BARE if self.defence == "none" else HEADLINE
+
+    def cell(self, attack: str = HEADLINE, defence: str = "", seed: int = 0) -> Cell:
+        """The cell of an attack on this defence, or on another one."""
+        bare = (defence or self.defence) == "none" and attack == HEADLINE
+        normal = defence and specs.normal(defence, DEFENCES)
+        return normal or self.defence, specs.normal(BARE if bare else attack, ATTACKS), seed
+
+    def get(self, *cells: Cell) -> list[Evidence]:
+        """The records of these cells. Raises `NotMeasured` for those that have none."""
+        if missing := [cell for cell in cells if cell not in self.found]:
+            raise NotMeasured("\n".join(map(self.command, missing)))
+        return [self.found[cell] for cell in cells]
+
+    def command(self, cell: Cell) -> str:
+        """The command line that measures a cell."""
+        defence, attack, seed = cell
+        attack = re.sub(r"(?<=eps=)[\d.]+", lambda m: _fraction(float(m[0])), attack)
+        words = f"--bench {self.bench} --defence {defence} --attack {attack} --n-images 64"
+        return f"python -m hetpure_lab.evidence run {words}" + (f" --seed {seed}" if seed else "")
+
+    def measured(self, attacks: dict[str, str]) -> tuple[dict[str, Evidence], list[str]]:
+        """Of `attacks` by label, the records of those that have some, and the commands of the others."""
+        cells = {label: self.cell(attack) for label, attack in attacks.items()}
+        found = {label: self.found[cell] for label, cell in cells.items() if cell in self.found}
+        return found, [self.command(cell) for label, cell in cells.items() if label not in found]
+
+    @property
+    def purifier(self) -> HetPure | Uniform | None:
+        return specs.parse(self.defence, DEFENCES)[1]
+
+
+def _fraction(eps: float) -> str:
+    """2/255 for 0.00784..., but 0.5 for 0.5."""
+    return f"{round(255 * eps)}/255" if np.isclose(255 * eps, round(255 * eps)) else str(eps)
+
+
+def difference(a: Evidence, b: Evidence, column: str = "adversarial") -> Accuracy:
+    """What is left in `a` minus what is left in `b`, paired on shared images, with its interval."""
+    first, second = ablations.rates(a.records, b.records, column)
+    if not len(first):
+        raise NotMeasured(f"# no image in common: {a.about}, {b.about}")
+    return stats.paired_difference(first, second)
+
+
+# ---- from the reported number to the audited one ------------------------------------------------------------------------------
+
+LADDER = (
+    ("AutoAttack on the surrogate, 20 votes", "autoattack:iterations=20,eot=8,gradient=surrogate", "hard_20"),
+    ("PGD on the surrogate, 20 votes", "pgd:gradient=surrogate", "hard_20"),
+    ("the same, one purification", "pgd:gradient=surrogate", "single"),
+    ("surrogate that sees the mask", "pgd:gradient=surrogate-masked", "single"),
+    ("exact gradient", HEADLINE, "single"),
+    ("twice the budget", DOUBLED, "single"),
+)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What one way of attacking and scoring leaves, or the command that measures it."""
+
+    label: str
+    accuracy: Accuracy | None
+    run: str = ""
+
+
+def waterfall(case: Case) -> list[Rung]:
+    """From what the released protocol would report to the worst of all attacks on each image, on the images that all rungs share."""
+    cells = [case.cell(attack) for _, attack, _ in LADDER]
+    measured = [case.found[cell] for cell in cells if cell in case.found]
+    shared = [key for key in measured[0].records if all(key in e.records for e in measured)] if measured else []
+    rungs = []
+    for (label, _, rule), cell in zip(LADDER, cells):
+        e = case.found.get(cell)
+        a = Outcomes.of({key: e.records[key] for key in shared}).accuracy("adversarial", rule) if e and shared else None
+        rungs.append(Rung(label, a, "" if a else case.command(cell)))
+    others = [e for cell, e in case.found.items() if comparable(cell, e, case) and all(key in e.records for key in shared)]
+    enough = shared and len(others) > 1
+    return [*rungs, Rung(f"worst of {len(others)} attacks per image", stats.mean_rate(worst(others, shared)) if enough else None)]
+
+
+def fallen(rungs: Sequence[Rung]) -> str:
+    """From the first rung to the last, in a sentence."""
+    ends = [rung.accuracy for rung in (rungs[0], rungs[-1])]
+    missing = [f"“{rung.label}”" for rung in (rungs[0], rungs[-1]) if rung.accuracy is None]
+    if missing:
+        return f"Not measured yet: {', '.join(missing)}. Until then nobody can say how far the number falls."
+    return f"The released protocol would report {ends[0]} %; {ends[1]} % survive the worst attack on each image (n = {ends[1].n})."
+
+
+def comparable(cell: Cell, e: Evidence, case: Case) -> bool:
+    """Whether a cell has the headline's defence, seed, ball and scoring."""
+    attack = e.config["attack"]
+    same = cell[0] == case.defence and cell[2] == 0 and attack["norm"] == "Linf" and np.isclose(attack["eps"], 8 / 255)
+    return bool(same and not attack.get("frozen") and e.config["K"] > 1)
+
+
+def worst(found: Sequence[Evidence], images: Sequence[str]) -> np.ndarray:
+    """Shares of right outcomes (n,) under the attack that hurts each image most, which half of the purifications choose and the other
+    half score, so that luck in choosing is not counted."""
+    K = min(e.outcomes.K for e in found)
+    right = np.stack([Outcomes.of({key: e.records[key] for key in images}).correct("adversarial")[:, :K] for e in found])
+    chosen = right[..., ::2].mean(-1).argmin(0)
+    return right[chosen, np.arange(len(images)), 1::2].mean(-1)
