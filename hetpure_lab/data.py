@@ -213,15 +213,25 @@ def embedded_sample(dataset: DataSet) -> Images:
 
     CIFAR-10: lossless test images. ImageNet: photographs with labels out of all thousand classes. Of other data sets there are none.
     """
-    if dataset.name not in ("cifar10", "imagenet"):
+    if dataset.folder not in ("cifar10", "imagenet"):
         hub = f", or let hetpure_lab.data.load({dataset.name!r}, download=True) fetch it" if dataset.hub else ""
         raise NoData(f"{dataset.name} was not found, and no package ships a sample: give its folder, set HETPURE_DATA{hub}")
-    return _from_foolbox(dataset.name, dataset, f"the {'CIFAR-10' if dataset.name == 'cifar10' else 'ImageNet'} sample in Foolbox")
+    if dataset.folder == "imagenet":
+        return _from_foolbox("imagenet", replace(dataset, photographs=True), "the ImageNet sample in Foolbox")
+    return _from_foolbox("cifar10", dataset, "the CIFAR-10 sample in Foolbox")
 
 
 def stand_in_digits() -> Images:
     """Twenty MNIST digits that ship with Foolbox, scaled to 32 pixels: something for an SVHN demonstration to run on, not SVHN."""
     return _from_foolbox("mnist", replace(DATASETS["svhn"], photographs=True), "the MNIST sample in Foolbox, a stand-in for SVHN")
+
+
+def shipped(name: str) -> Images:
+    """What Foolbox ships for data set `name`, whatever else is on the machine: its sample, or digits that stand in for SVHN.
+
+    Pictures in the book are of these: everyone sees the same, and they may be passed on.
+    """
+    return stand_in_digits() if DATASETS[name].folder == "svhn" else embedded_sample(DATASETS[name])
 
 
 def _from_foolbox(prefix: str, dataset: DataSet, source: str) -> Images:

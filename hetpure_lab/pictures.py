@@ -18,12 +18,11 @@ from hetpure_lab.data import Images
 
 
 def first_images(dataset: str, n: int, folder: str = "") -> Images:
-    """The first `n` test images, in the order of the source: nobody picked them.
+    """The first `n` images that Foolbox ships for `dataset`, whatever is on the machine: nobody picked them, and they may be passed on.
 
-    Without a `folder`, CIFAR-10 means the sample that ships with Foolbox, whatever else is on the machine: everyone sees the same.
+    With a `folder`, the first test images in it: for your own eyes, not for a committed page.
     """
-    embedded = dataset == "cifar10" and not folder
-    images = data.embedded_sample(data.DATASETS[dataset]) if embedded else data.load(dataset, "test", folder or None, quiet=True)
+    images = data.load(dataset, "test", folder, quiet=True) if folder else data.shipped(dataset)
     if not 1 <= n <= len(images):
         raise ValueError(f"n_images must be from 1 to {len(images)} ({images.source} has {len(images)} images), not {n}")
     return images[torch.arange(n)]
