@@ -19,6 +19,7 @@ from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.claims import ATTACK_NAMES, HEADLINE, TABLES, Claim
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Outcomes
+from hetpure_lab.trained import Trained
 
 # The attack budget that every row gets: 20 iterations with 8 gradients each, whatever the attack.
 BUDGET = {
@@ -147,9 +148,11 @@ def verdict(difference: stats.Accuracy) -> str:
 
 
 def cost(defence: str, schedule: Schedule | None = None) -> int:
-    """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself."""
+    """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself; 0 without a denoiser."""
     _, purifier = specs.parse(defence, DEFENCES)
-    return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1) if purifier else 0
+    if purifier is None or isinstance(purifier, Trained):
+        return 0
+    return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1)
 
 
 def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
@@ -171,6 +174,11 @@ def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, st
             if within_budget({"defence": defence, "attack": options["--attack"]}):
                 found[defence] = f"python -m hetpure_lab.evidence run {shlex.join(words)}"
     return found
+
+
+def by_cost(rows: list[dict]) -> list[dict]:
+    """`rows` (summaries) in the order of denoiser calls per answer."""
+    return sorted(rows, key=lambda r: _price(r["defence"]))
 
 
 COLUMNS = {"PGD": "pgd", "BPDA": "bpda", "AutoAttack, corrected": "autoattack-corrected"}
