@@ -19,7 +19,6 @@ from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.claims import ATTACK_NAMES, HEADLINE, TABLES, Claim
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Outcomes
-from hetpure_lab.trained import Trained
 
 # The attack budget that every row gets: 20 iterations with 8 gradients each, whatever the attack.
 BUDGET = {
@@ -148,11 +147,9 @@ def verdict(difference: stats.Accuracy) -> str:
 
 
 def cost(defence: str, schedule: Schedule | None = None) -> int:
-    """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself; 0 without a denoiser."""
+    """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself."""
     _, purifier = specs.parse(defence, DEFENCES)
-    if purifier is None or isinstance(purifier, Trained):
-        return 0
-    return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1)
+    return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1) if purifier else 0
 
 
 def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
