@@ -62,6 +62,7 @@ bench: setup  ## measure speed and memory on this machine into out/bench.json
 
 evidence: setup  ## run what is missing of the experiments behind the tables (hours; resumes)
 	$(BIN)/python -m hetpure_lab.evidence queue
+	$(BIN)/python -m hetpure_lab.studies consistency cost distance
 	$(BIN)/python -m hetpure_lab.figures
 	$(BIN)/python -m hetpure_lab.pages
 

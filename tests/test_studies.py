@@ -100,11 +100,10 @@ def rows_of(defence, distances, kind="natural"):
 
 
 def test_the_nearer_purifier_is_told_from_pairs():
-    rows = pd.DataFrame(
-        rows_of("hetpure", [0.1, 0.5, 0.9, 0.3]) + rows_of("sde", [0.2, 0.6, 1.0, 0.4]) + rows_of("none", [0.1, 0.6, 0.8, 0.3])
-    )
+    far = {"hetpure": [0.1, 0.5, 0.9, 0.3], "sde": [0.2, 0.6, 1.0, 0.4], "ode": [0.1, 0.6, 0.8, 0.3], "none": [0.0] * 4}
+    rows = pd.DataFrame([row for name, distances in far.items() for row in rows_of(name, distances)])
     said = studies.nearer(rows).set_index("against")["the method's distance is"]
-    assert said["sde"] == "smaller" and said["ode"] == "not told apart" and len(said) == 2
+    assert said.to_dict() == {"sde": "smaller", "ode": "not told apart"}, "nothing is not a purifier"
     assert studies.nearer(rows[rows.defence != "hetpure"]).empty
 
 
@@ -127,6 +126,11 @@ def test_savings_are_of_the_mean_at_the_same_u():
 def test_a_lab_is_the_benchs_method_with_its_own_noise(bench, tmp_path):
     defended = lab(bench, tmp_path).behind(U=3)
     assert isinstance(defended, Purified) and defended.purifier.U == 3 and defended.seed != Purified(bench.classifier, bench.denoiser).seed
+
+
+def test_a_gpu_is_named_as_the_host(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert studies.host("cuda")["processor"] == "a GPU" and studies.host("cpu")["processor"] != "a GPU"
 
 
 def test_the_list_names_files_and_errors_are_explained(capsys):
