@@ -174,6 +174,13 @@ def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, st
     return found
 
 
+def command(defence: str, bench: str) -> str:
+    """What measures a defence under exact PGD, or under another attack of the queue, or how to begin if the queue lacks it."""
+    found = {name: text for attack in reversed(BUDGET) for norm in ("L2", "Linf") for name, text in planned(bench, norm, attack).items()}
+    start = f"python -m hetpure_lab.evidence run --bench {bench} --defence {defence} --attack pgd"
+    return found.get(specs.normal(defence, DEFENCES), start)
+
+
 COLUMNS = {"PGD": "pgd", "BPDA": "bpda", "AutoAttack, corrected": "autoattack-corrected"}
 
 
