@@ -178,6 +178,13 @@ def by_cost(rows: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda r: _price(r["defence"]))
 
 
+def command(defence: str, bench: str) -> str:
+    """What measures a defence under exact PGD, or under another attack of the queue, or how to begin if the queue lacks it."""
+    found = {name: text for attack in reversed(BUDGET) for norm in ("L2", "Linf") for name, text in planned(bench, norm, attack).items()}
+    start = f"python -m hetpure_lab.evidence run --bench {bench} --defence {defence} --attack pgd"
+    return found.get(specs.normal(defence, DEFENCES), start)
+
+
 COLUMNS = {"PGD": "pgd", "BPDA": "bpda", "AutoAttack, corrected": "autoattack-corrected"}
 
 
