@@ -20,7 +20,24 @@ from hetpure_lab.stats import Accuracy
 
 HEADLINE = "pgd"  # the attack whose result is audited
 BARE = "pgd:eot=1,confirm=1"  # what stands for it without a purifier
-DOUBLED = "pgd:iterations=40,eot=16"
+ATTEMPTS = {  # other attacks that an audit makes, by name
+    "surrogate": "pgd:gradient=surrogate",
+    "masked surrogate": "pgd:gradient=surrogate-masked",
+    "BPDA": "bpda:iterations=20,eot=8",
+    "transfer": "transfer",
+    "Square": "square:iterations=500,eot=8",
+    "budget": "pgd:iterations=40,eot=16",
+    "averaging": "pgd:iterations=160,eot=1,confirm_every=40",
+    "restarts": "pgd:random_start=1,keep=best,loss=margin,restarts=2",
+    "paper's budget": "pgd:iterations=200,eot=20",
+    "AutoAttack": "autoattack-corrected:iterations=20,eot=8,accept=16",
+    "mask: change": "pgd-mask:steer=change",
+    "mask: grow": "pgd-mask:steer=grow",
+    "mask: shrink": "pgd-mask:steer=shrink",
+    "acceptance": "autoattack:iterations=20,eot=8",
+    "known noise": "pgd:frozen=all",
+    "large radius": "pgd:eps=32/255,step=0.03",
+}
 
 Cell = tuple[str, str, int]  # defence, attack, seed
 
@@ -106,12 +123,12 @@ def difference(a: Evidence, b: Evidence, column: str = "adversarial") -> Accurac
 # ---- from the reported number to the audited one ------------------------------------------------------------------------------
 
 LADDER = (
-    ("AutoAttack on the surrogate, 20 votes", "autoattack:iterations=20,eot=8,gradient=surrogate", "hard_20"),
-    ("PGD on the surrogate, 20 votes", "pgd:gradient=surrogate", "hard_20"),
-    ("the same, one purification", "pgd:gradient=surrogate", "single"),
-    ("surrogate that sees the mask", "pgd:gradient=surrogate-masked", "single"),
+    ("AutoAttack on the surrogate, 20 votes", f"{ATTEMPTS['acceptance']},gradient=surrogate", "hard_20"),
+    ("PGD on the surrogate, 20 votes", ATTEMPTS["surrogate"], "hard_20"),
+    ("the same, one purification", ATTEMPTS["surrogate"], "single"),
+    ("surrogate that sees the mask", ATTEMPTS["masked surrogate"], "single"),
     ("exact gradient", HEADLINE, "single"),
-    ("twice the budget", DOUBLED, "single"),
+    ("twice the budget", ATTEMPTS["budget"], "single"),
 )
 
 
