@@ -142,12 +142,16 @@ class Rung:
 
 
 def waterfall(case: Case) -> list[Rung]:
-    """From what the released protocol would report to the worst of all attacks on each image, on the images that all rungs share."""
-    cells = [case.cell(attack) for _, attack, _ in LADDER]
+    """From what the released protocol would report to the worst of all attacks on each image, on the images that all rungs share.
+
+    A defence without a surrogate starts at the exact gradient.
+    """
+    steps = LADDER if "surrogate" in case.has else LADDER[-2:]
+    cells = [case.cell(attack) for _, attack, _ in steps]
     measured = [case.found[cell] for cell in cells if cell in case.found]
     shared = [key for key in measured[0].records if all(key in e.records for e in measured)] if measured else []
     rungs = []
-    for (label, _, rule), cell in zip(LADDER, cells):
+    for (label, _, rule), cell in zip(steps, cells):
         e = case.found.get(cell)
         a = Outcomes.of({key: e.records[key] for key in shared}).accuracy("adversarial", rule) if e and shared else None
         rungs.append(Rung(label, a, "" if a else case.command(cell)))
@@ -162,7 +166,7 @@ def fallen(rungs: Sequence[Rung]) -> str:
     missing = [f"“{rung.label}”" for rung in (rungs[0], rungs[-1]) if rung.accuracy is None]
     if missing:
         return f"Not measured yet: {', '.join(missing)}. Until then nobody can say how far the number falls."
-    return f"The released protocol would report {ends[0]} %; {ends[1]} % survive the worst attack on each image (n = {ends[1].n})."
+    return f"“{rungs[0].label}” reports {ends[0]} %, “{rungs[-1].label}” leaves {ends[1]} % (n = {ends[1].n})."
 
 
 def comparable(cell: Cell, e: Evidence, case: Case) -> bool:

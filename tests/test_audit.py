@@ -218,6 +218,15 @@ def test_the_ladder_scores_what_is_measured_on_shared_images_and_names_the_rest(
     assert all(rung.accuracy is None for rung in cases.waterfall(case()))
 
 
+def test_the_sentence_about_the_fall_names_both_ends_or_what_is_missing():
+    top = f"{ATTEMPTS['acceptance']},gradient=surrogate"
+    whole = cases.fallen(cases.waterfall(case((top, [1.0] * N), headline())))
+    assert "20 votes” reports 100.0" in whole and "leaves 40.0" in whole and f"n = {N}" in whole
+    assert "AutoAttack on the surrogate" in cases.fallen(cases.waterfall(case(headline())))
+    bare = Case("cifar10-small", "none", {}, has=frozenset())
+    assert cases.waterfall(bare)[0].label == "exact gradient"
+
+
 def test_the_worst_attack_per_image_is_chosen_and_scored_on_different_purifications():
     strong, weak = (case((HEADLINE, rates)).found.popitem()[1] for rates in ([0.0, 1.0] * (N // 2), [1.0, 0.0] * (N // 2)))
     assert cases.worst([strong, weak], list(strong.records)).max() == 0
