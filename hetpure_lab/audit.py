@@ -17,16 +17,17 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
-from hetpure_lab import ablations, benches, data, defences, flags, rivals, specs, stats
+from hetpure_lab import ablations, benches, claims, data, defences, figures, flags, rivals, specs, stats, tables
 from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.benches import Bench
-from hetpure_lab.cases import BARE, DOUBLED, HEADLINE, Case, NotMeasured, difference
+from hetpure_lab.cases import ATTEMPTS, BARE, HEADLINE, Case, NotMeasured, difference
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import Experiment
 from hetpure_lab.flags import Flag
-from hetpure_lab.stats import Accuracy
+from hetpure_lab.stats import Accuracy, above, below, opposite
 
 STATES = ("passed", "failed", "open", "not measured")
 TOLERANCE = 0.05  # accuracies that differ by less than this tell the same story
@@ -48,13 +49,18 @@ Judge = Callable[[Case], Verdict]
 
 
 def tolerated(d: Accuracy) -> str:
-    """``passed`` if the interval stays below `TOLERANCE`, else ``failed`` if it stays above 0, else ``open``."""
-    return "passed" if d.high <= TOLERANCE else "failed" if d.low > 0 else "open"
+    """``passed`` if a loss of `TOLERANCE` is excluded, ``failed`` if there is a loss that may be larger, else ``open``.
+
+    Book: ch12, eq-verdict.
+    """
+    if below(d, TOLERANCE):
+        return "passed"
+    return "failed" if above(d) and d.high > TOLERANCE else "open"
 
 
 def claimed(gain: Accuracy) -> str:
-    """``passed`` if the interval of a claimed gain lies above 0, ``failed`` if below, else ``open``."""
-    return "passed" if gain.low > 0 else "failed" if gain.high < 0 else "open"
+    """``passed`` if a claimed gain is established, ``failed`` if its opposite is, else ``open``."""
+    return "passed" if above(gain) else "failed" if above(opposite(gain)) else "open"
 
 
 # ---- does the attack work? ---------------------------------------------------------------------------------------------------
@@ -94,7 +100,7 @@ def near_zero(attack: str, defence: str = "", at_most: float = TOLERANCE) -> Jud
     def judge(case: Case) -> Verdict:
         (e,) = case.get(case.cell(attack, defence))
         left = e.outcomes.single("adversarial")
-        state = "passed" if left.high <= at_most else "failed" if left.low > at_most else "open"
+        state = "passed" if below(left, at_most) else "failed" if above(left, at_most) else "open"
         return Verdict(state, f"{left} % left, n = {left.n}", record=e.about)
 
     return judge
@@ -105,15 +111,15 @@ def beats_noise(case: Case) -> Verdict:
     (e,) = case.get(case.cell())
     d = stats.paired_difference(e.rates("adversarial"), e.rates("null"))
     hits = [f for f in flags.examine(e) if f.name in ("above-control", "weaker-than-noise")]
-    state = "failed" if hits else "passed" if d.high < 0 else "open"
+    state = "failed" if hits else "passed" if above(opposite(d)) else "open"
     return Verdict(state, "; ".join([f"attacked minus noise: {d} points", *(f.seen for f in hits)]), d, e.about)
 
 
-def outdone(*attacks: str) -> Judge:
-    """None of `attacks` leaves clearly less than the headline, on average or, where it knows less, on any image."""
+def outdone(*names: str) -> Judge:
+    """None of these `ATTEMPTS` leaves clearly less than the headline, on average or, where it knows less, on any image."""
 
     def judge(case: Case) -> Verdict:
-        headline, *others = case.get(case.cell(), *map(case.cell, attacks))
+        headline, *others = case.get(case.cell(), *(case.cell(ATTEMPTS[name]) for name in names))
         d, e = max(((difference(headline, other), other) for other in others), key=lambda pair: pair[0].value)
         hits = [f for other in others for f in flags.compare([headline, other]) if f.name == "weaker-than-other"]
         seen = "; ".join([f"the headline leaves {d} points more, n = {d.n}", *(f"it alone survives on {f.seen}" for f in hits)])
@@ -124,7 +130,7 @@ def outdone(*attacks: str) -> Judge:
 
 def known_noise(case: Case) -> Verdict:
     """An attacker who knows the noise breaks no less."""
-    headline, frozen = case.get(case.cell(), case.cell("pgd:frozen=all"))
+    headline, frozen = case.get(case.cell(), case.cell(ATTEMPTS["known noise"]))
     d = difference(frozen, headline)
     return Verdict(tolerated(d), f"known noise changes what is left by {d} points", record=frozen.about)
 
@@ -142,7 +148,7 @@ def monotone(case: Case) -> Verdict:
 
 def packaged(case: Case) -> Verdict:
     """AutoAttack as packaged leaves no more than AutoAttack with averaged decisions."""
-    found = case.get(case.cell(PACKAGED), case.cell(CORRECTED))
+    found = case.get(case.cell(ATTEMPTS["acceptance"]), case.cell(ATTEMPTS["AutoAttack"]))
     d = difference(*found)
     return Verdict(tolerated(d), f"as packaged it leaves {d} points more", record=found[0].about)
 
@@ -151,8 +157,8 @@ def votes(case: Case) -> Verdict:
     """A vote tells the same story as one purification."""
     (e,) = case.get(case.cell())
     d = stats.paired_difference(e.outcomes.majority_correct("adversarial"), e.rates("adversarial"))
-    same = max(abs(d.low), abs(d.high)) <= TOLERANCE
-    state = "passed" if same else "failed" if d.low > 0 or d.high < 0 else "open"
+    ways = tolerated(d), tolerated(opposite(d))
+    state = "failed" if "failed" in ways else "open" if "open" in ways else "passed"
     return Verdict(state, f"majority of {e.outcomes.K} minus one purification: {d} points", record=e.about)
 
 
@@ -163,7 +169,7 @@ def flakiness(case: Case) -> Verdict:
     d = stats.paired_difference(clean, attacked)
     shares = [f"{name} {right.mean():.1%}" for name, right in (("clean", clean), ("noise", null), ("attacked", attacked))]
     seen = f"right {e.outcomes.K} times of {e.outcomes.K}: {', '.join(shares)}"
-    return Verdict("failed" if d.high <= TOLERANCE else "passed" if d.low > 0 else "open", seen, record=e.about)
+    return Verdict("failed" if below(d, TOLERANCE) else "passed" if above(d) else "open", seen, record=e.about)
 
 
 def seeds(case: Case) -> Verdict:
@@ -182,7 +188,7 @@ def price(case: Case) -> Verdict:
     """Purification alone costs little accuracy."""
     e, bare = case.get(case.cell(), case.cell(BARE, "none"))
     lost = difference(bare, e, "clean")
-    state = "passed" if lost.high <= flags.COSTLY else "failed" if lost.low > flags.COSTLY else "open"
+    state = "passed" if below(lost, flags.COSTLY) else "failed" if above(lost, flags.COSTLY) else "open"
     return Verdict(state, f"{lost} points of clean accuracy lost", record=e.about)
 
 
@@ -228,12 +234,6 @@ class Check:
     needs: str = ""
 
 
-BPDA, AVERAGE = "bpda:iterations=20,eot=8", "pgd:iterations=160,eot=1,confirm_every=40"
-STRONG, LONG = "pgd:random_start=1,keep=best,loss=margin,restarts=2", "pgd:iterations=200,eot=20"
-CORRECTED, PACKAGED = "autoattack-corrected:iterations=20,eot=8,accept=16", "autoattack:iterations=20,eot=8"
-SEARCH, FAR = "square:iterations=500,eot=8", "pgd:eps=32/255,step=0.03"
-RELEASED, MASKED = "pgd:gradient=surrogate", "pgd:gradient=surrogate-masked"
-STEERED = tuple(f"pgd-mask:steer={way}" for way in ("change", "grow", "shrink"))
 WRONG_GRADIENT = ("zero-gradient", "inexact-gradient", "probabilities")
 WRONG_NOISE = ("irreproducible", "deterministic", "random", "reused-noise", "noise-level")
 WRONG_RUN = ("zero-gradient", "deterministic", "random", "single-acceptance", "early-acceptance", "mixed-code")
@@ -245,20 +245,20 @@ CHECKS = (
     Check("real images", "Are the scored images 8-bit, in the stated ball, and at its edge?", 4, recorded("wrong-epsilon")),
     Check("undefended", "Does the same code bring the bare network to zero?", 4, near_zero(BARE, "none")),
     Check("null control", "Does the attack break more than random noise of the same norm?", 4, beats_noise),
-    Check("surrogate", "Is the attack at least as strong as one on the released surrogate?", 4, outdone(RELEASED), "surrogate"),
-    Check("masked surrogate", "As one on a surrogate that sees the mask?", 4, outdone(MASKED), "surrogate"),
-    Check("BPDA", "As one with the identity in place of the purifier's gradient?", 4, outdone(BPDA), "purifier"),
+    Check("surrogate", "Is the attack at least as strong as one on the released surrogate?", 4, outdone("surrogate"), "surrogate"),
+    Check("masked surrogate", "As one on a surrogate that sees the mask?", 4, outdone("masked surrogate"), "surrogate"),
+    Check("BPDA", "As one with the identity in place of the purifier's gradient?", 4, outdone("BPDA"), "purifier"),
     Check("transfer", "As images that fool the bare network?", 4, outdone("transfer"), "purifier"),
-    Check("Square", "As a search without gradients?", 4, outdone(SEARCH), "purifier"),
-    Check("budget", "As one of twice the iterations and purifications?", 5, outdone(DOUBLED), "purifier"),
-    Check("averaging", "As one of many noisy steps at equal cost?", 4, outdone(AVERAGE), "purifier"),
-    Check("restarts", "As one with random starts, the margin loss and the best iterate?", 4, outdone(STRONG), "purifier"),
-    Check("paper's budget", "As one of the paper's 200 iterations of 20 purifications?", 5, outdone(LONG), "purifier"),
-    Check("AutoAttack", "As AutoAttack with averaged decisions?", 4, outdone(CORRECTED), "purifier"),
-    Check("mask attacks", "As attacks that steer the mask?", 4, outdone(*STEERED), "mask"),
+    Check("Square", "As a search without gradients?", 4, outdone("Square"), "purifier"),
+    Check("budget", "As one of twice the iterations and purifications?", 5, outdone("budget"), "purifier"),
+    Check("averaging", "As one of many noisy steps at equal cost?", 4, outdone("averaging"), "purifier"),
+    Check("restarts", "As one with random starts, the margin loss and the best iterate?", 4, outdone("restarts"), "purifier"),
+    Check("paper's budget", "As one of the paper's 200 iterations of 20 purifications?", 5, outdone("paper's budget"), "purifier"),
+    Check("AutoAttack", "As AutoAttack with averaged decisions?", 4, outdone("AutoAttack"), "purifier"),
+    Check("mask attacks", "As attacks that steer the mask?", 4, outdone("mask: change", "mask: grow", "mask: shrink"), "mask"),
     Check("known noise", "Does an attacker who knows the noise break at least as much?", 4, known_noise, "surrogate"),
     Check("radius", "Does a larger radius leave less?", 5, monotone),
-    Check("large radius", "Does a very large radius leave nothing?", 5, near_zero(FAR, at_most=0.1)),
+    Check("large radius", "Does a very large radius leave nothing?", 5, near_zero(ATTEMPTS["large radius"], at_most=0.1)),
     Check("acceptance", "Does AutoAttack as packaged report no more than with averaged decisions?", 4, packaged, "purifier"),
     Check("votes", "Does a vote tell the same story as one purification?", 8, votes, "purifier"),
     Check("flakiness", "Is failing once in K due to the attack, not to the defence's own noise?", 4, flakiness, "purifier"),
@@ -284,11 +284,18 @@ def checklist(case: Case) -> list[tuple[Check, Verdict]]:
 
 
 def frame(rows: Sequence[tuple[Check, Verdict]]) -> pd.DataFrame:
-    """The checklist as a table, for `tables.show`."""
-    return pd.DataFrame(
-        {"check": c.name, "question": c.question, "verdict": v.state, "seen": v.seen, "chapter": c.chapter, "record": v.record}
-        for c, v in rows
-    )
+    """The checklist as a table."""
+    lines = [(c.name, c.question, v.state, v.seen, c.chapter, v.record) for c, v in rows]
+    return pd.DataFrame(lines, columns=["check", "question", "verdict", "seen", "chapter", "record"])
+
+
+def show(rows: Sequence[tuple[Check, Verdict]], *columns: str) -> Styler:
+    """The checklist for the page, or some columns of it: verdicts in their colours, chapters and records as links."""
+    table = frame(rows)[list(columns)] if columns else frame(rows)
+    colour = lambda state: f"color: {figures.STATES[state][0]}; font-weight: bold" if state in figures.STATES else ""
+    styled = tables.show(table).map(colour, subset=["verdict"])
+    link = lambda number: f'<a href="{path.stem}.html">{number}</a>' if (path := claims.chapter(number)) else str(number)
+    return styled.format(link, subset=["chapter"]) if "chapter" in table else styled
 
 
 def summary(rows: Sequence[tuple[Check, Verdict]]) -> str:

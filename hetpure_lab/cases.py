@@ -20,7 +20,24 @@ from hetpure_lab.stats import Accuracy
 
 HEADLINE = "pgd"  # the attack whose result is audited
 BARE = "pgd:eot=1,confirm=1"  # what stands for it without a purifier
-DOUBLED = "pgd:iterations=40,eot=16"
+ATTEMPTS = {  # other attacks that an audit makes, by name
+    "surrogate": "pgd:gradient=surrogate",
+    "masked surrogate": "pgd:gradient=surrogate-masked",
+    "BPDA": "bpda:iterations=20,eot=8",
+    "transfer": "transfer",
+    "Square": "square:iterations=500,eot=8",
+    "budget": "pgd:iterations=40,eot=16",
+    "averaging": "pgd:iterations=160,eot=1,confirm_every=40",
+    "restarts": "pgd:random_start=1,keep=best,loss=margin,restarts=2",
+    "paper's budget": "pgd:iterations=200,eot=20",
+    "AutoAttack": "autoattack-corrected:iterations=20,eot=8,accept=16",
+    "mask: change": "pgd-mask:steer=change",
+    "mask: grow": "pgd-mask:steer=grow",
+    "mask: shrink": "pgd-mask:steer=shrink",
+    "acceptance": "autoattack:iterations=20,eot=8",
+    "known noise": "pgd:frozen=all",
+    "large radius": "pgd:eps=32/255,step=0.03",
+}
 
 Cell = tuple[str, str, int]  # defence, attack, seed
 
@@ -106,12 +123,12 @@ def difference(a: Evidence, b: Evidence, column: str = "adversarial") -> Accurac
 # ---- from the reported number to the audited one ------------------------------------------------------------------------------
 
 LADDER = (
-    ("AutoAttack on the surrogate, 20 votes", "autoattack:iterations=20,eot=8,gradient=surrogate", "hard_20"),
-    ("PGD on the surrogate, 20 votes", "pgd:gradient=surrogate", "hard_20"),
-    ("the same, one purification", "pgd:gradient=surrogate", "single"),
-    ("surrogate that sees the mask", "pgd:gradient=surrogate-masked", "single"),
+    ("AutoAttack on the surrogate, 20 votes", f"{ATTEMPTS['acceptance']},gradient=surrogate", "hard_20"),
+    ("PGD on the surrogate, 20 votes", ATTEMPTS["surrogate"], "hard_20"),
+    ("the same, one purification", ATTEMPTS["surrogate"], "single"),
+    ("surrogate that sees the mask", ATTEMPTS["masked surrogate"], "single"),
     ("exact gradient", HEADLINE, "single"),
-    ("twice the budget", DOUBLED, "single"),
+    ("twice the budget", ATTEMPTS["budget"], "single"),
 )
 
 
@@ -125,12 +142,16 @@ class Rung:
 
 
 def waterfall(case: Case) -> list[Rung]:
-    """From what the released protocol would report to the worst of all attacks on each image, on the images that all rungs share."""
-    cells = [case.cell(attack) for _, attack, _ in LADDER]
+    """From what the released protocol would report to the worst of all attacks on each image, on the images that all rungs share.
+
+    A defence without a surrogate starts at the exact gradient.
+    """
+    steps = LADDER if "surrogate" in case.has else LADDER[-2:]
+    cells = [case.cell(attack) for _, attack, _ in steps]
     measured = [case.found[cell] for cell in cells if cell in case.found]
     shared = [key for key in measured[0].records if all(key in e.records for e in measured)] if measured else []
     rungs = []
-    for (label, _, rule), cell in zip(LADDER, cells):
+    for (label, _, rule), cell in zip(steps, cells):
         e = case.found.get(cell)
         a = Outcomes.of({key: e.records[key] for key in shared}).accuracy("adversarial", rule) if e and shared else None
         rungs.append(Rung(label, a, "" if a else case.command(cell)))
@@ -145,7 +166,7 @@ def fallen(rungs: Sequence[Rung]) -> str:
     missing = [f"“{rung.label}”" for rung in (rungs[0], rungs[-1]) if rung.accuracy is None]
     if missing:
         return f"Not measured yet: {', '.join(missing)}. Until then nobody can say how far the number falls."
-    return f"The released protocol would report {ends[0]} %; {ends[1]} % survive the worst attack on each image (n = {ends[1].n})."
+    return f"“{rungs[0].label}” reports {ends[0]} %, “{rungs[-1].label}” leaves {ends[1]} % (n = {ends[1].n})."
 
 
 def comparable(cell: Cell, e: Evidence, case: Case) -> bool:

@@ -109,7 +109,10 @@ def levels(axis: Axes, points: dict[tuple[float, float], float], title: str) -> 
 
 
 def forest(axis: Axes, lines: dict[str, tuple[str, Accuracy]], tolerance: float) -> None:
-    """Differences in accuracy with 95 % intervals, one line per name, as (state, difference); grey is what is tolerated."""
+    """Differences in accuracy with 95 % intervals, one line per name, as (state, difference); grey is what is tolerated.
+
+    The axis is linear up to ten points and logarithmic beyond.
+    """
     axis.axvspan(-100, 100 * tolerance, color=plots.COLOURS["paper"], alpha=0.15, linewidth=0)
     axis.axvline(0, color=plots.COLOURS["paper"], linewidth=0.8)
     for state, (colour, marker) in STATES.items():
@@ -118,9 +121,12 @@ def forest(axis: Axes, lines: dict[str, tuple[str, Accuracy]], tolerance: float)
             y, value, low, high = zip(*rows)
             axis.hlines(y, low, high, color=colour, linewidth=1.5)
             axis.plot(value, y, marker, color=colour, markersize=5, label=state)
-    ends = [100 * end for _, d in lines.values() for end in (d.low, d.high)]
+    ticks = [-100, -50, -20, -10, -5, 0, 5, 10, 20, 50, 100]
+    reach = max(10, *(100 * abs(end) for _, d in lines.values() for end in (d.low, d.high))) if lines else 10
+    axis.set_xscale("symlog", linthresh=10)
+    axis.set(xlim=(-1.1 * reach, 1.1 * reach), xlabel="headline minus this attack, points")
+    axis.set_xticks([t for t in ticks if abs(t) <= reach], [str(t) for t in ticks if abs(t) <= reach])
     axis.set(yticks=[-i for i in range(len(lines))], yticklabels=list(lines), ylim=(0.6 - len(lines), 0.6))
-    axis.set(xlim=(min(-10, *ends) - 3, max(10, *ends) + 3), xlabel="headline minus this attack, points")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
@@ -134,7 +140,8 @@ def ladder(axis: Axes, rungs: dict[str, Accuracy | None]) -> None:
             axis.barh(-i, 100 * a.value, height=0.6, color=plots.COLOURS["adversarial"], alpha=0.7)
             axis.hlines(-i, 100 * a.low, 100 * a.high, color="black", linewidth=1)
             axis.text(100 * a.high + 1.5, -i, f"{100 * a.value:.1f}", va="center")
-    axis.set(yticks=[-i for i in range(len(rungs))], yticklabels=list(rungs), xlim=(0, 100), xlabel="accuracy under attack, %")
+    n = next((f", n = {a.n}" for a in rungs.values() if a), "")
+    axis.set(yticks=[-i for i in range(len(rungs))], yticklabels=list(rungs), xlim=(0, 100), xlabel=f"accuracy under attack, %{n}")
     axis.grid(False, axis="y")
 
 

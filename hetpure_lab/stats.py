@@ -99,6 +99,26 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: in
     return _bootstrap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), (-1, 1), seed, resamples)
 
 
+# ---- what an interval allows one to say ----------------------------------------------------------------------------------------
+
+FEW = 6  # images below which no difference is established: if all point the same way, a sign-flip test still has p > 0.05
+
+
+def below(a: Accuracy, limit: float) -> bool:
+    """Whether an interval lies below a limit, on so many images that a kind of image never seen, at most 3 / n of all, is below it too."""
+    return a.high <= limit and a.n * limit >= 3
+
+
+def above(a: Accuracy, limit: float = 0.0) -> bool:
+    """Whether an interval lies above a limit, on more than a few images."""
+    return a.low > limit and a.n >= FEW
+
+
+def opposite(d: Accuracy) -> Accuracy:
+    """The difference seen from the other side."""
+    return Accuracy(-d.value, -d.high, -d.low, d.n)
+
+
 # ---- several seeds -----------------------------------------------------------------------------------------------------------------
 
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from hetpure_core import Noise, Plan, Purified, Schedule
 from hetpure_lab import evidence, flags, specs
 from hetpure_lab.attacks import ATTACKS, Undefended
-from hetpure_lab.audit import BPDA, FAR
 from hetpure_lab.benches import Bench
-from hetpure_lab.cases import BARE, DOUBLED, HEADLINE, Case, Cell
+from hetpure_lab.cases import ATTEMPTS, BARE, HEADLINE, Case, Cell
 from hetpure_lab.data import Images
 from hetpure_lab.flags import Evidence
 
@@ -78,7 +77,8 @@ def own(function: Callable[[Tensor], Tensor], bench: Bench, images: Images, iter
     """
     yours = Purified(bench.classifier, Called(function), OneCall(), schedule=bench.schedule, checkpointing=False)
     found: dict[Cell, Evidence] = {}
-    for spec, defence in ((HEADLINE, OWN), (DOUBLED, OWN), (BPDA, OWN), ("transfer", OWN), (FAR, OWN), (BARE, "none")):
+    tried = [HEADLINE, *(ATTEMPTS[name] for name in ("budget", "BPDA", "transfer", "large radius"))]
+    for spec, defence in [(spec, OWN) for spec in tried] + [(BARE, "none")]:
         attack, settings = specs.parse(spec, ATTACKS)
         if attack != "transfer":
             shrunk = {"iterations": settings.iterations * iterations // 20, "eot": max(1, settings.eot * eot // 8)}

@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 from hetpure_core import Purified, Uniform
+
+if TYPE_CHECKING:
+    from hetpure_lab.data import Images
+    from hetpure_lab.flags import Evidence
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -133,6 +138,34 @@ class Smoothed:
 @pytest.fixture(params=["Linf", "L2"])
 def smoothed(request) -> Smoothed:
     return Smoothed(request.param)
+
+
+# ---- records without an attack, and images to make some (imports inside, so that other tests need not wait for them) ------------------
+
+
+@pytest.fixture
+def little() -> Images:
+    """Six images of 8 x 8 pixels."""
+    from hetpure_lab.data import Images
+
+    pixels8 = torch.randint(30, 220, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return Images(pixels8, torch.arange(6) % 5, torch.ones(6, dtype=torch.bool), "random pixels")
+
+
+def records_of(defence: str, attack: str, attacked: list[float], clean: list[float], null: list[float], K: int = 20, **config) -> Evidence:
+    """Records with the given shares of right outcomes per image; every image was changed by the whole radius."""
+    from hetpure_lab import flags, pixels
+    from hetpure_lab.evidence import Experiment
+
+    about = Experiment(defence, attack, K=K).config | config
+    delta = torch.full((3, 8, 8), int(255 * about["attack"]["eps"] + 1e-4), dtype=torch.int8)
+    column = lambda rate: {"labels": [3] * round(rate * about["K"]) + [5] * (about["K"] - round(rate * about["K"])), "soft": 3}
+    rows = {
+        f"{i:04}": {"image": f"{i:04}", "label": 3, "iterations": about["attack"]["iterations"], "delta": pixels.pack(delta)}
+        | {"adversarial": column(a), "clean": column(c), "null": column(z), "config": about, "code": {"x": "1"}}
+        for i, (a, c, z) in enumerate(zip(attacked, clean, null))
+    }
+    return flags.Evidence(f"{defence} / {attack}", rows)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from conftest import records_of
 from torch import Tensor, nn
 
 from hetpure_core import HetPure, Purified, Uniform
@@ -19,13 +20,6 @@ from hetpure_lab.flags import Evidence
 
 LITTLE = PGD(iterations=4, eot=2, step=4 / 255, confirm=0)
 HALF = HetPure(t_l=0.2, t_s=0.05, tau=0.5, steps=4)
-
-
-@pytest.fixture
-def little() -> Images:
-    """Six images of 8 x 8 pixels."""
-    pixels8 = torch.randint(30, 220, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    return Images(pixels8, torch.arange(6) % 5, torch.ones(6, dtype=torch.bool), "random pixels")
 
 
 @pytest.fixture
@@ -42,19 +36,6 @@ def live(defence: Purified | Undefended, images: Images, attack: PGD = LITTLE, K
     purifier = defence.purifier if isinstance(defence, Purified) else None
     known = purifier if type(purifier) in (HetPure, Uniform, type(None)) else HALF
     return names(flags.live(Experiment(known, attack, K=K), defence, attack, images))
-
-
-def records_of(defence: str, attack: str, attacked: list[float], clean: list[float], null: list[float], K: int = 20, **config) -> Evidence:
-    """Records with the given shares of right outcomes per image; every image was changed by the whole radius."""
-    about = Experiment(defence, attack, K=K).config | config
-    delta = torch.full((3, 8, 8), int(255 * about["attack"]["eps"] + 1e-4), dtype=torch.int8)
-    column = lambda rate: {"labels": [3] * round(rate * about["K"]) + [5] * (about["K"] - round(rate * about["K"])), "soft": 3}
-    rows = {
-        f"{i:04}": {"image": f"{i:04}", "label": 3, "iterations": about["attack"]["iterations"], "delta": pixels.pack(delta)}
-        | {"adversarial": column(a), "clean": column(c), "null": column(z), "config": about, "code": {"x": "1"}}
-        for i, (a, c, z) in enumerate(zip(attacked, clean, null))
-    }
-    return Evidence(f"{defence} / {attack}", rows)
 
 
 SOUND = {"attacked": [0.5, 0.0] * 10, "clean": [0.9, 1.0] * 10, "null": [0.9, 0.95] * 10}
