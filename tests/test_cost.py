@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch.utils.checkpoint import set_checkpoint_early_stop
@@ -36,7 +37,7 @@ def test_networks_cost_what_others_counted(bench):
     assert c.denoiser.backward == pytest.approx(c.denoiser.forward, rel=0.03)  # to the input only: no gradients of weights
 
 
-@pytest.mark.parametrize("bench, exaflop", [("cifar10-paper-released", 3.1), ("cifar10-paper", 3.5)])
+@pytest.mark.parametrize("bench, exaflop", [("cifar10-paper-released", 3.1), ("cifar10-paper", 3.5), ("cifar10-paper-wrn70", 4.0)])
 def test_one_cell_of_table_1_costs_what_the_survey_says(bench, exaflop):
     """512 images, 200 iterations, 20 copies, 20 denoiser calls and the mask, all activations kept."""
     assert 512 * 200 * 20 * gradient_flops(costs(bench), 20, masked=True, checkpointing=False) / 1e18 == pytest.approx(exaflop, abs=0.06)
@@ -278,8 +279,31 @@ def test_bfloat16_keeps_the_gradients_direction_on_the_small_bench():
     defended = [defences.build("uniform:t=0.1,steps=2", bench) for bench in (plain, changed)]
     found = precision.agreement(*defended, x, labels, range(2))
     assert 0.9 < found["worst"] <= found["cosine"] < 1 and found["cosine"] > found["noise"] and 0.8 < found["norm"] < 1.25
+    assert found["speed"] > 0
     same = precision.agreement(defended[0], defended[0], x, labels, range(2))
     assert same["worst"] == pytest.approx(1, abs=1e-5) and same["norm"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_measured_row_replaces_the_one_of_its_bench_and_device_only(tmp_path):
+    row = {"bench": "b+bf16", "defence": "hetpure", "device": "CPU", "cosine": 0.5}
+    target = tmp_path / "precision.csv"
+    precision.save([row, row | {"device": "GPU"}, row | {"bench": "a+bf16"}], target)
+    precision.save([row | {"cosine": 0.75}], target)
+    assert target.read_text().splitlines() == [
+        "bench,defence,device,cosine",
+        "a+bf16,hetpure,CPU,0.5",
+        "b+bf16,hetpure,CPU,0.75",
+        "b+bf16,hetpure,GPU,0.5",
+    ]
+
+
+def test_the_book_shows_measured_rows_that_say_where_they_are_from():
+    page, found = (benches.WEIGHTS.parent / "book/paper-scale.md").read_text(), pd.read_csv(precision.MEASURED)
+    assert f":file: ../{precision.MEASURED.relative_to(benches.WEIGHTS.parent)}" in page
+    assert {"cifar10-small+bf16", "cifar10-small+compile"} <= set(found["bench"]) and found[["device", "torch", "images"]].notna().all(
+        axis=None
+    )
+    assert (found["worst"] <= found["cosine"]).all() and (found["cosine"] > found["noise"]).all()
 
 
 @pytest.mark.slow
