@@ -128,6 +128,7 @@ def load_paper(name: str, target: torch.device) -> Bench:
     """A bench at the paper's scale, if its checkpoints are on this machine."""
     about = PAPER[name]
     try:
+        checkpoints.demand(about.classifier, about.denoiser)
         networks = {part: checkpoints.load(getattr(about, part), target) for part in ("classifier", "denoiser")}
     except checkpoints.CheckpointError as error:
         raise BenchError(f"bench {name}: {error}") from error

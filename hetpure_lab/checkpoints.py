@@ -370,11 +370,27 @@ def _averaged(found: object, about: Checkpoint, path: Path) -> dict[str, Tensor]
     return state | dict(zip(names, average))
 
 
+def demand(*names: str) -> None:
+    """Raise `CheckpointError` unless all files are here, saying of every absent one what it is, where it is from, and how to get it."""
+    if not (absent := [name for name in names if not path_of(name).exists()]):
+        return
+    lines = [f"{len(absent)} of {len(names)} checkpoints missing", *map(described, absent)]
+    raise CheckpointError("\n".join([*lines, f"get with: python -m hetpure_lab.checkpoints {' '.join(absent)}"]))
+
+
+def described(name: str) -> str:
+    """A checkpoint in a line: file, size, origin, licence, and where it belongs."""
+    about = find(name)
+    weights = sum(p.numel() for p in published.on_meta(about.network).parameters()) * 4
+    size = f"{about.size / 1e6:,.0f} MB" if about.size else f"about {weights / 1e6:,.0f} MB"
+    how = "" if about.url else "; no direct address: fetch it by hand"
+    return f"  {name}: {about.file} ({size}) from {about.origin}; licence: {about.licence}{how}; its place is {path_of(name)}"
+
+
 def load(name: str, device: torch.device | str = "cpu") -> nn.Module:
     """The network with the file's weights, in eval mode and frozen. The file must be here: see `fetch`."""
+    demand(name)
     path = path_of(name)
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing; get it with: python -m hetpure_lab.checkpoints {name}")
     verify(name, path)
     network, state = published.on_meta(find(name).network), read(name, path)
     if complaint := misfit(network, state):

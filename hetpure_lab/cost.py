@@ -13,21 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from inspect import signature
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hetpure_core import FLAT_UP_TO, HetPure, Schedule, Uniform, linear_schedule
-from hetpure_lab import attacks, benches, networks, protocols, published
+from hetpure_lab import attacks, benches, microbatch, networks, protocols, published
 from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import Budget, choose
 from hetpure_lab.data import DATASETS
-from hetpure_lab.gradients import coarser
+from hetpure_lab.gradients import coarser, confirmed
 from hetpure_lab.measure import LiveBytes, fastest
-from hetpure_lab.microbatch import MOST
 
 Purifier = HetPure | Uniform
 
@@ -37,10 +40,13 @@ Purifier = HetPure | Uniform
 
 @dataclass(frozen=True)
 class Counted:
-    """One network on one image: FLOPs `forward` and `backward` (to the input only), `bytes` of activations, `weights` in bytes."""
+    """One network on one image: FLOPs `forward` and `backward` (to the input only); bytes `held` between them, the peak of `bytes` in
+    both, and the `weights`.
+    """
 
     forward: int
     backward: int
+    held: int
     bytes: int
     weights: int
 
@@ -49,30 +55,44 @@ def count(network: nn.Module, size: int, *times: Tensor) -> Counted:
     """Costs of `network` for one image of `size` pixels, `times` being its other inputs (1,); on the meta device nothing is computed."""
     network.requires_grad_(False)
     x = torch.empty(1, 3, size, size, device=next(network.parameters()).device, requires_grad=True)
-    with LiveBytes() as meter, FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         out = network(x, *times)
         forward = counter.get_total_flops()
         out.sum().backward()
+    with LiveBytes() as meter:  # apart, because the counter holds tensors of its own
+        out = network(x, *times).sum()
+        held = meter.now
+        out.backward()
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    return Counted(forward, counter.get_total_flops() - forward, meter.peak, weights)
+    return Counted(forward, counter.get_total_flops() - forward, held, meter.peak, weights)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """A bench's classifier and denoiser, counted, and the size at which it purifies."""
+    """A bench's classifier and denoiser, counted, the size at which it purifies, and whether gradients recompute the calls' activations."""
 
     classifier: Counted
     denoiser: Counted
     size: int
+    checkpointing: bool = True
 
     @property
     def weights(self) -> int:
         return self.classifier.weights + self.denoiser.weights
 
     def row_bytes(self, calls: int) -> int:
-        """Memory that one image of a microbatch adds to an exact gradient: the state between calls and the larger network's activations."""
+        """Memory that one image of a microbatch adds to an exact gradient: the states between calls, and the activations of the larger
+        network, or of all calls if none is recomputed.
+        """
         states = 3 * self.size**2 * 4 * (calls + 2)
-        return states + max(self.classifier.bytes, self.denoiser.bytes)
+        activations = max(self.classifier.bytes, self.denoiser.bytes)
+        return states + activations + (0 if self.checkpointing else calls * self.denoiser.held)
+
+    def on(self, memory: float, calls: int, most: int) -> tuple[Costs, int]:
+        """The rows of a microbatch in `memory` bytes, chosen as `microbatch.fit` does, and these costs with or without recomputation."""
+        either = [replace(self, checkpointing=how) for how in (True, False)]
+        rows, checkpointing = microbatch.choose(memory, *(c.row_bytes(calls) for c in either), most)
+        return either[not checkpointing], rows
 
 
 @cache
@@ -145,28 +165,46 @@ def gradients(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, g
         return Work(once.calls, 0, once.forward + c.classifier.backward) * n
     seen = purifier if gradient == "exact" else coarser(purifier, gradient, schedule)
     calls = seen.calls(schedule)
-    return Work(calls, 0, gradient_flops(c, calls, isinstance(seen, HetPure))) * n
+    return Work(calls, 0, gradient_flops(c, calls, isinstance(seen, HetPure), c.checkpointing)) * n
 
 
+FEW = signature(confirmed).parameters["at_once"].default
 AUTOATTACK = 2 * (100 + 1)  # gradients per image and EOT sample of the randomised version: two APGDs, each 100 iterations and a start
 
 
 def attack_work(
-    c: Costs, purifier: Purifier | None, attack: PGD, n: int, schedule: Schedule, column: str = "", spent: int | None = None
+    c: Costs, purifier: Purifier | None, attack: PGD, n: int, schedule: Schedule, column: str = "", spent: Sequence[int] | None = None
 ) -> Work:
-    """Attacking `n` images; an upper bound where images are set aside early, unless the image-iterations `spent` are known."""
+    """Attacking `n` images; an upper bound where images are set aside early, unless the iterations `spent` on each are known."""
     if column == "AutoAttack":
         return gradients(c, purifier, n * AUTOATTACK * attack.eot, schedule)
-    iterations = n * attack.iterations if spent is None else spent
+    if spent is None:
+        iterations, looked_at = n * attack.iterations, n * attack.purifications()[0]
+    else:
+        iterations, looked_at = sum(spent), sum(looks(attack, each) for each in spent)
     work = gradients(c, purifier, iterations * attack.eot, schedule, attack.gradient)
-    if attack.confirm:
-        checks = max(0, iterations - n) // attack.confirm_every
-        work += predictions(c, purifier, checks * attack.confirm, schedule)
-    return work
+    return work + predictions(c, purifier, looked_at, schedule)
+
+
+def looks(attack: PGD, spent: int) -> int:
+    """Purifications that confirm one image's failure: all of them the last time if it was set aside, else the first few, which show that it
+    stands.
+    """
+    if not attack.confirm:
+        return 0
+    times, few = min(spent, attack.iterations - 1) // attack.confirm_every, min(FEW, attack.confirm)
+    return times * few + (attack.confirm - few) * (spent < attack.iterations)
 
 
 def cell_work(
-    c: Costs, purifier: Purifier | None, attack: PGD, n: int, K: int, schedule: Schedule, column: str = "", spent: int | None = None
+    c: Costs,
+    purifier: Purifier | None,
+    attack: PGD,
+    n: int,
+    K: int,
+    schedule: Schedule,
+    column: str = "",
+    spent: Sequence[int] | None = None,
 ) -> Work:
     """One cell of a table: the attack, then K purifications of the adversarial, the clean and the null image."""
     scoring = predictions(c, purifier, 3 * n * (K if purifier else 1), schedule)
@@ -205,37 +243,43 @@ MACHINES = {
 
 @dataclass(frozen=True)
 class Rates:
-    """FLOP/s in gradients and in predictions."""
+    """FLOP/s in gradients and in predictions, and the bytes and rows at most that one microbatch may take there."""
 
     gradient: float
     forward: float
+    memory: float = microbatch.CPU_BUDGET
+    most: int = microbatch.MOST["cpu"]
 
     def seconds(self, work: Work) -> float:
         return work.gradient / self.gradient + work.forward / self.forward
 
 
-def calibrate(bench: benches.Bench, rows: int = MOST["cpu"]) -> Rates:
-    """This machine's rates, from one gradient and one prediction of the bench's method on `rows` images."""
-    c, size = costs(bench.name), DATASETS[benches.dataset(bench.name)].size
+def calibrate(bench: benches.Bench, rows: int = 32) -> Rates:
+    """This machine's rates, from gradients and predictions of the bench's method on `rows` images.
+
+    On a CPU the process's own time counts, so that what else runs there does not.
+    """
+    size, on_cpu = DATASETS[benches.dataset(bench.name)].size, bench.device.type == "cpu"
     defended = bench.defended(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule)
-    x, labels, ids = (
-        torch.rand(rows, 3, size, size, device=bench.device),
-        torch.zeros(rows, dtype=torch.long, device=bench.device),
-        range(rows),
-    )
-    gradient = fastest(lambda: attacks.loss_and_gradient(defended, x, labels, ids, [0])[1].sum().item())
-    forward = fastest(lambda: attacks.logits_of(defended, x, ids, [0]).sum().item())
+    x, labels = torch.rand(rows, 3, size, size, device=bench.device), torch.zeros(rows, dtype=torch.long, device=bench.device)
+    microbatch.fit(defended, x[:1])
+    c = replace(costs(bench.name), checkpointing=defended.checkpointing)
+    timed = lambda work: fastest(work, 2, time.process_time if on_cpu else time.perf_counter)
+    gradient = timed(lambda: attacks.loss_and_gradient(defended, x, labels, range(rows), [0])[1].sum().item())
+    forward = timed(lambda: attacks.logits_of(defended, x, range(rows), [0]).sum().item())
     one = gradients(c, bench.method, rows, bench.schedule), predictions(c, bench.method, rows, bench.schedule)
-    return Rates(one[0].gradient / gradient, one[1].forward / forward)
+    speeds = one[0].gradient / gradient, one[1].forward / forward
+    return Rates(*speeds, microbatch.budget(bench.device), microbatch.MOST[bench.device.type])
 
 
-def microbatch(c: Costs, calls: int, memory: float, most: int = 1024, reserve: float = 0.15) -> int:
-    """Rows of an exact gradient that fit into `memory` bytes beside the weights, keeping a reserve for the allocator."""
-    rows = int(((1 - reserve) * memory - c.weights) // c.row_bytes(calls))
-    if rows < 1:
-        need = (c.weights + c.row_bytes(calls)) / (1 - reserve)
-        raise ValueError(f"one image needs {need / 1e9:.1f} GB of memory, there are {memory / 1e9:.1f}")
-    return min(rows, most)
+def fitted(c: Costs, calls: int, machine: str) -> tuple[Costs, int]:
+    """The costs and the rows of a microbatch on one of `MACHINES`, or, for any other name, on a CPU."""
+    if machine not in MACHINES:
+        return c.on(microbatch.CPU_BUDGET, calls, microbatch.MOST["cpu"])
+    memory = MACHINES[machine].memory
+    if (need := c.weights + c.row_bytes(calls)) > memory:
+        raise ValueError(f"one image needs {need / 1e9:.1f} GB of memory, {machine} has {memory / 1e9:.0f}")
+    return c.on((memory - c.weights) / 2, calls, microbatch.MOST["cuda"])
 
 
 # ---- plans -----------------------------------------------------------------------------------------------------------------
@@ -253,33 +297,27 @@ class Cell:
     K: int
     runs: int = 1
 
-    def work(self, bench: str, schedule: Schedule) -> Work:
-        return cell_work(costs(bench), self.purifier, self.attack, self.n, self.K, schedule, self.column) * self.runs
+    def work(self, c: Costs, schedule: Schedule) -> Work:
+        return cell_work(c, self.purifier, self.attack, self.n, self.K, schedule, self.column) * self.runs
 
 
 def cells(bench: str, budget: Budget, number: int | None = None) -> list[Cell]:
     """The cells of table `number` under `budget`, or, without one, the method's cell under the attack of the bench's main table."""
-    protocol = protocols.main_table(bench) if number is None else protocols.table(number)
-    paper = budget.name == "paper"
-    attack, n, K = protocol.attack, protocol["n_images"], protocol["votes"]
-    if not paper:
-        attack, n, K = replace(attack, iterations=budget.iterations, eot=budget.eot, confirm=PGD.confirm), budget.n_images, budget.K
+    run = protocols.under(budget, bench, number)
+    protocol, settings = run.protocol, (run.attack, run.n_images, run.K)
     if number is None:
-        return [Cell("method", protocol.columns[0], protocol.method, attack, n, K)]
+        return [Cell("method", protocol.columns[0], protocol.method, *settings)]
     rows = {"uniform": protocol.baseline, "method": protocol.method}
-    runs = protocol["runs"] if paper else 1
-    return [Cell(row, column, purifier, attack, n, K, runs) for row, purifier in rows.items() for column in protocol.columns]
+    return [Cell(row, column, purifier, *settings, run.repeats) for row, purifier in rows.items() for column in protocol.columns]
 
 
 def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "H100", rates: Rates | None = None) -> dict:
     """Totals and cells: `calls`, `flops`, `bytes` of a microbatch of `rows` images, and `hours` on one `machine` (or at `rates`)."""
-    schedule, c, found = linear_schedule(), costs(bench), cells(bench, budget, number)
-    works = {cell: cell.work(bench, schedule) for cell in found}
-    total = sum(works.values(), Work())
-    calls = max(cell.purifier.calls(schedule) for cell in found)
-    known = MACHINES.get(machine)
-    rows = microbatch(c, calls, known.memory) if known else MOST["cpu"]
+    found, c = cells(bench, budget, number), costs(bench)
+    calls = max(cell.purifier.calls(linear_schedule()) for cell in found)
+    known, works = MACHINES.get(machine), _works(found, c, machine)
     speed = rates or Rates(known.sustained, known.sustained)
+    (fit, rows), total = fitted(c, calls, machine), sum(works.values(), Work())
     return {
         "bench": bench,
         "budget": budget.name,
@@ -291,12 +329,27 @@ def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "
         "calls_per_purification": calls,
         "flops": total.flops,
         "rows": rows,
-        "bytes": c.weights + rows * c.row_bytes(calls),
+        "bytes": c.weights + rows * fit.row_bytes(calls),
+        "recomputed": fit.checkpointing,
         "hours": speed.seconds(total) / 3600,
-        "hours_on": {name: total.flops / m.sustained / 3600 for name, m in MACHINES.items()},
+        "hours_on": {name: _hours(found, c, m) for name, m in MACHINES.items()},
         "cells": [_line(cell, work, speed) for cell, work in works.items()],
-        "our_choice": (protocols.main_table(bench) if number is None else protocols.table(number)).unknown(),
+        "our_choice": protocols.under(budget, bench, number).protocol.unknown(),
     }
+
+
+def _works(found: list[Cell], c: Costs, machine: str) -> dict[Cell, Work]:
+    """The work of every cell; whether activations are recomputed depends on the machine's memory."""
+    schedule = linear_schedule()
+    return {cell: cell.work(fitted(c, cell.purifier.calls(schedule), machine)[0], schedule) for cell in found}
+
+
+def _hours(found: list[Cell], c: Costs, machine: Machine) -> float | None:
+    """Hours on one such machine; None if its memory holds not even one image."""
+    try:
+        return sum(work.flops for work in _works(found, c, machine.name).values()) / machine.sustained / 3600
+    except ValueError:
+        return None
 
 
 def _line(cell: Cell, work: Work, speed: Rates) -> dict:
@@ -306,39 +359,66 @@ def _line(cell: Cell, work: Work, speed: Rates) -> dict:
 
 def summary(found: dict) -> str:
     """A plan in words, for people."""
+    how = "recomputed" if found["recomputed"] else "kept"
     lines = [
         f"{found['bench']}, budget {found['budget']}" + (f", Table {found['table']}" if found["table"] else ", one cell"),
         f"{found['calls']:.3g} denoiser calls ({found['calls_per_purification']} per purification), {found['flops']:.3g} FLOP",
         f"{found['hours']:.3g} hours on {found['machine']} at {found['throughput']:.3g} TFLOP/s sustained",
-        f"{found['bytes'] / 1e9:.2f} GB for a microbatch of {found['rows']} images",
-        "hours on one " + ", ".join(f"{name}: {hours:.3g}" for name, hours in found["hours_on"].items()),
+        f"{found['bytes'] / 1e9:.2f} GB for a microbatch of {found['rows']} images, activations {how}",
+        "hours on one " + ", ".join(f"{n}: {'too little memory' if h is None else f'{h:.3g}'}" for n, h in found["hours_on"].items()),
     ]
     return "\n".join(lines)
+
+
+def outlook(bench: str, budget: Budget) -> pd.DataFrame:
+    """The planner as a table for the head of a chapter: the method's cell and the whole table, and what they need on every machine."""
+    number = int(protocols.main_table(bench).table.split()[1])
+    parts = {"one cell": None, f"Table {number}": number}
+    lines = {}
+    for name in MACHINES:
+        try:
+            one, whole = (plan(bench, budget, part, name) for part in parts.values())
+        except ValueError as error:
+            lines[name] = {"activations": str(error)}
+            continue
+        lines[name] = {"activations": "recomputed" if one["recomputed"] else "kept", "images at once": one["rows"]}
+        lines[name] |= {"GB": f"{one['bytes'] / 1e9:.2g}"}
+        for part, found in zip(parts, (one, whole)):
+            lines[name] |= {f"{part}: FLOP": f"{found['flops']:.2g}", f"{part}: hours": f"{found['hours']:.2g}"}
+    return pd.DataFrame(lines).T.fillna("")
 
 
 # ---- afterwards ------------------------------------------------------------------------------------------------------------
 
 
-def measured(bench: str, rates: Rates, schedule: Schedule | None = None) -> list[dict]:
-    """Every experiment of `bench` on record: measured seconds per image beside the prediction for the iterations it spent."""
+def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None = None) -> dict | None:
+    """Measured seconds per image of one experiment's `records`, and the prediction for the iterations that they spent.
+
+    None where the planner has no formula for the attack or the defence. `seconds` are of the processor where the records have them, so that
+    a busy machine does not count, else of the clock on the wall.
+    """
     from hetpure_lab import evidence, specs
 
-    lines = []
-    for path in evidence.files():
-        records = list(evidence.read(path).values())
-        config = records[0]["config"]
-        attack = {k: v for k, v in config["attack"].items() if k != "name"}
-        if config["bench"] != bench or config["attack"]["name"] not in ("pgd", "bpda"):
-            continue
-        defence = specs.write(config["defence"], evidence.DEFENCES)
-        _, purifier = specs.parse(defence, evidence.DEFENCES)
-        if not isinstance(purifier, HetPure | Uniform | None):
-            continue
-        spent = sum(r["iterations"] for r in records)
-        work = cell_work(costs(bench), purifier, PGD(**attack), len(records), config["K"], schedule or linear_schedule(), spent=spent)
-        seconds, predicted = sum(r["seconds"] for r in records) / len(records), rates.seconds(work) / len(records)
-        lines.append({"file": path.name, "n": len(records), "seconds": seconds, "predicted": predicted, "ratio": predicted / seconds})
-    return lines
+    config, schedule = records[0]["config"], schedule or linear_schedule()
+    attack = {k: v for k, v in config["attack"].items() if k != "name"}
+    _, purifier = specs.parse(specs.write(config["defence"], evidence.DEFENCES), evidence.DEFENCES)
+    if config["attack"]["name"] not in ("pgd", "bpda") or not isinstance(purifier, HetPure | Uniform | None):
+        return None
+    c, _ = costs(config["bench"]).on(rates.memory, calls_of(purifier, schedule) or 1, rates.most)
+    on_cpu = all(r["device"] == "cpu" and "cpu_seconds" in r for r in records)
+    spent, clock = [r["iterations"] for r in records], "cpu_seconds" if on_cpu else "seconds"
+    work = cell_work(c, purifier, PGD(**attack), len(records), config["K"], schedule, spent=spent)
+    seconds, ours = sum(r[clock] for r in records) / len(records), rates.seconds(work) / len(records)
+    return {"n": len(records), "clock": clock, "seconds": seconds, "predicted": ours, "ratio": ours / seconds}
+
+
+def measured(bench: str, rates: Rates) -> list[dict]:
+    """Every experiment of `bench` on record: measured seconds per image beside the prediction for the iterations it spent."""
+    from hetpure_lab import evidence
+
+    found = {path.name: list(evidence.read(path).values()) for path in evidence.files()}
+    lines = {name: predicted(records, rates) for name, records in found.items() if records[0]["config"]["bench"] == bench}
+    return [{"file": name} | line for name, line in lines.items() if line]
 
 
 def main() -> None:

@@ -166,7 +166,7 @@ def evaluate(
     tick: Callable[[int], None] = lambda k: None,
 ) -> list[dict]:
     """One batch: attack, round to 8 bits, score the three columns on fresh noise."""
-    started, ids, defence = time.time(), images.ids, attack.faces(defence)
+    started, ids, defence = (time.time(), time.process_time()), images.ids, attack.faces(defence)
     x, y = images.floats.to(device), images.labels.to(device)
     with Calls(defence) as calls:
         x_adv, spent = attack.run(defence, x, y, ids, experiment.seed, tick)
@@ -178,7 +178,8 @@ def evaluate(
         logits = {c: attacks.logits_of(scorer, (images.pixels.to(device) + d.short()) / 255, ids, range(K)) for c, d in changes.items()}
     columns = {name: column_record(column) for name, column in logits.items()}
     shared = {"config": experiment.config, "source": images.source} | provenance() | {"device": str(device)}
-    shared |= {"seconds": round((time.time() - started) / len(ids), 3), "denoiser_calls": round(calls.rows / len(ids))}
+    elapsed = {"seconds": time.time() - started[0], "cpu_seconds": time.process_time() - started[1]}
+    shared |= {what: round(s / len(ids), 3) for what, s in elapsed.items()} | {"denoiser_calls": round(calls.rows / len(ids))}
     return [
         {"image": key, "label": int(y[i]), "iterations": int(spent[i]), "delta": pixels.pack(delta[i].cpu())}
         | {name: column[i] for name, column in columns.items()}

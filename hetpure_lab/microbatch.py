@@ -45,19 +45,26 @@ def fit(defence: nn.Module, image: Tensor) -> None:
 
     Storing them is faster, if enough rows fit; the gradients are equal.
     """
-    budget, most = _budget(image.device), MOST.get(image.device.type, 64)
-    purified = isinstance(defence, Purified)
+    room, most, purified = budget(image.device), MOST.get(image.device.type, 64), isinstance(defence, Purified)
     if purified:
         defence.checkpointing = True
-    a_row = _bytes_of_gradient(defence, image)
-    if purified and a_row * defence.purifier.calls(defence.schedule) < budget:  # then it is safe to try
+    recomputed, kept = _bytes_of_gradient(defence, image), room
+    if purified and recomputed * defence.purifier.calls(defence.schedule) < room:  # then it is safe to try
         defence.checkpointing = False
         kept = _bytes_of_gradient(defence, image)
-        a_row, defence.checkpointing = (kept, False) if budget // kept >= WORTH_KEEPING else (a_row, True)
-    _rows[image.device.type] = int(max(1, min(budget // a_row, most)))
+    _rows[image.device.type], checkpointing = choose(room, recomputed, kept, most)
+    if purified:
+        defence.checkpointing = checkpointing
 
 
-def _budget(device: torch.device) -> int:
+def choose(room: float, recomputed: float, kept: float, most: int) -> tuple[int, bool]:
+    """How many rows to put through at once, and whether to recompute activations, from the bytes of a row either way."""
+    checkpointing = room // kept < WORTH_KEEPING
+    return int(max(1, min(room // (recomputed if checkpointing else kept), most))), checkpointing
+
+
+def budget(device: torch.device) -> int:
+    """The bytes that one gradient may take there."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BUDGET
 
 

@@ -6,12 +6,13 @@ Where paper and release differ, the paper's value stands and the source names th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from hetpure_core import HetPure, Uniform
 from hetpure_lab.attacks import PGD
+from hetpure_lab.budgets import Budget
 
 OURS = "our choice"
 
@@ -177,6 +178,33 @@ def main_table(bench: str) -> Protocol:
     family = bench.partition("+")[0].replace("-small", "-paper")
     fitting = [p for p in _TABLES if f"{family}-".startswith(f"{p.bench}-")]
     return max(fitting, key=lambda p: len(p.bench), default=PROTOCOLS["Table 1"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A budget on a bench: the `attack`, how many images of which `split`, `K` purifications that score each, and `repeats` of it all."""
+
+    protocol: Protocol
+    attack: PGD
+    n_images: int
+    K: int
+    split: str = "test"
+    repeats: int = 1
+
+
+def under(budget: Budget, bench: str, number: int | str | None = None) -> Run:
+    """What `budget` runs on `bench`, for table `number` or the bench's main table.
+
+    ``paper`` is the table's protocol: no image is set aside early, and on the benches at the paper's scale the images are the literature's
+    512. The smaller budgets take the table's threat and step, their own numbers of images, iterations and purifications, and confirm
+    failures early.
+    """
+    protocol = main_table(bench) if number is None else table(number)
+    if budget.name != "paper":
+        attack = replace(protocol.attack, iterations=budget.iterations, eot=budget.eot, confirm=PGD.confirm)
+        return Run(protocol, attack, budget.n_images, budget.K)
+    split = "test" if "-small" in bench else "test512"
+    return Run(protocol, protocol.attack, protocol["n_images"], protocol["votes"], split, protocol["runs"])
 
 
 def table(number: int | str) -> Protocol:

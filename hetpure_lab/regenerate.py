@@ -15,6 +15,7 @@ from pandas.io.formats.style import Styler
 from hetpure_core import HetPure
 from hetpure_lab import benches, evidence, figures, plots, specs, tables
 from hetpure_lab import data as lab_data
+from hetpure_lab.attacks import Attack
 from hetpure_lab.benches import Bench, BenchError
 from hetpure_lab.data import ROOT, Images, NoData
 from hetpure_lab.defences import DEFENCES
@@ -28,10 +29,10 @@ def spec(method: HetPure) -> str:
     return specs.write({"name": "hetpure"} | asdict(method), DEFENCES)
 
 
-def images_for(bench: Bench, folder: str = "") -> Images:
+def images_for(bench: Bench, folder: str = "", split: str = "test") -> Images:
     """The bench's test images; where there is no SVHN, the digits that stand in for it. Refuses labels that the classifier cannot give."""
     try:
-        images = lab_data.load(bench.dataset, "test", folder or None)
+        images = lab_data.load(bench.dataset, split, folder or None)
     except NoData:
         if lab_data.DATASETS[bench.dataset].folder != "svhn":
             raise
@@ -42,11 +43,13 @@ def images_for(bench: Bench, folder: str = "") -> Images:
     return images
 
 
-def live(bench: Bench, defences: Sequence[str], attack: str, images: Images, K: int, seed: int = 0) -> Runs:
-    """Attack and score `images` behind each defence. Records are kept under ``out/live``, so that a stopped run continues."""
-    folder = ROOT / "out" / "live" / evidence.provenance()["code"]["hetpure_core.py"]
-    runs = {defence: Experiment(defence, attack, bench.name, "test", K, seed) for defence in defences}
-    return {name: evidence.run(e, images, bench, str(bench.device), results=folder) for name, e in runs.items()}
+LIVE = ROOT / "out" / "live" / evidence.provenance()["code"]["hetpure_core.py"]
+
+
+def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Images, K: int, seed: int = 0, split: str = "test") -> Runs:
+    """Attack and score `images` behind each defence. Records are kept in `LIVE`, so that a stopped run continues."""
+    runs = {defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences}
+    return {name: evidence.run(e, images, bench, str(bench.device), results=LIVE) for name, e in runs.items()}
 
 
 def outcome_table(runs: Runs) -> pd.DataFrame:
@@ -68,17 +71,19 @@ def network_table(bench: Bench) -> pd.DataFrame:
 
 def _facts(about: dict) -> dict[str, str]:
     facts = {"network": about["network"], "parameters": f"{about['parameters']:,}"}
-    if "package" in about:
-        facts |= {"from": about["package"], "licence": about["licence"]}
+    if "licence" in about:  # somebody else's: how it was trained is their story
+        facts |= {"from": about.get("package") or about["origin"], "licence": about["licence"]}
     else:
         facts |= {"images seen": f"{about['images_seen']:,}", "hours": f"{about['seconds'] / 3600:.1f}"}
     metrics = {f"{split}: {k}": f"{v:.1%}" for split, m in about.get("metrics", {}).items() for k, v in m.items() if k != "n"}
     return facts | {"sha256": about["sha256"][:12]} | metrics
 
 
-def training_curves(bench: Bench) -> Figure:
-    """Held-out metrics over the images seen, a panel per network that was trained here."""
+def training_curves(bench: Bench) -> Figure | Markdown:
+    """Held-out metrics over the images seen, a panel per network that was trained here, or why there is none."""
     cards = [card for name in bench.weights if "curve" in (card := benches.card(name))]
+    if not cards:
+        return Markdown("No network of this bench was trained by this project: there are no curves to show.")
     figure, axes = plt.subplots(1, len(cards), figsize=(plots.WIDTH * len(cards) / 2, 2.2), squeeze=False)
     for axis, card in zip(axes[0], cards):
         curve = pd.DataFrame(card["curve"])

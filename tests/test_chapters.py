@@ -33,9 +33,14 @@ def shown(notebook) -> list[str]:
     return [o.data["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
 
 
+def texts(notebook) -> str:
+    """All that is shown as text, but for what is printed."""
+    outputs = [o.get("data", {}) for c in notebook.cells for o in c.get("outputs", [])]
+    return "\n".join(data.get(kind, "") for data in outputs for kind in ("text/plain", "text/html", "text/markdown"))
+
+
 def live_table(notebook) -> str:
-    texts = (o.get("data", {}).get("text/plain", "") for c in notebook.cells for o in c.get("outputs", []))
-    return next(text for text in texts if "n = 2, K = 4" in text)
+    return next(part for part in texts(notebook).split("<table") if "n = 2, K = 4" in part)
 
 
 def test_tau_changes_coverage_pictures_and_the_defence(tmp_path):
@@ -44,6 +49,47 @@ def test_tau_changes_coverage_pictures_and_the_defence(tmp_path):
     assert coverage[0] > coverage[1] + 5
     assert shown(low)[0] != shown(high)[0]
     assert "tau=0.3" in live_table(low) and "tau=0.95" in live_table(high)
+
+
+# Stands in front of the chapter: tiny networks for the published ones, a test set of twenty images, a short protocol.
+TINY = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest
+from pathlib import Path
+from torch import nn
+from hetpure_lab import checkpoints, data, layouts, protocols, regenerate
+
+def load_tiny(name, device):
+    network = conftest.seeded(conftest.TinyDenoiser if name.startswith(("edm", "score")) else conftest.TinyClassifier, 1)
+    network.head = nn.Linear(8, 10)
+    return network.float().eval().requires_grad_(False).to(device)
+
+checkpoints.load, checkpoints.demand = load_tiny, lambda *names: None
+checkpoints.recorded = lambda: dict.fromkeys(checkpoints.CATALOGUE, "0" * 64)
+data._read = lambda *place: None
+layouts.subsets = lambda: dict(cifar10=dict(of=20, index=list(range(20))))
+regenerate.LIVE = Path("live")
+for each in protocols.PROTOCOLS.values():
+    each.values.update(iterations=protocols.Value(2, "test"), eot=protocols.Value(2, "test"))
+"""
+
+
+def test_the_papers_protocol_runs_on_a_paper_bench(tmp_path, monkeypatch):
+    """Everything but the published networks, the official images, and the number of iterations: from loading to the table."""
+    monkeypatch.delenv("HETPURE_BUDGET", raising=False)
+    notebook = nbformat.read(CHAPTER, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(TINY.format(tests=str(ROOT / "tests"))))
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    settings = {"bench": "cifar10-paper", "budget": "paper", "n_images": 2, "votes": 2}
+    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", settings, progress_bar=False, cwd=str(tmp_path))
+    made = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    said, shown = printed(made), texts(made)
+    assert "neither the paper nor its release states" in said and "confirm=0" in said and "split test512" in said
+    assert "these settings are not those" not in said
+    assert "n = 2, K = 2" in shown and "CC BY-NC-SA 4.0" in shown and "No network of this bench was trained by this project" in shown
+    measured = [row for row in shown.split("<tr>") if "the method" in row and re.search(r"[\d.]+ \[[\d.]+, [\d.]+\]", row)]
+    assert len(measured) == 1, "Table 1 has the run's accuracy beside the paper's, Tables 2 to 5 have none"
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,24 @@ def test_unknown_and_absent_checkpoints_are_named(cache):
         checkpoints.load("tiny")
 
 
+def test_an_absent_bench_says_what_is_missing_how_large_whose_and_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HETPURE_CHECKPOINTS", str(tmp_path))
+    with pytest.raises(benches.BenchError) as raised:
+        benches.load("cifar10-paper")
+    said = str(raised.value)
+    assert "2 of 2 checkpoints missing" in said and "python -m hetpure_lab.checkpoints robustbench-standard edm-cifar10-vp" in said
+    for words in (
+        "Standard.pt (about 146 MB)",
+        "edm-cifar10-32x32-uncond-vp.pkl (about 223 MB)",
+        "CC BY-NC-SA",
+        "NVlabs/edm",
+        str(tmp_path),
+    ):
+        assert words in said
+    with pytest.raises(benches.BenchError, match="no direct address: fetch it by hand"):
+        benches.load("cifar10-paper-wrn70")
+
+
 def test_every_checkpoint_is_of_a_known_network_and_states_its_licence():
     assert all(c.network in published.NETWORKS and c.licence and c.origin for c in CATALOGUE.values())
     assert len({c.file for c in CATALOGUE.values()}) == len(CATALOGUE)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
 from hetpure_core import HetPure, Purified, Uniform, linear_schedule
-from hetpure_lab import benches, cost, defences, evidence, precision, protocols
+from hetpure_lab import benches, cost, defences, evidence, microbatch, precision, protocols
 from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import BUDGETS
 from hetpure_lab.cost import Costs, Rates, Work, costs, count, gradient_flops
@@ -35,7 +37,7 @@ def test_networks_cost_what_others_counted(bench):
     assert c.denoiser.backward == pytest.approx(c.denoiser.forward, rel=0.03)  # to the input only: no gradients of weights
 
 
-@pytest.mark.parametrize("bench, exaflop", [("cifar10-paper-released", 3.1), ("cifar10-paper", 3.5)])
+@pytest.mark.parametrize("bench, exaflop", [("cifar10-paper-released", 3.1), ("cifar10-paper", 3.5), ("cifar10-paper-wrn70", 4.0)])
 def test_one_cell_of_table_1_costs_what_the_survey_says(bench, exaflop):
     """512 images, 200 iterations, 20 copies, 20 denoiser calls and the mask, all activations kept."""
     assert 512 * 200 * 20 * gradient_flops(costs(bench), 20, masked=True, checkpointing=False) / 1e18 == pytest.approx(exaflop, abs=0.06)
@@ -98,8 +100,21 @@ def test_an_undefended_classifier_has_no_denoiser_calls():
 
 def test_iterations_that_were_saved_are_not_charged():
     c, attack = costs("cifar10-small"), PGD(iterations=20, eot=8)
-    full, half = (cost.attack_work(c, HetPure(), attack, 10, SCHEDULE, spent=spent) for spent in (None, 100))
+    full, half = (cost.attack_work(c, HetPure(), attack, 10, SCHEDULE, spent=spent) for spent in (None, [10] * 10))
     assert 2 * half.gradient == full.gradient and half.forward < full.forward
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_predictions_that_confirm_failures_are_counted_one_by_one(early, networks, images):
+    """On images that the classifier gets wrong, which are set aside at the first look, and on images that it never does."""
+    defended, images = Purified(*networks, Uniform(0.01, 2), checkpointing=False), images.float()
+    attack = PGD(iterations=7, eot=1, eps=1e-9, confirm=6, confirm_every=2)
+    with torch.no_grad():
+        right = networks[0](images).argmax(1)
+    with evidence.Calls(defended) as calls:
+        _, spent = attack.run(defended, images, (right + 1) % 5 if early else right, list(range(4)))
+    work = cost.attack_work(tiny(*networks), defended.purifier, attack, 4, SCHEDULE, spent=spent.tolist())
+    assert spent.tolist() == [2 if early else 7] * 4 and calls.rows == work.calls
 
 
 def test_a_table_is_the_sum_of_its_cells_and_runs():
@@ -119,12 +134,41 @@ def test_a_smaller_budget_costs_less_on_every_paper_bench():
         assert 0 < smoke["flops"] < paper["flops"] / 100
 
 
-def test_a_microbatch_fills_the_memory_and_no_more():
-    c, memory = costs("cifar10-paper"), 24e9
-    rows = cost.microbatch(c, 17, memory)
-    assert c.weights + rows * c.row_bytes(17) <= 0.85 * memory < c.weights + (rows + 1) * c.row_bytes(17)
-    with pytest.raises(ValueError, match="one image needs .* GB"):
-        cost.microbatch(costs("imagenet-paper"), 20, 4e9)
+def test_a_planned_microbatch_fills_half_of_the_free_memory_and_no_more():
+    c, calls = costs("cifar10-paper"), 17
+    for machine, kept in (("RTX 4090", False), ("H200", True)):
+        fit, rows = cost.fitted(c, calls, machine)
+        room = (cost.MACHINES[machine].memory - c.weights) / 2
+        assert fit.checkpointing is not kept and rows * fit.row_bytes(calls) <= room < (rows + 1) * fit.row_bytes(calls)
+
+
+def test_the_planner_chooses_rows_and_recomputation_as_a_run_does(networks, monkeypatch):
+    """Counted bytes decide as measured ones do, with much, with some and with little memory."""
+    defended, c = Purified(*networks, Uniform(0.1, 10)), tiny(*networks)
+    monkeypatch.setattr(microbatch, "_rows", {})
+    for room in (10**8, 3 * 10**6, 3 * 10**5):
+        monkeypatch.setattr(microbatch, "CPU_BUDGET", room)
+        microbatch.fit(defended, torch.rand(1, 3, 8, 8))
+        fit, rows = c.on(room, 10, 64)
+        assert fit.checkpointing is defended.checkpointing
+        assert rows == pytest.approx(microbatch.rows(torch.device("cpu")), rel=0.6)
+
+
+def test_a_machine_without_room_for_one_image_is_named(monkeypatch):
+    small = cost.Machine("card", 1e12, 0.5, 4e9, "made up")
+    monkeypatch.setitem(cost.MACHINES, "card", small)
+    with pytest.raises(ValueError, match="one image needs 7.. GB of memory, card has 4"):
+        cost.plan("imagenet-paper", BUDGETS["smoke"], machine="card")
+    assert "card: too little memory" in cost.summary(cost.plan("imagenet-paper", BUDGETS["smoke"]))
+    assert "one image needs" in cost.outlook("imagenet-paper", BUDGETS["smoke"]).loc["card", "activations"]
+
+
+def test_keeping_activations_costs_memory_and_saves_a_forward_pass_per_call():
+    c = costs("cifar10-paper")
+    kept = replace(c, checkpointing=False)
+    flops = [cost.gradients(x, Uniform(0.1), 1, SCHEDULE).gradient for x in (c, kept)]
+    assert flops[0] - flops[1] == Uniform(0.1).calls(SCHEDULE) * c.denoiser.forward
+    assert kept.row_bytes(20) > 15 * c.row_bytes(20)
 
 
 def test_the_command_prints_its_keys(monkeypatch, capsys):
@@ -139,28 +183,51 @@ def test_the_command_prints_its_keys(monkeypatch, capsys):
 
 
 def test_calibration_divides_counted_work_by_measured_seconds(monkeypatch):
-    monkeypatch.setattr(cost, "fastest", lambda work: 2.0)
+    monkeypatch.setattr(cost, "fastest", lambda work, *_: 2.0)
     bench = benches.load("cifar10-small")
-    rates = cost.calibrate(bench, rows=4)
-    work = cost.predictions(costs("cifar10-small"), bench.method, 4, SCHEDULE)
-    assert rates.seconds(work) == pytest.approx(2.0)
+    monkeypatch.setattr(microbatch, "_rows", {})
+    rates, c = cost.calibrate(bench, rows=4), costs("cifar10-small")
+    c = c.on(microbatch.CPU_BUDGET, 17, 64)[0]
+    for work in (cost.predictions, cost.gradients):
+        assert rates.seconds(work(c, bench.method, 4, SCHEDULE)) == pytest.approx(2.0)
 
 
 def test_records_are_compared_with_the_prediction_for_what_they_spent(monkeypatch, tmp_path):
     config = evidence.Experiment("uniform:t=0.1", "pgd:iterations=4,eot=2").config
-    records = {str(i): {"config": config, "iterations": spent, "seconds": 3.0} for i, spent in enumerate((4, 2))}
+    same = {"config": config, "seconds": 9.0, "cpu_seconds": 3.0, "device": "cpu"}
+    records = {str(i): same | {"iterations": spent} for i, spent in enumerate((4, 2))}
     monkeypatch.setattr(evidence, "files", lambda: [tmp_path / "one.jsonl"])
     monkeypatch.setattr(evidence, "read", lambda path: records)
     (line,) = cost.measured("cifar10-small", Rates(1e9, 1e9))
-    work = cost.cell_work(costs("cifar10-small"), Uniform(0.1), PGD(iterations=4, eot=2), 2, 20, SCHEDULE, spent=6)
-    assert (
-        line["n"] == 2
-        and line["predicted"] == pytest.approx(work.flops / 1e9 / 2)
-        and line["ratio"] == pytest.approx(line["predicted"] / 3)
-    )
+    c = replace(costs("cifar10-small"), checkpointing=False)  # ten calls of this denoiser fit
+    work = cost.cell_work(c, Uniform(0.1), PGD(iterations=4, eot=2), 2, 20, SCHEDULE, spent=[4, 2])
+    assert line["n"] == 2 and line["predicted"] == pytest.approx(work.flops / 1e9 / 2)
+    assert line["clock"] == "cpu_seconds" and line["ratio"] == pytest.approx(line["predicted"] / 3)
+    del records["0"]["cpu_seconds"]
+    assert cost.predicted(list(records.values()), Rates(1e9, 1e9))["ratio"] == pytest.approx(line["predicted"] / 9)
+
+
+def test_what_the_planner_has_no_formula_for_is_not_predicted():
+    config = evidence.Experiment("hetpure", "pgd").config
+    square = config | {"attack": config["attack"] | {"name": "square"}}
+    assert cost.predicted([{"config": square, "iterations": 1, "seconds": 1.0, "device": "cpu"}], Rates(1e9, 1e9)) is None
 
 
 # ---- protocols ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_budget_is_the_tables_protocol_on_the_literatures_images():
+    run = protocols.under(BUDGETS["paper"], "cifar10-paper")
+    assert (run.n_images, run.attack.iterations, run.attack.eot, run.K, run.repeats) == (512, 200, 20, 20, 3)
+    assert run.attack.confirm == 0 and run.split == "test512"
+    assert protocols.under(BUDGETS["paper"], "imagenet-paper").attack.iterations == 20
+    assert protocols.under(BUDGETS["paper"], "cifar10-small").split == "test"
+
+
+def test_a_smaller_budget_keeps_the_threat_and_confirms_early():
+    run = protocols.under(BUDGETS["smoke"], "cifar10-paper", 3)
+    assert (run.attack.norm, run.attack.eps, run.attack.l2_step) == ("L2", 0.5, "sign") and run.attack.confirm == PGD().confirm
+    assert (run.n_images, run.attack.iterations, run.K, run.split, run.repeats) == (4, 2, 4, "test", 1)
 
 
 def test_the_paper_budget_is_table_1():
@@ -212,8 +279,31 @@ def test_bfloat16_keeps_the_gradients_direction_on_the_small_bench():
     defended = [defences.build("uniform:t=0.1,steps=2", bench) for bench in (plain, changed)]
     found = precision.agreement(*defended, x, labels, range(2))
     assert 0.9 < found["worst"] <= found["cosine"] < 1 and found["cosine"] > found["noise"] and 0.8 < found["norm"] < 1.25
+    assert found["speed"] > 0
     same = precision.agreement(defended[0], defended[0], x, labels, range(2))
     assert same["worst"] == pytest.approx(1, abs=1e-5) and same["norm"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_measured_row_replaces_the_one_of_its_bench_and_device_only(tmp_path):
+    row = {"bench": "b+bf16", "defence": "hetpure", "device": "CPU", "cosine": 0.5}
+    target = tmp_path / "precision.csv"
+    precision.save([row, row | {"device": "GPU"}, row | {"bench": "a+bf16"}], target)
+    precision.save([row | {"cosine": 0.75}], target)
+    assert target.read_text().splitlines() == [
+        "bench,defence,device,cosine",
+        "a+bf16,hetpure,CPU,0.5",
+        "b+bf16,hetpure,CPU,0.75",
+        "b+bf16,hetpure,GPU,0.5",
+    ]
+
+
+def test_the_book_shows_measured_rows_that_say_where_they_are_from():
+    page, found = (benches.WEIGHTS.parent / "book/paper-scale.md").read_text(), pd.read_csv(precision.MEASURED)
+    assert f":file: ../{precision.MEASURED.relative_to(benches.WEIGHTS.parent)}" in page
+    assert {"cifar10-small+bf16", "cifar10-small+compile"} <= set(found["bench"]) and found[["device", "torch", "images"]].notna().all(
+        axis=None
+    )
+    assert (found["worst"] <= found["cosine"]).all() and (found["cosine"] > found["noise"]).all()
 
 
 @pytest.mark.slow

@@ -102,6 +102,19 @@ def test_measured_rows_link_to_their_records_and_absent_ones_say_so(both_radii):
     assert regenerate.or_nothing(tables.measured([])).data == "Not measured yet."
 
 
+def test_published_networks_are_described_by_origin_and_licence_and_have_no_curves(monkeypatch):
+    monkeypatch.setattr(benches.checkpoints, "recorded", lambda: dict.fromkeys(benches.checkpoints.CATALOGUE, "0" * 64))
+    paper = SimpleNamespace(weights=dict.fromkeys(("cifar10-paper-classifier", "cifar10-paper-denoiser"), ""))
+    table = regenerate.network_table(paper)
+    assert (
+        table.loc["licence", "cifar10-paper-denoiser"] == "CC BY-NC-SA 4.0"
+        and "RobustBench" in table.loc["from", "cifar10-paper-classifier"]
+    )
+    assert "no curves" in regenerate.training_curves(paper).data
+    small = regenerate.network_table(SimpleNamespace(weights={"cifar10-small-denoiser": ""}))
+    assert {"images seen", "hours"} <= set(small.index) and "licence" not in small.index
+
+
 # ---- images --------------------------------------------------------------------------------------------------------------------
 
 
