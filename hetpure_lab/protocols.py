@@ -162,6 +162,8 @@ _TABLES = (
         | _values(
             classifier=("WRN-28-10 of Lee & Kim", f"{OURS}: the paper's own classifier is not published"),
             denoiser=("DDPM U-Net in Lee & Kim's configuration", "release; the weights are not published"),
+            t_l=(0.4, f"{OURS}: as on ImageNet; chapter 6 derives it from Table 8"),
+            t_s=(0.2, f"{OURS}: as on ImageNet; chapter 6 derives it from Table 8"),
             images=("RandomState(0).choice(26032, 512), split test512", "Lee & Kim load_data.py"),
             eps=(8 / 255, "release ddp_test.py"),
         ),

@@ -139,6 +139,9 @@ RECIPES = {
         DefenceRecipe("cifar10-small-pgd-at-linf", **_PGD_AT),
         DefenceRecipe("cifar10-small-pgd-at-l2", norm="L2", eps=0.5, **_PGD_AT),
         DefenceRecipe("cifar10-small-fast-at-linf", cycles=(300_000,), **_AT),
+        DefenceRecipe(
+            "svhn-small-pgd-at-linf", **_PGD_AT | {"start": "svhn-small-classifier", "shares": {"svhn/all": 1.0}, "lr": 0.02}
+        ),  # with the other's learning rate, training on digits easily falls back to naming the most frequent one
         DefenceRecipe("cifar10-small-me-net", task="me-net", cycles=(440_000,), lr=0.1, defence="me-net", **_FINE_TUNED),
         DefenceRecipe(
             "cifar10-small-atop", "unet_64_64", "atop", {"cifar10/jpeg": 0.5, "cifar10/lossless": 0.5}, cycles=(160_000,), batch=64,
