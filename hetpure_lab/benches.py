@@ -77,8 +77,8 @@ class Paper:
     defended: type[Purified] = Purified
 
 
-# Paper: §5.3 for CIFAR-10 and ImageNet. It names no levels for SVHN; chapter 6 derives from Table 8 that those of CIFAR-10 do not fit and those
-# of ImageNet do. Fewer steps where images are larger.
+# Paper: §5.3 for CIFAR-10 and ImageNet. It names no levels for SVHN: chapter 6 derives from Table 8 that those of CIFAR-10 do not fit, and
+# those of ImageNet do. Fewer steps where images are larger.
 WEAKER = HetPure(t_l=0.2, t_s=0.05, tau=0.8, U=10, steps=10)
 STRONGER = HetPure(t_l=0.4, t_s=0.2, tau=0.8, U=10, steps=10)
 PHOTOGRAPHS = ("imagenet", IMAGENET_CLASSES, replace(STRONGER, steps=6))

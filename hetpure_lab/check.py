@@ -18,13 +18,20 @@ from hetpure_lab.benches import Bench
 from hetpure_lab.data import Images
 
 LEVELS = (0.05, 0.1)
+PIXELS = 128 * 32**2  # in a batch
+
+
+def levels(bench: Bench) -> tuple[float, ...]:
+    """`LEVELS`, and the two of the bench's method where both are stronger."""
+    own = (bench.method.t_s, bench.method.t_l)
+    return LEVELS + own if min(own) > max(LEVELS) else LEVELS
 
 
 @torch.no_grad()
-def accuracies(bench: Bench, images: Images, seed: int = 0, batch: int = 128, progress: bool = False) -> dict[str, float]:
-    """Fractions correct: `clean`, `uniform_0.05`, `uniform_0.1`, and the number of images `n`."""
-    parts = (bench.classifier, bench.denoiser)
-    models = {f"uniform_{t}": bench.defended(*parts, Uniform(t), schedule=bench.schedule, seed=seed) for t in LEVELS}
+def accuracies(bench: Bench, images: Images, seed: int = 0, progress: bool = False) -> dict[str, float]:
+    """Fractions correct: `clean`, `uniform_t` for t in `levels`, and the number of images `n`."""
+    batch, parts = max(1, PIXELS // images.pixels[0, 0].numel()), (bench.classifier, bench.denoiser)
+    models = {f"uniform_{t}": bench.defended(*parts, Uniform(t), schedule=bench.schedule, seed=seed) for t in levels(bench)}
     correct, ids = dict.fromkeys(["clean", *models], 0), images.ids
     for start in tqdm(range(0, len(images), batch), desc="check", disable=not progress):
         rows = slice(start, start + batch)

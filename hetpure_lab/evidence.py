@@ -151,7 +151,7 @@ def shard(
     """
     bench = bench or _bench(experiment.bench, device)
     defence, (_, attack) = defences.build(experiment.defence, bench), specs.parse(experiment.attack, ATTACKS)
-    if isinstance(defence, Purified):
+    if isinstance(defence, Purified | Undefended):
         microbatch.fit(defence, images.floats[:1].to(bench.device))
     share = lambda k: tick(k / max(1, attack.steps))
     return microbatch.recovering(lambda: evaluate(experiment, defence, attack, images, bench.device, share), bench.device)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetpure_core import Purified
 from hetpure_lab.measure import LiveBytes
@@ -40,15 +40,17 @@ def recovering(work: Callable[[], Result], device: torch.device) -> Result:
         torch.cuda.empty_cache()
 
 
-def fit(defence: Purified, image: Tensor) -> None:
-    """Choose the rows, and whether `defence` stores activations or recomputes them, by measuring the gradient of one `image` (1, 3, h, w).
+def fit(defence: nn.Module, image: Tensor) -> None:
+    """Choose the rows, and whether a `Purified` stores or recomputes activations, by the measured gradient of one `image` (1, 3, h, w).
 
     Storing them is faster, if enough rows fit; the gradients are equal.
     """
     budget, most = _budget(image.device), MOST.get(image.device.type, 64)
-    defence.checkpointing = True
+    purified = isinstance(defence, Purified)
+    if purified:
+        defence.checkpointing = True
     a_row = _bytes_of_gradient(defence, image)
-    if a_row * defence.purifier.calls(defence.schedule) < budget:  # then it is safe to try
+    if purified and a_row * defence.purifier.calls(defence.schedule) < budget:  # then it is safe to try
         defence.checkpointing = False
         kept = _bytes_of_gradient(defence, image)
         a_row, defence.checkpointing = (kept, False) if budget // kept >= WORTH_KEEPING else (a_row, True)
@@ -59,7 +61,7 @@ def _budget(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BUDGET
 
 
-def _bytes_of_gradient(defence: Purified, image: Tensor) -> int:
+def _bytes_of_gradient(defence: nn.Module, image: Tensor) -> int:
     with LiveBytes() as meter:
         x = image.detach().clone().requires_grad_()
         logits = defence(x, ["the image that is measured"])

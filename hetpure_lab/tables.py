@@ -14,6 +14,7 @@ from hetpure_lab import evidence, specs, stats
 from hetpure_lab.claims import ATTACK_NAMES, TABLES, Claim
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Outcomes
+from hetpure_lab.trained import Trained
 
 HEADLINE = {"Linf": 8 / 255, "L2": 0.5}
 
@@ -116,17 +117,24 @@ def verdict(difference: stats.Accuracy) -> str:
 
 
 def cost(defence: str, schedule: Schedule | None = None) -> int:
-    """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself."""
+    """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself; 0 without a denoiser."""
     _, purifier = specs.parse(defence, DEFENCES)
-    return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1) if purifier else 0
+    if purifier is None or isinstance(purifier, Trained):
+        return 0
+    return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1)
 
 
-def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
+def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
     """One record per defence under the same attack: the largest, seed 0, and for PGD the standard budget on the exact gradient."""
-    rows = [r for r in evidence_rows(bench, norm, attack, results) if r["seed"] == 0]
+    rows = [r for r in evidence_rows(bench, norm, attack, results, eps) if r["seed"] == 0]
     if attack == "pgd":
         rows = [r for r in rows if r["defence"] == "none" or (r["iterations"], r["gradient"]) == (20, "exact")]
     return list({r["defence"]: r for r in reversed(rows)}.values())
+
+
+def by_cost(rows: list[dict]) -> list[dict]:
+    """`rows` (summaries) in the order of denoiser calls per answer."""
+    return sorted(rows, key=lambda r: (cost(r["defence"]), r["defence"]))
 
 
 def fair(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFrame:

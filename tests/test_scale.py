@@ -12,7 +12,7 @@ import torch
 from distributed import Client, LocalCluster
 
 from hetpure_core import HetPure, Purified
-from hetpure_lab import data, evidence, microbatch, scale
+from hetpure_lab import attacks, data, evidence, microbatch, scale
 from hetpure_lab.attacks import PGD
 from hetpure_lab.cost import LiveBytes
 from hetpure_lab.evidence import Experiment
@@ -71,6 +71,15 @@ def test_rows_are_chosen_so_that_they_fit(defence, images, monkeypatch):
         used[budget] = (n, defence.checkpointing)
         assert meter.peak <= 1.1 * budget
     assert used[10**9] == (64, False) and used[10**5][1] and 1 <= used[10**5][0] < used[10**6][0]
+
+
+def test_a_bare_classifier_is_fitted_too(defence, images, monkeypatch):
+    bare, found = attacks.Undefended(defence.classifier), {}
+    for budget in (10**9, 10**4):
+        monkeypatch.setattr(microbatch, "CPU_BUDGET", budget)
+        microbatch.fit(bare, images[:1])
+        found[budget] = microbatch.rows(images.device)
+    assert found[10**9] == 64 > found[10**4]
 
 
 def test_memory_is_linear_in_the_batch(defence, images):
