@@ -7,13 +7,15 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from hetpure_core import tapped
-from hetpure_lab import benches, data, defences, networks, train
+from hetpure_lab import benches, claims, data, defences, networks, specs, train
+from hetpure_lab import check as lab_check
 from hetpure_lab.benches import BenchError
 from hetpure_lab.networks import IMAGENETTE
 from hetpure_lab.train import Recipe
@@ -230,7 +232,7 @@ def test_digits_are_never_mirrored():
     assert (x[..., 20:28].mean((1, 2, 3)) > x[..., 4:12].mean((1, 2, 3))).all()
 
 
-@pytest.mark.parametrize("name", [n for n in train.RECIPES if n.startswith(("svhn", "imagenet"))])
+@pytest.mark.parametrize("name", [n for n, r in train.RECIPES.items() if n.startswith(("svhn", "imagenet")) and type(r) is train.Recipe])
 def test_recipes_of_the_benches_fit_their_networks(name):
     recipe = train.RECIPES[name]
     net, size = networks.build(recipe.network), data.DATASETS[next(iter(recipe.shares)).split("/")[0]].size
@@ -241,11 +243,44 @@ def test_recipes_of_the_benches_fit_their_networks(name):
     assert recipe.task == "classify" or recipe.t_max >= 1000 * method.t_l + method.U
 
 
+def test_adversarial_training_on_digits_starts_from_the_benchs_classifier():
+    name = defences.networks("at:model=pgd-at-linf", "svhn-small")[0]
+    recipe = train.RECIPES[name]
+    assert recipe.digits and recipe.start == benches.network_name("svhn-small", "classifier") and recipe.made_from == (recipe.start,)
+    assert recipe.network == train.RECIPES[recipe.start].network and (recipe.norm, recipe.eps) == ("Linf", 8 / 255)
+
+
+def test_both_svhn_benches_use_the_levels_that_chapter_6_derives():
+    assert benches.PAPER["svhn-paper"].method == benches.SMALL["svhn-small"][2]
+    claimed = next(c for c in claims.TABLES["Table 8"].rows if c.method == "the method")
+    assert specs.parse(claimed.ours, defences.DEFENCES)[1] == benches.PAPER["svhn-paper"].method
+
+
 # ---- check -------------------------------------------------------------------------------------------------------------------
 
 
 def check(*arguments):
     return subprocess.run([sys.executable, "-m", "hetpure_lab.check", *arguments], capture_output=True, text=True)
+
+
+def test_check_adds_the_methods_levels_where_they_are_stronger():
+    of = lambda method: lab_check.levels(SimpleNamespace(method=method))
+    assert of(benches.WEAKER) == lab_check.LEVELS and of(benches.STRONGER) == (*lab_check.LEVELS, 0.2, 0.4)
+
+
+@pytest.mark.parametrize("side, rows", [(32, 128), (128, 8), (512, 1)])
+def test_check_holds_the_pixels_of_a_batch(side, rows, monkeypatch):
+    sizes = []
+
+    def classify(x):
+        sizes.append(len(x))
+        return torch.eye(3)[torch.zeros(len(x), dtype=torch.long)]
+
+    monkeypatch.setattr(lab_check, "levels", lambda bench: ())
+    bench = SimpleNamespace(classifier=classify, denoiser=None, device="cpu")
+    pixels, labels = torch.arange(rows + 1)[:, None, None, None].expand(-1, 3, side, side).byte(), torch.tensor([0] * rows + [1])
+    images = data.Images(pixels, labels, torch.ones(len(labels)), "")
+    assert lab_check.accuracies(bench, images) == {"clean": rows / (rows + 1), "n": rows + 1} and sizes == [rows, 1]
 
 
 def test_check_prints_fractions(shared):

@@ -81,6 +81,13 @@ def test_the_larger_radius_is_compared_image_by_image(both_radii, monkeypatch):
     assert list(effect.index) == [claims.STRONGER] and effect.loc[claims.STRONGER, "change, points"].startswith("-50.0")
 
 
+def test_the_field_is_of_one_radius_and_in_the_order_of_cost(both_radii):
+    small, large = (tables.by_cost(tables.field("imagenet-small", results=both_radii, eps=eps)) for eps in (4 / 255, 8 / 255))
+    assert [r["defence"] for r in small] == ["uniform:t=0.2,steps=6", claims.STRONGER]
+    assert [r["defence"] for r in large] == [claims.STRONGER]
+    assert tables.cost("at:model=pgd-at-linf") == tables.cost("none") == 0 < tables.cost(small[0]["defence"])
+
+
 def test_the_paired_table_speaks_only_of_what_was_measured(both_radii, monkeypatch):
     monkeypatch.setattr(regenerate, "RESULTS", both_radii)
     pairs = regenerate.paired(tables.headline("imagenet-small", both_radii, 4 / 255), claims.STRONGER, "imagenet-small")
