@@ -143,7 +143,8 @@ def claims_plot(table: str) -> Figure:
     for kind, name, x, y in points:
         role = "hetpure" if name == "the method" else "uniform" if "DiffPure" in name else None
         axis.plot(x, y, "o" if kind == "AP" else "x", color=plots.COLOURS[role] if role else colours[kind])
-        axis.annotate(name.replace("Nie et al. (DiffPure, ", "").rstrip(")"), (x, y), (4, 3), textcoords="offset points", fontsize=6)
+        label = name.replace("Nie et al. (DiffPure, ", "").rstrip(")").partition(" (")[0]
+        axis.annotate(label, (x, y), (4, 3), textcoords="offset points", fontsize=6)
     axis.margins(0.22, 0.12)
     axis.set(xlabel="standard accuracy, %", ylabel="robust accuracy, %", title=f"the paper's {table}")
     return figure
