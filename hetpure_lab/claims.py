@@ -248,9 +248,7 @@ TABLES = {
                 Claim("AP", "Bai et al.", "70.41", ("41.7",), note=QUOTED, eps=4 / 255),
                 Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
                 Claim("AP", "Song et al. (MimicDiffusion)", "62.25", ("51.14",), "mimic:steps=10", "radius of the source not known"),
-                Claim(
-                    "AP", "Zollicoffer et al.", "73.98", ("56.54",), "lorid:steps=2", "E32: printed as Geigh et al.; radius not known"
-                ),
+                Claim("AP", "Zollicoffer et al.", "73.98", ("56.54",), "lorid:steps=2", "E32: Geigh et al.; radius of the source unknown"),
                 Claim("AP", "the method", "74.51±1.07", ("60.06±1.66",), STRONGER, "E22; C3: another classifier"),
             ),
             eps=8 / 255,
