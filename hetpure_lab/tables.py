@@ -113,11 +113,11 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
 
 
 def show(frame: pd.DataFrame) -> Styler:
-    """A table for the page: small print, no index; each record is a link to its file, which the book carries along, or the command that
-    makes it."""
+    """A table for the page: small print, no index; each record is a link to its file, which the book carries along, or the options that
+    make it."""
 
     def link(text: str) -> str:
-        if text.startswith("python"):
+        if text.startswith("--"):
             return f"<code>{escape(text)}</code>"
         return text and f'<a href="../{text}">{text.rpartition("--")[2].removesuffix(".jsonl")}</a>'
 
@@ -160,7 +160,7 @@ def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = R
 
 
 def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, str]:
-    """Every defence that the queue measures within the budget, and the command that does it: the last, which asks for the most images."""
+    """Every defence that the queue measures within the budget, and the options that do it: the last, which ask for the most images."""
     found = {}
     for words in evidence.queue():
         options = dict(zip(words[::2], words[1::2]))
@@ -169,7 +169,7 @@ def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, st
         if same and slug == attack and settings.norm == norm and np.isclose(settings.eps, HEADLINE[norm]):
             defence = specs.normal(options["--defence"], DEFENCES)
             if within_budget({"defence": defence, "attack": options["--attack"]}):
-                found[defence] = f"python -m hetpure_lab.evidence run {shlex.join(words)}"
+                found[defence] = shlex.join(words)
     return found
 
 
@@ -181,8 +181,8 @@ def by_cost(rows: list[dict]) -> list[dict]:
 def command(defence: str, bench: str) -> str:
     """What measures a defence under exact PGD, or under another attack of the queue, or how to begin if the queue lacks it."""
     found = {name: text for attack in reversed(BUDGET) for norm in ("L2", "Linf") for name, text in planned(bench, norm, attack).items()}
-    start = f"python -m hetpure_lab.evidence run --bench {bench} --defence {defence} --attack pgd"
-    return found.get(specs.normal(defence, DEFENCES), start)
+    start = f"--bench {bench} --defence {defence} --attack pgd"
+    return f"python -m hetpure_lab.evidence run {found.get(specs.normal(defence, DEFENCES), start)}"
 
 
 COLUMNS = {"PGD": "pgd", "BPDA": "bpda", "AutoAttack, corrected": "autoattack-corrected"}
@@ -191,19 +191,19 @@ COLUMNS = {"PGD": "pgd", "BPDA": "bpda", "AutoAttack, corrected": "autoattack-co
 def fair(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFrame:
     """The same bench, votes and attack budget for every row: calls, and accuracy clean and under each attack.
 
-    One row per defence that has a record or stands in the queue; without a record `record` is the command that makes one.
+    One row per defence that has a record or stands in the queue; without a record, `record` has the options that make one.
     """
     found = {title: {r["defence"]: r for r in field(bench, norm, slug, results)} for title, slug in COLUMNS.items()}
-    commands = planned(bench, norm, "bpda") | planned(bench, norm)
-    names = {name for rows in found.values() for name in rows} | set(commands)
-    return pd.DataFrame(_fair_line(name, {t: rows.get(name) for t, rows in found.items()}, commands) for name in sorted(names, key=_price))
+    options = planned(bench, norm, "bpda") | planned(bench, norm)
+    names = {name for rows in found.values() for name in rows} | set(options)
+    return pd.DataFrame(_fair_line(name, {t: rows.get(name) for t, rows in found.items()}, options) for name in sorted(names, key=_price))
 
 
 def _price(defence: str) -> tuple[int, str]:
     return cost(defence), defence
 
 
-def _fair_line(defence: str, rows: dict[str, dict | None], commands: dict[str, str]) -> dict:
+def _fair_line(defence: str, rows: dict[str, dict | None], options: dict[str, str]) -> dict:
     first = next(filter(None, rows.values()), None)
     line = {"defence": defence, "calls": cost(defence), "n": first["n"] if first else ""}
     line |= {title: percent(first, f"{column}_single") if first else "" for title, column in (("clean", "clean"), ("random noise", "null"))}
@@ -211,7 +211,7 @@ def _fair_line(defence: str, rows: dict[str, dict | None], commands: dict[str, s
         line[title] = percent(row, "adversarial_single") if row else ""
         if title == "PGD":
             line["PGD, vote"] = percent(row, "adversarial_majority") if row else ""
-    return line | {"record": f"{first['bench']}/{first['file']}" if first else commands[defence]}
+    return line | {"record": f"{first['bench']}/{first['file']}" if first else options[defence]}
 
 
 def against_the_method(
@@ -245,13 +245,14 @@ FULL = {
 
 def strides(bench: str, results: Path = RESULTS) -> pd.DataFrame:
     """What the stride costs: full chains minus strided ones under exact PGD, on the images that both have."""
-    rows, commands, lines = {r["defence"]: r for r in field(bench, results=results)}, planned(bench), []
+    rows, options, lines = {r["defence"]: r for r in field(bench, results=results)}, planned(bench), []
     for full, strided in FULL.items():
         line = {"full": full, "calls": cost(full), "strided": strided, "calls, strided": cost(strided)}
+        line |= {"n": "", "full minus strided": "", "record": options.get(full, "")}
         if full in rows and strided in rows:
             pair = compare(*(results / bench / rows[name]["file"] for name in (full, strided)))
             line |= {"n": pair["n"], "full minus strided": f"{pair['difference']} points", "record": f"{bench}/{rows[full]['file']}"}
-        lines.append({"n": "", "full minus strided": "", "record": commands.get(full, "")} | line)
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

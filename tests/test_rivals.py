@@ -491,8 +491,9 @@ def test_the_fair_table_shows_records_or_the_command_and_ignores_larger_records_
     found = tables.fair("cifar10-small", results=tmp_path).set_index("defence")
     assert found.loc["hetpure", "PGD"].startswith("50.0") and found.loc["hetpure", "n"] == 8
     assert found.loc["uniform:t=0.1", "BPDA"].startswith("75.0") and found.loc["uniform:t=0.1", "PGD"] == ""
-    assert found.loc["gradual", "record"] == "python -m hetpure_lab.evidence run --defence gradual --attack pgd --n-images 64"
-    assert "<code>python -m hetpure_lab.evidence run --defence gradual" in tables.show(found.reset_index()).to_html()
+    assert found.loc["gradual", "record"] == "--defence gradual --attack pgd --n-images 64"
+    assert "<code>--defence gradual --attack pgd" in tables.show(found.reset_index()).to_html()
+    assert tables.command("gradual", "cifar10-small") == f"python -m hetpure_lab.evidence run {found.loc['gradual', 'record']}"
     assert found["calls"].is_monotonic_increasing
 
 
@@ -522,7 +523,7 @@ def test_the_strides_effect_is_paired_on_the_images_that_both_chains_have(tmp_pa
     record(tmp_path, "sde:steps=100", "pgd", 0, n=4)
     found = tables.strides("cifar10-small", tmp_path).set_index("full")
     assert found.loc["sde:t=0.1,steps=100", "n"] == 4 and found.loc["sde:t=0.1,steps=100", "full minus strided"].startswith("-100.0")
-    assert found.loc["gdmp:t=0.036,steps=36", "record"].startswith("python")
+    assert found.loc["gdmp:t=0.036,steps=36", "record"].startswith("--defence gdmp")
 
 
 def test_diffpures_grid_has_every_sampler_at_every_level(tmp_path):
