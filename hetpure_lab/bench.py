@@ -143,14 +143,13 @@ def released_loop_over_ours(bench: Bench, images: Images) -> dict[str, float]:
 
 def dask_2_over_1(images: Images, shards: int = 8) -> dict[str, float]:
     """Throughput of two workers over one, by the clock and by the processor time of the busier one; the better of two rounds."""
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     experiment, clock, processor = Experiment("hetpure", PGD(iterations=1, eot=8, confirm=0), K=4), {}, {}
     work = [(experiment, images[torch.tensor([i % len(images)])]) for i in range(shards)]
     with tempfile.TemporaryDirectory() as folder:
-        options = {"threads_per_worker": 1, "dashboard_address": None, "local_directory": folder}
         for n in (1, 2):
-            with LocalCluster(n, **options) as cluster, Client(cluster) as client:
+            with scale.local(n, dashboard_address=None, local_directory=folder) as cluster, Client(cluster) as client:
                 client.run(evidence.shard, *work[0])  # every worker has imported and loaded what it needs
                 clock[n], processor[n] = map(min, zip(*(round_of(client, work) for _ in range(2))))
     result = {"dask_2_over_1": clock[1] / clock[2], "dask_2_over_1_processor": processor[1] / processor[2]}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from hetpure_core import HetPure, Purified
 from hetpure_lab import attacks, data, evidence, microbatch, scale
@@ -98,7 +98,7 @@ def test_memory_is_linear_in_the_batch(defence, images):
 @pytest.fixture(scope="module")
 def client():
     """A real cluster of two processes with one thread each."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    with scale.local(2, dashboard_address=None) as cluster, Client(cluster) as client:
         yield client
 
 
@@ -113,6 +113,11 @@ def test_workers_and_shards_change_no_record(client, tmp_path):
     assert len(experiment.path(tmp_path / "spread").read_text().splitlines()) == len(images)
     with pytest.raises(ValueError, match="not both"):
         evidence.run(experiment, images, bench=object(), client=client, results=tmp_path)
+
+
+def test_workers_have_one_thread_and_keep_freed_memory(client):
+    assert list(client.nthreads().values()) == [1, 1]
+    assert set(client.run(os.getenv, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
 
 
 def test_a_killed_worker_costs_the_shard_it_had_in_hand(client, tmp_path):
