@@ -35,7 +35,7 @@ def local(workers: int, **options) -> LocalCluster:
     from distributed import LocalCluster
 
     with dask.config.set({TRIM: None}):
-        return LocalCluster(workers, threads_per_worker=1, **options)
+        return LocalCluster(n_workers=workers, threads_per_worker=1, **options)
 
 
 def each(client: Client, work: Callable, shards: Sequence[tuple]) -> Iterator:

@@ -118,6 +118,8 @@ def test_workers_and_shards_change_no_record(client, tmp_path):
 def test_workers_have_one_thread_and_keep_freed_memory(client):
     assert list(client.nthreads().values()) == [1, 1]
     assert set(client.run(os.getenv, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
+    with scale.local(1, processes=False, dashboard_address=None) as cluster:
+        assert len(cluster.workers) == 1  # not one per core
 
 
 def test_a_killed_worker_costs_the_shard_it_had_in_hand(client, tmp_path):
