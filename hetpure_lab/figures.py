@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import io
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
     for i, line in enumerate(lines.values()):
         for j, (column, a) in enumerate(line.items()):
             _mark(axis, -i - 0.2 * (j - (len(line) - 1) / 2), a, plots.COLOURS[column], COLUMNS[column] if i == 0 else None)
-    axis.set(yticks=[-i for i in range(len(lines))], yticklabels=list(lines), xlim=(0, 100))
+    axis.set(yticks=[-i for i in range(len(lines))], yticklabels=[textwrap.fill(label, 36) for label in lines], xlim=(0, 100))
     axis.set_xlabel("single-shot accuracy, %")
     if lines:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
