@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from hetpure_core import HetPure, vote
-from hetpure_lab import data, evidence, pixels, records, specs, stats, tables
+from hetpure_lab import benches, data, evidence, pixels, records, specs, stats, tables
 from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.data import ROOT
 from hetpure_lab.defences import DEFENCES
@@ -306,7 +306,8 @@ def test_committed_records_are_readable_and_what_they_claim():
         assert all(r["config"] == config for r in found.values()), path
         assert all(len(r[c]["labels"]) == config["K"] for r in found.values() for c in evidence.COLUMNS), path
         bound = round(config["attack"]["eps"] * 255) if config["attack"]["norm"] == "Linf" else 127
-        assert all(evidence.unpack(r["delta"], (3, 32, 32)).abs().max() <= bound for r in found.values()), path
+        side = data.DATASETS[benches.dataset(config["bench"])].size
+        assert all(evidence.unpack(r["delta"], (3, side, side)).abs().max() <= bound for r in found.values()), path
 
 
 def test_the_queue_is_made_of_valid_experiments():
