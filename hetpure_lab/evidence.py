@@ -123,7 +123,8 @@ def run(
     missing = [i for i, key in enumerate(ids) if key not in found]
     batches = [missing[start : start + batch] for start in range(0, len(missing), batch)]
     label = f"{experiment.defence} / {experiment.attack}"
-    with tqdm(total=len(missing), desc=label, unit="image", disable=not progress or not missing, mininterval=2) as bar:
+    look = {"unit": "image", "mininterval": 2, "bar_format": "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"}
+    with tqdm(total=len(missing), desc=label, disable=not progress or not missing, **look) as bar:
         if client:
             for records in scale.each(client, shard, [(experiment, images[torch.tensor(rows)], device) for rows in batches]):
                 append(path, records)
