@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import permutation_test
 from statsmodels.stats.multitest import multipletests
 
 from hetpure_core import HetPure
@@ -128,15 +127,6 @@ def rates(a: dict[str, dict], b: dict[str, dict], column: str = "adversarial") -
     return tuple(Outcomes.of({k: records[k] for k in shared}).correct(column).mean(1) for records in (a, b)) if shared else ((), ())
 
 
-def sign_flip(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
-    """p-value of the paired permutation test of equal means: under the null, a - b is as likely as b - a, image by image."""
-    if np.array_equal(a, b):
-        return 1.0
-    mean = lambda x, y, axis: np.mean(x - y, axis=axis)
-    options = {"permutation_type": "samples", "n_resamples": 9999, "vectorized": True, "rng": np.random.default_rng(seed)}
-    return float(permutation_test((a, b), mean, **options).pvalue)
-
-
 def against(found: Found, reference: str, column: str = "adversarial") -> pd.DataFrame:
     """Every other point of a grid against `reference`, paired: difference with interval, p-value, Holm's over the grid, verdict."""
     return _corrected(_pairs(found, reference, column)).rename_axis(f"against {reference}")
@@ -156,19 +146,14 @@ def _pairs(found: Found, reference: str, column: str) -> dict[str, tuple[np.ndar
 
 
 def _corrected(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
-    p = [sign_flip(*pair) for pair in pairs.values()]
+    p = [stats.sign_flip(*pair) for pair in pairs.values()]
     corrected = multipletests(p, method="holm")[1] if p else []
     differences = [stats.paired_difference(*pair) for pair in pairs.values()]
     lines = {
-        label: {"n": d.n, "difference, points": str(d), "p": f"{raw:.2g}", "p (Holm)": f"{holm:.2g}", "accuracy is": word(d, holm)}
+        label: {"n": d.n, "difference, points": str(d), "p": f"{raw:.2g}", "p (Holm)": f"{holm:.2g}", "accuracy is": stats.word(d, holm)}
         for label, d, raw, holm in zip(pairs, differences, p, corrected)
     }
     return pd.DataFrame(lines).T
-
-
-def word(difference: stats.Accuracy, p: float, level: float = 0.05) -> str:
-    """What a test allows one to say: ``higher``, ``lower`` or ``not established``."""
-    return "not established" if p >= level else "higher" if difference.value > 0 else "lower"
 
 
 def curve(found: Found, column: str, rule: str = "single") -> dict[str, stats.Accuracy]:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from hetpure_core import HetPure, Purified, Uniform
 from hetpure_lab import attacks, benches, data, defences, microbatch, pixels, scale, specs, stats
-from hetpure_lab.attacks import ATTACKS, Attack, Undefended
+from hetpure_lab.attacks import ATTACKS, PRESETS, Attack, Undefended
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import ROOT, Images
 from hetpure_lab.defences import DEFENCES
@@ -53,8 +53,8 @@ QUEUE = RESULTS / "queue.txt"
 
 @dataclass(frozen=True)
 class Experiment:
-    """`defence` and `attack` are specs such as ``hetpure:tau=0.5`` and ``pgd:eps=4/255``, or objects, which become specs; `K` purifications
-    score every column."""
+    """`defence` and `attack` are specs such as ``hetpure:tau=0.5`` and ``pgd:eps=4/255``, or objects, which become specs; an attack can be
+    one of `attacks.PRESETS` by name. `K` purifications score every column."""
 
     defence: str | HetPure | Uniform | None
     attack: str | Attack
@@ -64,6 +64,8 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self):
+        if isinstance(self.attack, str):
+            object.__setattr__(self, "attack", PRESETS.get(self.attack, self.attack))
         for name, known in (("defence", DEFENCES), ("attack", ATTACKS)):
             if not isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, specs.describe(getattr(self, name), known))
@@ -178,7 +180,7 @@ def evaluate(
         changes = {"adversarial": delta, "clean": torch.zeros_like(delta), "null": null}
         logits = {c: attacks.logits_of(scorer, (images.pixels.to(device) + d.short()) / 255, ids, range(K)) for c, d in changes.items()}
     columns = {name: column_record(column) for name, column in logits.items()}
-    shared = {"config": experiment.config, "source": images.source} | provenance() | {"device": str(device)}
+    shared = {"config": experiment.config, "source": images.source} | provenance() | {"device": _name(device)}
     elapsed = {"seconds": time.time() - started[0], "cpu_seconds": time.process_time() - started[1]}
     shared |= {what: round(s / len(ids), 3) for what, s in elapsed.items()} | {"denoiser_calls": round(calls.rows / len(ids))}
     return [
@@ -187,6 +189,11 @@ def evaluate(
         | shared
         for i, key in enumerate(ids)
     ]
+
+
+def _name(device: torch.device) -> str:
+    """What ran: ``cpu``, or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device)
 
 
 class Calls:
@@ -226,12 +233,14 @@ def summary(path: Path) -> dict:
     return row
 
 
-def over_seeds(column: str = "adversarial", results: Path = RESULTS) -> dict[str, stats.Spread]:
-    """Run-to-run and image-to-image variation of every experiment that ran with several seeds, by its first file's name."""
+def over_seeds(bench: str, column: str = "adversarial", results: Path = RESULTS) -> dict[str, stats.Spread]:
+    """Run-to-run and image-to-image variation of every experiment of a bench that ran with several seeds, by its first file's name."""
     groups: dict[str, dict[str, dict[str, dict]]] = {}
     for path in files(results):
         records = read(path)
         config = next(iter(records.values()))["config"]
+        if config["bench"] != bench:
+            continue
         names = {"defence": specs.write(config["defence"], DEFENCES), "attack": specs.write(config["attack"], ATTACKS), "seed": None}
         groups.setdefault(json.dumps(config | names, sort_keys=True), {})[path.name] = records
     return {next(iter(runs)): _spread(list(runs.values()), column) for runs in groups.values() if len(runs) > 1}
@@ -272,7 +281,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data", help="folder of parquet files (default: the usual search)")
         command.add_argument("--device", default="cpu")
         command.add_argument("--threads", type=int, default=1)
-        command.add_argument("--shard", default="0/1", help="i/n: every n-th missing image from the i-th, to share work between processes")
+        command.add_argument(
+            "--shard", default="0/1", help="i/n: every n-th image from the i-th (0 is the first), to share work between processes"
+        )
         command.add_argument("--scheduler", help="address of a Dask scheduler whose workers do the work, see book/scaling")
         if name == "run":
             _add_experiment(command)
@@ -286,17 +297,26 @@ def _parser() -> argparse.ArgumentParser:
 def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument("--defence", required=True, help="none, uniform:t=0.1, hetpure:tau=0.5,...")
-    parser.add_argument("--attack", required=True, help="pgd:eps=8/255,iterations=20,eot=8,...")
+    parser.add_argument("--attack", required=True, help=f"pgd:eps=8/255,iterations=20,eot=8,... or one of {', '.join(PRESETS)}")
     parser.add_argument("--n-images", type=int, default=128)
     parser.add_argument("--split", default="test")
     parser.add_argument("--K", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
 
 
+def _share(text: str) -> tuple[int, int]:
+    """``i/n`` as two numbers."""
+    i, n = map(int, text.split("/"))
+    if not 0 <= i < n:
+        raise ValueError(f"a shard is i/n with 0 <= i < n, not {text}")
+    return i, n
+
+
 def _run(args: argparse.Namespace, shared: argparse.Namespace, client: Client | None) -> None:
-    experiment = Experiment(args.defence, args.attack, args.bench, args.split, args.K, args.seed)
+    experiment, (i, n) = Experiment(args.defence, args.attack, args.bench, args.split, args.K, args.seed), _share(shared.shard)
     images = data.load(benches.dataset(args.bench), args.split, shared.data, quiet=True).take(args.n_images)
-    i, n = map(int, shared.shard.split("/"))
+    if i >= len(images):
+        return
     run(experiment, images[torch.arange(i, len(images), n)], device=shared.device, client=client)
     print(json.dumps({k: v for k, v in summary(experiment.path()).items() if k in ("defence", "attack", "n", "adversarial_single")}))
 

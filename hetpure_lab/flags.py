@@ -30,6 +30,7 @@ from hetpure_core import HetPure, Noise, Purified, Uniform
 from hetpure_lab import attacks, benches, data, defences, evidence, pixels, specs, stats
 from hetpure_lab.attacks import ATTACKS, Undefended
 from hetpure_lab.data import Images
+from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Experiment
 from hetpure_lab.outcomes import COLUMNS, Outcomes
 
@@ -57,6 +58,7 @@ MEANING = {
 RISK = 0.01  # of a false flag, over all images of a comparison
 FEW = 4  # purifications that are too few to accept a result on
 COSTLY = 0.2  # clean accuracy lost
+USED = 0.9  # of the radius, by the image that moved farthest
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ class Evidence:
 
     @property
     def randomised(self) -> bool:
-        return self.config["defence"]["name"] != "none"
+        """Whether outcomes may differ: the defence draws noise, and not all of it is frozen."""
+        kind, frozen = DEFENCES[self.config["defence"]["name"]], self.config["attack"].get("frozen", "")
+        return kind is not None and getattr(kind, "randomised", True) and "all" not in frozen.split("+")
 
     def rates(self, column: str, images: Sequence[str] | None = None) -> np.ndarray:
         """Shares of right outcomes (n,) of all images or of those given."""
@@ -115,6 +119,8 @@ def _randomness(e: Evidence) -> list[Flag]:
 
 
 def _movement(e: Evidence) -> list[Flag]:
+    if e.config["attack"]["name"] == "autoattack":
+        return []  # as packaged it returns the clean image where it found nothing
     still = [r["image"] for r in e.records.values() if r["iterations"] > 0 and not _delta(r).any()]
     return [Flag("zero-gradient", e.about, f"{len(still)} of {len(e.records)} images never moved, such as {still[0]}")] if still else []
 
@@ -125,12 +131,12 @@ def _delta(record: dict) -> Tensor:
 
 def _radius(e: Evidence) -> list[Flag]:
     attack = e.config["attack"]
-    order, share = (torch.inf, 0.9) if attack["norm"] == "Linf" else (2, 0.5)  # rounding towards the image shortens l2 differences
+    order = torch.inf if attack["norm"] == "Linf" else 2
     radii = [float(_delta(r).norm(order)) / 255 for r in e.records.values() if r["iterations"] > 0]
     largest, eps = max(radii, default=0.0), attack["eps"]
     if largest > eps * (1 + 1e-5):
         return [Flag("wrong-epsilon", e.about, f"differences reach {largest:.4f}, the radius is {eps:.4f}")]
-    if radii and 255 * eps >= 1 and largest < share * int(255 * eps + 1e-4) / 255:
+    if radii and 255 * eps >= 1 and largest < USED * int(255 * eps + 1e-4) / 255:
         return [Flag("wrong-epsilon", e.about, f"no difference is above {largest:.4f}, the radius is {eps:.4f}")]
     return []
 
@@ -142,7 +148,7 @@ def _acceptance(e: Evidence) -> list[Flag]:
     if attack["name"] == "autoattack" or 0 < attack.get("confirm", 0) < FEW:
         found.append(Flag("single-acceptance", e.about, f"{attack['name']} accepts after {attack.get('confirm', 1)} purification(s)"))
     if "confirm" in attack and attack["name"] not in STRENGTH:
-        stopped = {key: r for key, r in e.records.items() if r["iterations"] < attack["iterations"]}
+        stopped = {key: r for key, r in e.records.items() if r["iterations"] < attack["iterations"] * attack.get("restarts", 1)}
         alive = int(Outcomes.of(stopped).majority_correct("adversarial").sum()) if stopped else 0
         if alive > 0.02 * len(stopped) + 1:
             found.append(Flag("early-acceptance", e.about, f"{alive} of {len(stopped)}"))
@@ -216,7 +222,8 @@ def _pair(a: Evidence, b: Evidence) -> list[Flag]:
 
 
 def _setting(e: Evidence) -> tuple:
-    return e.config["bench"], json.dumps(e.config["defence"]), e.config["attack"]["norm"], json.dumps(e.config["weights"])
+    c = e.config
+    return c["bench"], json.dumps(c["defence"]), c["attack"]["norm"], c["attack"].get("frozen", ""), json.dumps(c["weights"])
 
 
 def _is_doubled(x: dict, y: dict) -> bool:

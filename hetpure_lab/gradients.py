@@ -46,52 +46,63 @@ class Undefended(nn.Module):
 Defended = Purified | Undefended  # what is evaluated
 
 
-class StraightThrough(nn.Module):
-    """BPDA: the defence forwards, the identity through its purifier backwards (Athalye et al. 2018). Book: ch04, eq-bpda."""
+class Standin(nn.Module):
+    """A defence in all but its ``purify`` (votes included), which a subclass defines."""
 
-    def __init__(self, defence: Purified):
+    def __init__(self, defence: Defended):
         super().__init__()
-        self.defence = defence
+        self.defence, self.answer = defence, copy.copy(defence)
+        self.answer.purify = self.purify
 
     def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
-        check_images(images)
+        return self.answer(images, ids, copies)
+
+    def purify(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+
+class StraightThrough(Standin):
+    """BPDA: the defence forwards, the identity through its purifier backwards (Athalye et al. 2018). Book: ch04, eq-bpda."""
+
+    def purify(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:
         with torch.no_grad():
-            purified = self.defence.purify(images, self.defence.noise(len(images), ids, copies))
-        return self.defence.classifier(images + (purified - images).detach())
+            purified = self.defence.purify(images, noise)
+        return images + (purified - images).detach()
 
 
-class MaskAware(nn.Module):
+class MaskAware(Standin):
     """The defence with a mask that has a derivative: soft in both directions, or (`hard`) the defence's own mask forwards and the soft
     one's derivative backwards. Book: ch04, eq-mask-aware."""
 
     def __init__(self, defence: Purified, hard: bool):
-        super().__init__()
-        self.defence, self.hard = defence, hard
+        super().__init__(defence)
+        self.hard = hard
 
-    def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
-        check_images(images)
-        noise = self.defence.noise(len(images), ids, copies)
+    def purify(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:
         mask = smooth_mask(self.defence, images)
         if self.hard:
             mask = mask + (self.defence.mask(images, noise) - mask).detach()
-        return self.defence.classifier(self.defence.purify(images, noise, mask))
+        return self.defence.purify(images, noise, mask)
 
 
 @dataclass(frozen=True)
 class HeldNoise(Noise):
-    """Noise whose draws named in `held` are the same in every copy and under every seed: that of `key` and the image."""
+    """Noise whose draws named in `held` are the same in every copy and whatever seed it began with: that of `key` and the image."""
 
     held: tuple[str, ...] = ()
     key: int | str = 0
+    began: int | str = 0  # a purifier that runs several loops appends their number to the seed
 
     def __call__(self, draw: str, like: Tensor) -> Tensor:
-        if draw.split()[0] in self.held:
-            return Noise(f"frozen {self.key}", self.images, [0] * len(self.images))(draw, like)
+        if draw.split()[0] in self.held or "all" in self.held:
+            loop = str(self.seed).removeprefix(str(self.began))
+            return Noise(f"frozen {self.key}{loop}", self.images, [0] * len(self.images))(draw, like)
         return super().__call__(draw, like)
 
 
 class Frozen(Purified):
-    """A defence part of whose noise is frozen and so known to the attacker: `draws` joins some of `DRAWS` with '+', or is ``all``.
+    """A defence part of whose noise is frozen and so known to the attacker: `draws` joins some of `DRAWS` with '+', or is ``all`` that
+    any purifier draws.
 
     With all of it frozen the defence is deterministic: the "deterministic white box" of Liu et al. 2025. Noise is frozen per image.
     """
@@ -103,7 +114,7 @@ class Frozen(Purified):
 
     def hold(self, noise: Noise) -> HeldNoise:
         """`noise` with the frozen draws held."""
-        return HeldNoise(noise.seed, noise.images, noise.copies, self.held, self.key)
+        return HeldNoise(noise.seed, noise.images, noise.copies, self.held, self.key, began=noise.seed)
 
     def mask(self, images: Tensor, noise: Noise) -> Tensor | None:
         return super().mask(images, self.hold(noise))
@@ -114,7 +125,7 @@ class Frozen(Purified):
 
 def held_draws(draws: str) -> tuple[str, ...]:
     """``start+known`` or ``all`` as a tuple of draw names."""
-    names = DRAWS if draws == "all" else tuple(draws.split("+"))
+    names = tuple(draws.split("+"))
     for name in names:
         check_choice("frozen draw", name, (*DRAWS, "all"))
     return names

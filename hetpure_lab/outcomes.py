@@ -78,8 +78,8 @@ class Outcomes:
         return np.stack([np.bincount(row, minlength=1 + predicted.max()) for row in predicted[:, :S]]).argmax(1)
 
     def every(self, column: str) -> stats.Accuracy:
-        """All K right: what is left if any failure counts."""
-        return stats.wilson(self.correct(column).all(1))
+        """All K right: what is left if any failure counts; often near 0, where only an exact interval can be relied on."""
+        return stats.clopper_pearson(self.correct(column).all(1))
 
     def accuracy(self, column: str, rule: str) -> stats.Accuracy | None:
         """The accuracy of a column under one of `RULES`; None if the records do not contain it (fewer than S purifications)."""

@@ -1,11 +1,12 @@
 """Records: append-only files of JSON lines, one line per image, that survive killed writers, full disks and company.
 
 A line counts once `append` has returned. Whatever a writer left behind when it was stopped is skipped with a warning by `read` and
-closed by the next `append`; of two lines about one image the first counts. Needs neither torch nor a lock.
+closed by the next `append`; of two lines about one image the first counts. Needs no torch.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("attacks", "gradients", "threat", "ensemble", "defences", "rivals", "guided", "trained", "networks", "evidence", "outcomes")
+PARTS = (
+    *("attacks", "gradients", "threat", "ensemble", "defences", "rivals", "guided", "trained"),
+    *("benches", "networks", "published", "zoo", "precision", "data", "layouts", "pixels", "evidence", "outcomes"),
+)
 DECIDING = ("hetpure_core.py", *(f"hetpure_lab/{name}.py" for name in PARTS))
 LIBRARIES = ("torch", "numpy", "foolbox", "pyautoattack")
 
@@ -32,6 +36,7 @@ def append(path: Path, records: Sequence[dict]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         new, file = not path.exists(), os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its process is gone: nobody tears a line after the look at the end
             size = os.fstat(file).st_size
             torn = size and os.pread(file, 1, size - 1) != b"\n"
             _write(file, b"\n" + lines if torn else lines)
@@ -99,4 +104,5 @@ CODE, COMMIT = {source: _checksum(source) for source in DECIDING}, _commit()
 
 def provenance() -> dict:
     """What produced a record: checksums of the sources that decide an outcome, as they were imported, commit, libraries, machine."""
-    return {"code": CODE, "commit": COMMIT, "libraries": {p: _installed(p) for p in LIBRARIES}, "machine": platform.machine()}
+    libraries = {"python": platform.python_version()} | {p: _installed(p) for p in LIBRARIES}
+    return {"code": CODE, "commit": COMMIT, "libraries": libraries, "machine": platform.machine()}

@@ -47,9 +47,11 @@ LIVE = ROOT / "out" / "live" / evidence.provenance()["code"]["hetpure_core.py"]
 
 
 def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Images, K: int, seed: int = 0, split: str = "test") -> Runs:
-    """Attack and score `images` behind each defence. Records are kept in `LIVE`, so that a stopped run continues."""
+    """Attack and score `images` behind each defence. Records are kept in `LIVE`, so that a stopped run continues; those of the paper's
+    networks in `RESULTS`, where `evidence run` adds to them."""
     runs = {defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences}
-    return {name: evidence.run(e, images, bench, str(bench.device), results=LIVE) for name, e in runs.items()}
+    home = RESULTS if bench.name.partition("+")[0] in benches.PAPER else LIVE
+    return {name: evidence.run(e, images, bench, str(bench.device), results=home) for name, e in runs.items()}
 
 
 def outcome_table(runs: Runs) -> pd.DataFrame:
@@ -97,9 +99,12 @@ def training_curves(bench: Bench) -> Figure | Markdown:
 
 
 def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
-    """The record of `method` among `rows` against every other, image by image: difference of attacked accuracy, McNemar, verdict."""
+    """The record of `method` among `rows` against every other under the same attack, image by image: difference of attacked accuracy,
+    McNemar, verdict."""
     files = {r["defence"]: RESULTS / bench / r["file"] for r in rows}
-    pairs = {n: tables.compare(files[method], path) for n, path in files.items() if method in files and n != method}
+    attack = next((r["attack"] for r in rows if r["defence"] == method), None)
+    same = [r["defence"] for r in rows if r["attack"] == attack or r["defence"] == "none"]
+    pairs = {n: tables.compare(files[method], files[n]) for n in same if attack and n != method}
     lines = {
         f"method - {name}": {"n": p["n"], "difference, points": str(p["difference"]), "p (vote)": f"{p['p (vote, McNemar)']:.2g}"}
         | {"the method is": p["verdict"]}

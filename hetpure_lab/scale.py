@@ -29,7 +29,7 @@ def connect(address: str) -> Client:
 def local(workers: int, **options) -> LocalCluster:
     """A cluster of `workers` processes of one thread on this machine.
 
-    They keep freed memory for the next tensor. Dask has it returned to the system and faulted in again: about a fifth of an attack's time.
+    They keep freed memory for the next tensor. Dask has it returned to the system and faulted in again.
     """
     import dask
     from distributed import LocalCluster

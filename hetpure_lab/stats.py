@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, bootstrap
+from scipy.stats import binom, binomtest, bootstrap, permutation_test
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.proportion import proportion_confint
@@ -48,10 +48,17 @@ def _interval(correct: np.ndarray, method: str) -> Accuracy:
 def mean_rate(rates: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
     """Mean of per-image success rates (K runs each) with a bootstrap interval over images, the unit that was sampled.
 
-    If all images agree on 0 or on 1 a bootstrap knows no uncertainty; then it is Wilson's.
+    It reaches at least as far as Wilson's interval of n images that all fail, or all succeed: a bootstrap knows nothing of images
+    unlike any that were drawn, and near 0 or 1 they are what is uncertain.
     """
     rates = np.asarray(rates, dtype=float)
-    return wilson(rates) if rates.max() == 0 or rates.min() == 1 else _bootstrap(rates, (0, 1), seed, resamples)
+    mean = _bootstrap(rates, (0, 1), seed, resamples)
+    return replace(mean, low=min(mean.low, 1 - unseen(len(rates))), high=max(mean.high, unseen(len(rates))))
+
+
+def unseen(n: int) -> float:
+    """The largest share of images of a kind of which n draws show none, at 95 % (Wilson)."""
+    return float(proportion_confint(0, n, method="wilson")[1])
 
 
 def _bootstrap(values: np.ndarray, scale: tuple[float, float], seed: int, resamples: int) -> Accuracy:
@@ -95,8 +102,28 @@ def smallest_detectable(n: int, discordance: float, power: float = 0.8, alpha: f
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
-    """Mean of a - b over images with a bootstrap interval over images: two defences on the same images."""
-    return _bootstrap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), (-1, 1), seed, resamples)
+    """Mean of a - b over images with a bootstrap interval over images: two defences on the same images.
+
+    An interval around 0 is no narrower than images unlike any that were drawn allow (`unseen`).
+    """
+    d = _bootstrap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), (-1, 1), seed, resamples)
+    if not d.low <= 0 <= d.high:
+        return d
+    return replace(d, low=min(d.low, -unseen(d.n)), high=max(d.high, unseen(d.n)))
+
+
+def sign_flip(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
+    """p-value of the paired permutation test of equal means: under the null, a - b is as likely as b - a, image by image."""
+    if np.array_equal(a, b):
+        return 1.0
+    mean = lambda x, y, axis: np.mean(x - y, axis=axis)
+    options = {"permutation_type": "samples", "n_resamples": 9999, "vectorized": True, "rng": np.random.default_rng(seed)}
+    return float(permutation_test((a, b), mean, **options).pvalue)
+
+
+def word(difference: Accuracy, p: float, level: float = 0.05) -> str:
+    """What a test allows one to say: ``higher``, ``lower`` or ``not established``."""
+    return "not established" if p >= level else "higher" if difference.value > 0 else "lower"
 
 
 # ---- what an interval allows one to say ----------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def measured(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "defence": r["defence"],
-            "attack": f"{r['gradient']} gradient, {r['iterations']} x EOT {r['eot']}",
+            "attack": r["attack"],
             "seed": r["seed"],
             "n": r["n"],
             "clean, single": percent(r, "clean_single"),
@@ -126,14 +126,24 @@ def show(frame: pd.DataFrame) -> Styler:
 
 
 def compare(reference: Path, other: Path) -> dict:
-    """Two experiments on the images they share: paired difference of attacked single-shot accuracy, and McNemar on the vote."""
+    """Two experiments on the images they share: paired difference of attacked single-shot accuracy, and McNemar on the vote.
+
+    `detectable`: with votes that differ on as many images, the difference that McNemar finds four times in five.
+    """
     a, b = evidence.read(reference), evidence.read(other)
     shared = [key for key in a if key in b]
     first, second = (Outcomes.of({key: records[key] for key in shared}) for records in (a, b))
     rates = [o.correct("adversarial").mean(1) for o in (first, second)]
     difference = stats.paired_difference(*rates)
-    p = stats.mcnemar(*(o.majority_correct("adversarial") for o in (first, second)))
-    return {"n": len(shared), "difference": difference, "p (vote, McNemar)": p, "verdict": verdict(difference)}
+    votes = [o.majority_correct("adversarial") for o in (first, second)]
+    tests = {"p (difference)": stats.sign_flip(*rates), "p (vote, McNemar)": stats.mcnemar(*votes), "detectable": _detectable(*votes)}
+    return {"n": len(shared), "difference": difference} | tests | {"verdict": verdict(difference)}
+
+
+def _detectable(a: np.ndarray, b: np.ndarray) -> str:
+    """`stats.smallest_detectable` in points, or that no difference would be found."""
+    least = stats.smallest_detectable(len(a), np.mean(a != b)) if (a != b).any() else None
+    return "none" if least is None else f"{100 * least:.0f} points"
 
 
 def verdict(difference: stats.Accuracy) -> str:
@@ -157,6 +167,22 @@ def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = R
     rows = [r for r in evidence_rows(bench, norm, attack, results, eps) if r["seed"] == 0]
     rows.sort(key=within_budget, reverse=True)  # stable: the largest stays first
     return list({r["defence"]: r for r in reversed(rows)}.values())
+
+
+def common(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
+    """`field`, of records within the common budget alone."""
+    return [r for r in field(bench, norm, attack, results) if within_budget(r)]
+
+
+def every_attack(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFrame:
+    """Single-shot accuracy, and n, of the bare classifier, uniform noise and the method under every attack that has a record."""
+    rows = [r for slug in ATTACKS for r in evidence_rows(bench, norm, slug, results) if r["seed"] == 0]
+    lines: dict[str, dict[str, str]] = {}
+    for r in rows:
+        if r["defence"] == "hetpure" or r["defence"].partition(":")[0] in ("none", "uniform"):
+            lines.setdefault(r["attack"], {})[r["defence"]] = f"{percent(r, 'adversarial_single')}, n = {r['n']}"
+    names = sorted({name for line in lines.values() for name in line}, key=_price)
+    return pd.DataFrame({"attack": a} | {name: line.get(name, "") for name in names} for a, line in lines.items())
 
 
 def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, str]:
@@ -193,7 +219,7 @@ def fair(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFram
 
     One row per defence that has a record or stands in the queue; without a record, `record` has the options that make one.
     """
-    found = {title: {r["defence"]: r for r in field(bench, norm, slug, results)} for title, slug in COLUMNS.items()}
+    found = {title: {r["defence"]: r for r in common(bench, norm, slug, results)} for title, slug in COLUMNS.items()}
     options = planned(bench, norm, "bpda") | planned(bench, norm)
     names = {name for rows in found.values() for name in rows} | set(options)
     return pd.DataFrame(_fair_line(name, {t: rows.get(name) for t, rows in found.items()}, options) for name in sorted(names, key=_price))
@@ -219,18 +245,25 @@ def against_the_method(
 ) -> pd.DataFrame:
     """Every row under the method's own attack, paired with the method on shared images.
 
-    The difference of attacked accuracy, row minus method, with its interval; the exact McNemar test of the votes, and its p-value after
-    Holm's correction over the rows.
+    The difference of attacked accuracy, row minus method, with its interval and its sign-flip test; the exact McNemar test of the
+    votes; both after Holm's correction over the rows, which decides the verdict.
     """
-    rows = {r["defence"]: r for r in field(bench, norm, attack, results)}
+    rows = {r["defence"]: r for r in common(bench, norm, attack, results)}
     if method not in rows:
         return pd.DataFrame()
     same = [r for name, r in rows.items() if name != method and (name == "none" or r["attack"] == rows[method]["attack"])]
     files = {r["defence"]: results / bench / r["file"] for r in sorted(same, key=lambda r: _price(r["defence"]))}
     pairs = {name: compare(path, results / bench / rows[method]["file"]) for name, path in files.items()}
-    holm = multipletests([p["p (vote, McNemar)"] for p in pairs.values()], method="holm")[1] if pairs else []
-    lines = [{"defence": n, "calls": cost(n)} | p | {"difference": f"{p['difference']} points"} for n, p in pairs.items()]
-    return pd.DataFrame({**line, "p (Holm)": float(p)} for line, p in zip(lines, holm))
+    if not pairs:
+        return pd.DataFrame()
+    holm = {test: multipletests([p[test] for p in pairs.values()], method="holm")[1] for test in ("p (difference)", "p (vote, McNemar)")}
+    lines = []
+    for i, (name, pair) in enumerate(pairs.items()):
+        corrected = {f"{test[:-1]}, Holm)": float(values[i]) for test, values in holm.items()}
+        said = {"difference": f"{pair['difference']} points", "detectable": pair["detectable"]}
+        verdict = stats.word(pair["difference"], corrected["p (difference, Holm)"])
+        lines.append({"defence": name, "calls": cost(name), "n": pair["n"]} | said | corrected | {"verdict": verdict})
+    return pd.DataFrame(lines)
 
 
 # Published chains of more than about forty calls, and the strided ones that stand for them.
@@ -245,7 +278,7 @@ FULL = {
 
 def strides(bench: str, results: Path = RESULTS) -> pd.DataFrame:
     """What the stride costs: full chains minus strided ones under exact PGD, on the images that both have."""
-    rows, options, lines = {r["defence"]: r for r in field(bench, results=results)}, planned(bench), []
+    rows, options, lines = {r["defence"]: r for r in common(bench, results=results)}, planned(bench), []
     for full, strided in FULL.items():
         line = {"full": full, "calls": cost(full), "strided": strided, "calls, strided": cost(strided)}
         line |= {"n": "", "full minus strided": "", "record": options.get(full, "")}
@@ -266,7 +299,7 @@ SAMPLERS = {
 
 def diffpure(bench: str, levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4), results: Path = RESULTS) -> pd.DataFrame:
     """DiffPure by sampler and level under exact PGD: single-shot accuracy clean / attacked, in per cent, and n."""
-    rows = {r["defence"]: r for r in field(bench, results=results)}
+    rows = {r["defence"]: r for r in common(bench, results=results)}
 
     def cell(spec: str) -> str:
         row = rows.get(specs.normal(spec, DEFENCES))
@@ -280,8 +313,9 @@ def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) ->
     lines, defence = [], specs.normal(defence, DEFENCES)
     for name, norm in (("Table 1", "Linf"), ("Table 3", "L2"), ("Table 5", "Linf")):
         claims = [c for c in TABLES[name].rows if method and c.method.startswith(method)]
+        names = {defence, *(spec for spec in (claims[0].specs if claims else ()) if spec.partition(":")[0] == defence.partition(":")[0])}
         for i, attack in enumerate(TABLES[name].attacks):
-            row = next((r for r in field(bench, norm, ATTACK_NAMES[attack], results) if r["defence"] == defence), None)
+            row = next((r for r in common(bench, norm, ATTACK_NAMES[attack], results) if r["defence"] in names), None)
             paper = claims[0].robust[i] if claims else ""
             if row or paper:
                 lines.append({"attack": f"{attack}, {norm}", "paper": paper} | _measured_cells(row))
@@ -302,12 +336,12 @@ def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
 
 
 def conclusions(pairs: pd.DataFrame) -> list[str]:
-    """What the paired intervals, and the corrected tests of the votes, allow one to say of every row against the method, in sentences."""
+    """What the corrected tests allow one to say of every row against the method, in sentences."""
     if pairs.empty:
         return ["No record compares a rival with the method yet."]
     words = {"higher": "more accurate under attack than the method", "lower": "less accurate under attack than the method"}
     names = {v: [f"`{r.defence}`" for r in pairs.itertuples() if r.verdict == v] for v in dict.fromkeys(pairs["verdict"])}
     said = [f"**{words.get(v, 'Not told apart from the method')}**: {', '.join(n)}." for v, n in names.items()]
-    told_apart = [f"`{name}`" for name, p in zip(pairs["defence"], pairs["p (Holm)"]) if p < 0.05]
+    told_apart = [f"`{name}`" for name, p in zip(pairs["defence"], pairs["p (vote, McNemar, Holm)"]) if p < 0.05]
     said.append(f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**: {', '.join(told_apart) or 'none'}.")
     return [s[:2] + s[2].upper() + s[3:] for s in said]

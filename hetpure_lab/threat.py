@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hetpure_core import Noise
+from hetpure_core import Noise, Purified
 from hetpure_lab.gradients import GRADIENTS, Defended, Frozen, Undefended, check_choice, held_draws
 
 NORMS = ("Linf", "L2")
@@ -70,6 +70,8 @@ class Attack:
         """The defence as this attack's threat model has it, to be attacked and scored: with its noise `frozen`, or as it is."""
         if not self.frozen or isinstance(defence, Undefended | Frozen):
             return defence
+        if not isinstance(defence, Purified):
+            raise ValueError(f"only the noise of a diffusion purifier can be frozen, not that of {type(defence).__name__}")
         return Frozen(defence, self.frozen)
 
     def direction(self, gradient: Tensor) -> Tensor:
@@ -108,13 +110,16 @@ def perturb_randomly(images: Tensor, ids: Sequence, norm: str, eps: float, seed:
 
 
 def to_8_bit(x_adv: Tensor, images: Tensor, norm: str, eps: float) -> Tensor:
-    """The adversarial image as real pixels: int8 differences (n, 3, h, w) in 1/255, inside the ball. `images` must be 8-bit too."""
+    """The adversarial image as real pixels: int8 differences (n, 3, h, w) in 1/255, inside the ball. `images` must be 8-bit too.
+
+    Raises `ValueError` for differences above 127/255, which int8 does not hold.
+    """
     check_choice("norm", norm, NORMS)
-    delta = (x_adv - images) * 255
-    if norm == "Linf":
-        bound = int(eps * 255 + 1e-4)
-        return delta.round().clamp(-bound, bound).to(torch.int8)
-    return _inside(delta, 255 * eps).to(torch.int8)
+    delta, bound = (x_adv - images) * 255, int(eps * 255 + 1e-4)
+    delta = delta.round().clamp(-bound, bound) if norm == "Linf" else _inside(delta, 255 * eps)
+    if (largest := delta.abs().max()) > 127:
+        raise ValueError(f"differences of at most 127/255 can be stored, not {int(largest)}/255")
+    return delta.to(torch.int8)
 
 
 def _inside(delta: Tensor, radius: float) -> Tensor:

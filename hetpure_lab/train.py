@@ -114,7 +114,7 @@ _FINE_TUNED = {
     "batch": 128, "augment": (0.25,), "weight_decay": 5e-4,
 }  # fmt: skip
 _AT = _FINE_TUNED | {"task": "adversarial", "lr": 0.05}  # as fine-tuning: Jeddi et al. 2020
-_PGD_AT = _AT | {"cycles": (220_000,), "inner": 2, "step": 0.75}  # Madry et al. 2018
+_PGD_AT = _AT | {"cycles": (140_000,), "inner": 2, "step": 0.75}  # Madry et al. 2018
 
 RECIPES = {
     r.name: r
@@ -138,18 +138,18 @@ RECIPES = {
         ),
         DefenceRecipe("cifar10-small-pgd-at-linf", **_PGD_AT),
         DefenceRecipe("cifar10-small-pgd-at-l2", norm="L2", eps=0.5, **_PGD_AT),
-        DefenceRecipe("cifar10-small-fast-at-linf", cycles=(300_000,), **_AT),
+        DefenceRecipe("cifar10-small-fast-at-linf", cycles=(180_000,), **_AT),
         DefenceRecipe(
             "svhn-small-pgd-at-linf", **_PGD_AT | {"start": "svhn-small-classifier", "shares": {"svhn/all": 1.0}, "lr": 0.02}
         ),  # with the other's learning rate, training on digits easily falls back to naming the most frequent one
         # At a rate of 0.1 the loss of the first steps rises: what the classifier knew is lost before the estimates are learnt.
-        DefenceRecipe("cifar10-small-me-net", task="me-net", cycles=(440_000,), lr=0.02, defence="me-net", **_FINE_TUNED),
+        DefenceRecipe("cifar10-small-me-net", task="me-net", cycles=(260_000,), lr=0.02, defence="me-net", **_FINE_TUNED),
         DefenceRecipe(
             "cifar10-small-atop", "unet_64_64", "atop", {"cifar10/jpeg": 0.5, "cifar10/lossless": 0.5}, cycles=(160_000,), batch=64,
             lr=5e-4, augment=(0.0,), ema=0.995, defence="atop", start="cifar10-small-denoiser", classifier="cifar10-small-classifier",
         ),
         Recipe(
-            "cifar10-small-pixelcnn", "pixelcnn_96", "likelihood", {"cifar10/lossless": 0.6, "cinic10/lossless": 0.4}, cycles=(330_000,),
+            "cifar10-small-pixelcnn", "pixelcnn_96", "likelihood", {"cifar10/lossless": 0.6, "cinic10/lossless": 0.4}, cycles=(200_000,),
             batch=32, lr=2e-3, ema=0.999,
         ),
     )

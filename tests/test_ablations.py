@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hetpure_core import HetPure, Noise, Purified, linear_schedule
-from hetpure_lab import ablations, data, evidence, specs
+from hetpure_lab import ablations, data, evidence, specs, stats
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.rivals import EqualEnergy
 
@@ -96,14 +96,14 @@ def test_a_grid_that_was_stopped_goes_on(classifier, denoiser, monkeypatch, tmp_
 def test_pairing_sees_a_difference_that_is_small_beside_the_images():
     images = np.random.default_rng(0).choice([0.0, 0.5, 0.9], 40)
     a, b = fake(images), fake(images + 0.1)
-    assert ablations.sign_flip(*ablations.rates(a, b)) < 0.001
+    assert stats.sign_flip(*ablations.rates(a, b)) < 0.001
     assert ablations.against({"a": a, "b": b}, "a").loc["b", "accuracy is"] == "higher"
 
 
 def test_the_paired_test_keeps_its_level_when_nothing_differs():
     rng = np.random.default_rng(1)
-    p = [ablations.sign_flip(*rng.binomial(10, 0.5, (2, 16)) / 10, seed=i) for i in range(60)]
-    assert np.mean(np.array(p) < 0.2) < 0.4 and ablations.sign_flip(np.ones(4), np.ones(4)) == 1
+    p = [stats.sign_flip(*rng.binomial(10, 0.5, (2, 16)) / 10, seed=i) for i in range(60)]
+    assert np.mean(np.array(p) < 0.2) < 0.4 and stats.sign_flip(np.ones(4), np.ones(4)) == 1
 
 
 def test_holm_corrects_for_the_number_of_points():

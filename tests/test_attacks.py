@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from hetpure_core import HetPure, Noise, Purified, Uniform
-from hetpure_lab import attacks, benches, data, gradients, microbatch, specs, threat
+from hetpure_lab import attacks, benches, data, gradients, microbatch, specs, threat, trained
 from hetpure_lab.attacks import ATTACKS, PGD, PRESETS, MaskPGD, RandomNoise, Transfer, Undefended
+from hetpure_lab.defences import DEFENCES, assemble
 from hetpure_lab.evidence import RESULTS, Experiment
 from hetpure_lab.gradients import DRAWS, LOSSES, Frozen, MaskAware
+
+FEW_STEPS = {"langevin": {"length": 4, "stride": 2}, "ssni": {"steps": 3, "probes": 2}, "lorid": {"steps": 2, "loops": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -407,6 +410,44 @@ def test_freezing_draws_one_at_a_time_takes_away_randomness_one_at_a_time(tiny, 
     free = float(gradients.logits_of(tiny, x, ids, range(40)).std(0).mean())
     assert all(0 < spread[frozen] < 1.1 * free for frozen in ("start", "known", "renoise"))
     assert spread["start+known+renoise"] == spread["all"] == 0 and set(DRAWS) > {"start", "known", "renoise"}
+
+
+@pytest.mark.parametrize("spec", ["gdmp", "langevin", "scoreopt", "ssni", "lorid"])
+def test_all_is_all_that_any_purifier_draws_and_loops_stay_independent(spec, tiny, batch):
+    x, _, ids = batch
+    slug, purifier = specs.parse(spec, DEFENCES)
+    rival = assemble(type(purifier)(**FEW_STEPS.get(slug, {"steps": 3})), tiny.classifier, tiny.denoiser)
+    logits = gradients.logits_of(Frozen(rival, "all"), x, ids, range(3))
+    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
+    held = Frozen(tiny, "all").hold(Noise(0, ids, [0] * len(ids)))
+    assert not torch.equal(held("start", x), dataclasses.replace(held, seed="0 loop 1")("start", x))
+
+
+def test_only_a_purifiers_noise_can_be_frozen(tiny):
+    behind = trained.Behind(tiny.classifier, trained.MENet())
+    with pytest.raises(ValueError, match="not that of Behind"):
+        PGD(frozen="all").faces(behind)
+
+
+@pytest.mark.parametrize("gradient", ["bpda", "mask-soft", "mask-straight-through"])
+def test_stand_ins_vote_as_the_defence_does(gradient, tiny, batch):
+    """With several votes a stand-in forwards what the defence answers, which is not one purification's answer."""
+    x, _, ids = batch
+    voting = gradients.with_purifier(tiny, tiny.purifier)
+    voting.votes = 4
+    attacked = gradients.seen_by_the_attack(voting, gradient)
+    one = gradients.seen_by_the_attack(tiny, gradient)
+    if gradient != "mask-soft":
+        torch.testing.assert_close(attacked(x, ids), voting(x, ids))
+    assert not torch.allclose(attacked(x, ids), one(x, ids))
+    assert not torch.equal(attacked(x), attacked(x))  # without ids every call draws fresh noise
+
+
+def test_differences_that_cannot_be_stored_are_refused():
+    x = torch.zeros(1, 3, 2, 2)
+    with pytest.raises(ValueError, match="at most 127/255 can be stored, not 255/255"):
+        threat.to_8_bit(x + 1, x, "Linf", 1)
+    assert threat.to_8_bit(x + 127 / 255, x, "L2", 10).eq(127).all()
 
 
 # ---- how good a gradient is ------------------------------------------------------------------------------------------------

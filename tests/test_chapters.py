@@ -58,7 +58,7 @@ sys.path.insert(0, {tests!r})
 import conftest
 from pathlib import Path
 from torch import nn
-from hetpure_lab import checkpoints, data, layouts, protocols, regenerate
+from hetpure_lab import checkpoints, data, evidence, layouts, protocols, regenerate
 
 def load_tiny(name, device):
     network = conftest.seeded(conftest.TinyDenoiser if name.startswith(("edm", "score")) else conftest.TinyClassifier, 1)
@@ -69,7 +69,7 @@ checkpoints.load, checkpoints.demand = load_tiny, lambda *names: None
 checkpoints.recorded = lambda: dict.fromkeys(checkpoints.CATALOGUE, "0" * 64)
 data._read = lambda *place: None
 layouts.subsets = lambda: dict(cifar10=dict(of=20, index=list(range(20))))
-regenerate.LIVE = Path("live")
+regenerate.LIVE = regenerate.RESULTS = evidence.RESULTS = Path("live")
 for each in protocols.PROTOCOLS.values():
     each.values.update(iterations=protocols.Value(2, "test"), eot=protocols.Value(2, "test"))
 """

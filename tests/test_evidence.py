@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 from hetpure_core import HetPure, vote
-from hetpure_lab import benches, data, evidence, pixels, records, specs, stats, tables
+from hetpure_lab import attacks, benches, data, evidence, pixels, records, specs, stats, tables
 from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.data import ROOT
 from hetpure_lab.defences import DEFENCES
@@ -184,6 +185,24 @@ def test_two_writers_at_once_lose_and_mix_nothing(tmp_path):
     assert len([line for line in path.read_text().splitlines() if line]) == 3 * 150 * 3
 
 
+def test_nobody_can_tear_a_line_between_the_look_at_the_end_and_the_write(tmp_path, monkeypatch):
+    path, inner, shut_out = tmp_path / "r.jsonl", records._write, []
+    records.append(path, [{"image": "a", "v": 1}])
+
+    def write(file, text):
+        with path.open("ab") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.write(other.fileno(), b'{"image": "torn')  # what a writer leaves that runs into a full disk
+            except BlockingIOError:
+                shut_out.append(True)
+        inner(file, text)
+
+    monkeypatch.setattr(records, "_write", write)
+    records.append(path, [{"image": "b", "v": 2}])
+    assert shut_out and set(records.read(path)) == {"a", "b"}
+
+
 def test_a_full_disk_is_an_error_and_keeps_what_was_acknowledged(tmp_path):
     """The limit on the size of files gives a short write, as a disk does that fills up."""
     path = tmp_path / "r.jsonl"
@@ -288,7 +307,7 @@ def test_several_seeds_separate_runs_from_images(images, tmp_path, monkeypatch):
         experiment = Experiment("uniform:steps=1", FAST, K=2, seed=seed)
         evidence.run(experiment, images.take(4), progress=False, results=tmp_path)
     evidence.run(Experiment("none", FAST), images.take(4), progress=False, results=tmp_path)
-    (spread,) = evidence.over_seeds("clean", tmp_path).values()
+    (spread,) = evidence.over_seeds("cifar10-small", "clean", tmp_path).values()
     assert (spread.runs, spread.n) == (2, 4)
 
 
@@ -308,6 +327,18 @@ def test_committed_records_are_readable_and_what_they_claim():
         bound = round(config["attack"]["eps"] * 255) if config["attack"]["norm"] == "Linf" else 127
         side = data.DATASETS[benches.dataset(config["bench"])].size
         assert all(evidence.unpack(r["delta"], (3, side, side)).abs().max() <= bound for r in found.values()), path
+
+
+def test_shares_are_checked_and_an_empty_one_does_nothing(capsys):
+    for wrong in ("2/2", "0/0"):
+        with pytest.raises(SystemExit, match="0 <= i < n"):
+            evidence.main(["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", wrong])
+    evidence.main(["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", "1/2"])
+    assert not capsys.readouterr().out
+
+
+def test_presets_are_attacks_by_name():
+    assert Experiment("none", "paper").config == Experiment("none", attacks.PRESETS["paper"]).config
 
 
 def test_the_queue_is_made_of_valid_experiments():

@@ -96,10 +96,12 @@ def test_scoring_all_k_with_the_same_noise_is_caught(defended, little, monkeypat
     assert names(flags.examine(constant)) == {"deterministic"}
 
 
-@pytest.mark.parametrize(("used", "caught"), [(4 / 255, True), (16 / 255, True), (8 / 255, False)])
-def test_an_attack_at_another_radius_than_stated_is_caught(used, caught, defended, little):
-    stated = Experiment(Uniform(0.1, 2), LITTLE, K=2)
-    rows = evidence.evaluate(stated, defended(Uniform(0.1, 2)), replace(LITTLE, eps=used), little, torch.device("cpu"))
+@pytest.mark.parametrize(("used", "caught"), [(0.5, True), (0.8, True), (2, True), (1, False)])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 8 / 255), ("L2", 0.5)])
+def test_an_attack_at_another_radius_than_stated_is_caught(norm, eps, used, caught, defended, little):
+    attack = replace(LITTLE, norm=norm, eps=eps, step=eps)
+    stated = Experiment(Uniform(0.1, 2), attack, K=2)
+    rows = evidence.evaluate(stated, defended(Uniform(0.1, 2)), replace(attack, eps=used * eps), little, torch.device("cpu"))
     found = names(flags.examine(Evidence("", {r["image"]: r for r in rows})))
     assert ("wrong-epsilon" in found) is caught
 
@@ -240,6 +242,21 @@ def test_the_price_in_clean_accuracy_and_mixed_code_are_flagged():
     e = records_of("uniform:t=0.2", "pgd", [0.3] * 20, [0.5] * 20, [0.5] * 20)
     e.records["0001"]["code"] = {"x": "2"}
     assert names(flags.examine(e, reference=0.95)) == {"costly-defence", "mixed-code"}
+
+
+def test_frozen_noise_is_a_setting_of_its_own():
+    """All of it frozen leaves a deterministic defence, that no other attack is compared with."""
+    constant = {c: [1.0, 0.0] * 10 for c in SOUND}
+    frozen = records_of("uniform:t=0.1", "pgd:frozen=all", **constant)
+    assert flags.examine(frozen) == []
+    assert flags.compare([frozen, records_of("uniform:t=0.1", "transfer", **(SOUND | {"attacked": [0.0] * 20}))]) == []
+    assert names(flags.examine(records_of("uniform:t=0.1", "pgd:frozen=start", **constant))) == {"deterministic"}
+
+
+def test_clean_images_handed_back_by_the_packaged_library_are_no_lack_of_direction():
+    e = records_of("uniform:t=0.1", "autoattack", **SOUND)
+    e.records["0003"]["delta"] = pixels.pack(torch.zeros(3, 8, 8, dtype=torch.int8))
+    assert names(flags.examine(e)) == {"single-acceptance"}
 
 
 def test_outcomes_that_vary_without_a_purifier_are_flagged():

@@ -145,6 +145,25 @@ def test_a_killed_worker_costs_the_shard_it_had_in_hand(client, tmp_path):
     assert len(done) <= 20 + 2  # the one in hand, and one that was done but not yet fetched
 
 
+def test_records_survive_a_worker_killed_in_the_middle_of_an_experiment(client, tmp_path):
+    images = data.embedded_sample(data.DATASETS["cifar10"]).take(6)
+    experiment = Experiment("uniform:t=0.05,steps=1", PGD(iterations=1, eot=2, confirm=0), K=3)
+    path, victim = experiment.path(tmp_path / "spread"), next(iter(client.run(os.getpid).values()))
+
+    def kill_after_the_first_record():
+        while not path.exists():
+            time.sleep(0.01)
+        os.kill(victim, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_after_the_first_record, daemon=True)
+    thread.start()
+    spread = evidence.run(experiment, images, batch=1, progress=False, results=tmp_path / "spread", client=client)
+    thread.join(timeout=10)
+    alone = evidence.run(experiment, images, progress=False, results=tmp_path / "alone")
+    assert {k: (r["delta"], r["adversarial"]) for k, r in spread.items()} == {k: (r["delta"], r["adversarial"]) for k, r in alone.items()}
+    assert len(path.read_text().splitlines()) == len(images) and str(victim) not in map(str, client.run(os.getpid).values())
+
+
 def test_an_error_in_one_shard_comes_after_the_others_are_done(client):
     found = scale.each(client, lambda i: 6 // i, [(1,), (0,), (2,), (3,)])
     good = []

@@ -38,6 +38,21 @@ def test_an_interval_never_vanishes_because_all_images_agree():
     assert (a.value, a.low) == (0, 0) and a.high == stats.wilson(np.zeros(8)).high > 0.2
 
 
+def test_one_success_does_not_shrink_what_none_leaves_open():
+    none, one = np.zeros(128), np.eye(1, 128)[0] / 20
+    assert stats.mean_rate(one).high >= stats.mean_rate(none).high and stats.mean_rate(1 - one).low <= stats.mean_rate(1 - none).low
+    same = stats.paired_difference(none, none)
+    assert -0.05 < same.low < 0 < same.high < 0.05
+    assert stats.paired_difference(none + 0.5, none).low == 0.5  # an interval that leaves out 0 stays as it is
+
+
+def test_intervals_cover_where_few_images_survive():
+    """One image in a hundred always survives, the others never: most samples of 64 contain none of the first."""
+    rng = np.random.default_rng(0)
+    found = [stats.mean_rate((rng.random(64) < 0.01).astype(float), seed=i, resamples=200) for i in range(200)]
+    assert np.mean([a.low <= 0.01 <= a.high for a in found]) >= 0.95
+
+
 def test_one_image_says_nothing_about_others():
     one = np.array([0.7])
     rate, difference = stats.mean_rate(one), stats.paired_difference(one, 1 - one)
