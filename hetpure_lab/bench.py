@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hetpure_core import HetPure, Purified
-from hetpure_lab import benches, data, evidence, microbatch, scale
+from hetpure_lab import benches, data, evidence, microbatch, records, scale
 from hetpure_lab.attacks import PGD
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import ROOT, Images
@@ -166,7 +166,7 @@ def round_of(client: Client, work: list[tuple]) -> tuple[float, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    result = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": 1, "torch": torch.__version__}
+    result = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": 1, "torch": torch.__version__, "commit": records.COMMIT}
     result["load_average"] = os.getloadavg()[0]
     bench = benches.load("cifar10-small")
     images = data.load(bench.dataset, quiet=True).take(8)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import hetpure_core
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, run
-from hetpure_lab import attacks, claims, evidence, features, figures, guided, plots, rivals, specs, tables
+from hetpure_lab import attacks, claims, evidence, features, figures, guided, plots, rivals, specs, stats, tables
 from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble
 from hetpure_lab.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
 from hetpure_lab.rivals import (
@@ -414,8 +414,8 @@ def test_the_front_is_what_no_cheaper_or_better_point_beats():
 
 
 def test_conclusions_follow_from_the_verdicts():
-    pairs = pd.DataFrame({"defence": ["a", "b", "c"], "verdict": ["lower", "no difference established", "lower"]})
-    pairs["p (Holm)"] = [0.04, 1, 0.06]
+    pairs = pd.DataFrame({"defence": ["a", "b", "c"], "verdict": ["lower", "not established", "lower"]})
+    pairs["p (vote, McNemar, Holm)"] = [0.04, 1, 0.06]
     assert tables.conclusions(pairs) == [
         "**Less accurate under attack than the method**: `a`, `c`.",
         "**Not told apart from the method**: `b`.",
@@ -488,13 +488,14 @@ def test_the_fair_table_shows_records_or_the_command_and_ignores_larger_records_
     record(tmp_path, "hetpure", "pgd", 4)
     record(tmp_path, "hetpure", "pgd:frozen=all", 0, n=12)
     record(tmp_path, "uniform:t=0.1", "bpda:iterations=20,eot=8", 6)
+    record(tmp_path, "hetpure:tau=0.3", "pgd:iterations=10,eot=4", 8)
     found = tables.fair("cifar10-small", results=tmp_path).set_index("defence")
     assert found.loc["hetpure", "PGD"].startswith("50.0") and found.loc["hetpure", "n"] == 8
     assert found.loc["uniform:t=0.1", "BPDA"].startswith("75.0") and found.loc["uniform:t=0.1", "PGD"] == ""
     assert found.loc["gradual", "record"] == "--defence gradual --attack pgd --n-images 64"
     assert "<code>--defence gradual --attack pgd" in tables.show(found.reset_index()).to_html()
     assert tables.command("gradual", "cifar10-small") == f"python -m hetpure_lab.evidence run {found.loc['gradual', 'record']}"
-    assert found["calls"].is_monotonic_increasing
+    assert found["calls"].is_monotonic_increasing and "hetpure:tau=0.3" not in found.index
 
 
 def test_rows_are_paired_under_the_methods_own_attack_and_corrected_for_their_number(tmp_path):
@@ -504,8 +505,36 @@ def test_rows_are_paired_under_the_methods_own_attack_and_corrected_for_their_nu
     record(tmp_path, "ode", "pgd:iterations=40,eot=16", 8)
     pairs = tables.against_the_method("cifar10-small", results=tmp_path).set_index("defence")
     assert list(pairs.index) == ["sde:t=0.1", "gradual"]
-    assert pairs.loc["gradual", "p (vote, McNemar)"] == 2 * 0.5**8 and pairs.loc["gradual", "p (Holm)"] == 4 * 0.5**8
-    assert pairs.loc["sde:t=0.1", "p (Holm)"] == 1 and tables.against_the_method("cifar10-small", results=tmp_path / "none").empty
+    assert pairs.loc["gradual", "p (vote, McNemar, Holm)"] == 4 * 0.5**8 and pairs.loc["sde:t=0.1", "p (vote, McNemar, Holm)"] == 1
+    assert list(pairs["verdict"]) == ["not established", "higher"]
+    assert list(pairs["detectable"]) == ["none", f"{100 * stats.smallest_detectable(8, 1):.0f} points"]
+    assert tables.against_the_method("cifar10-small", results=tmp_path / "none").empty
+
+
+def test_the_interval_of_one_row_among_many_is_no_verdict(tmp_path):
+    """Six images all one way: an interval away from 0, but not after a correction for two rows."""
+    record(tmp_path, "hetpure", "pgd", 0, n=6)
+    record(tmp_path, "gradual", "pgd", 6, n=6)
+    record(tmp_path, "sde", "pgd", 0, n=6)
+    pairs = tables.against_the_method("cifar10-small", results=tmp_path).set_index("defence")
+    assert pairs.loc["gradual", "difference"].startswith("100.0 [100.0") and pairs.loc["gradual", "verdict"] == "not established"
+
+
+def test_a_page_shows_the_level_that_the_papers_table_is_about(tmp_path):
+    record(tmp_path, "sde:t=0.075", "pgd:norm=L2,eps=0.5,step=0.05", 4)
+    page = tables.rival_row("sde", "Nie et al.", "cifar10-small", tmp_path).set_index("attack")
+    assert page.loc["PGD+EOT, L2", "measured [95 %]"].startswith("50.0")
+    assert page.loc["PGD+EOT, Linf", "measured [95 %]"] == "not measured yet"
+
+
+def test_every_attack_has_a_line_and_every_baseline_a_column(tmp_path):
+    record(tmp_path, "hetpure", "pgd", 1)
+    record(tmp_path, "hetpure", "transfer", 4)
+    record(tmp_path, "uniform:t=0.1", "pgd", 2)
+    record(tmp_path, "gradual", "pgd", 8)
+    found = tables.every_attack("cifar10-small", results=tmp_path).set_index("attack")
+    assert list(found.columns) == ["uniform:t=0.1", "hetpure"] and list(found.index) == ["pgd", "transfer"]
+    assert found.loc["transfer", "hetpure"].startswith("50.0") and found.loc["transfer", "uniform:t=0.1"] == ""
 
 
 def test_a_published_row_stands_before_its_small_stand_in(tmp_path):
