@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ class GDMP(Rival):
     2022, CIFAR-10: t = 0.036 index by index, 4 loops (144 calls: ``steps=36``), scale 6e4, ptb 8; here 9 steps per loop. The published
     MSE is a mean over the batch, here over one image. ``scale=0`` is unguided DDPM in loops.
     """
+
+    published: ClassVar[dict] = {"steps": 36}
 
     t: float = 0.036
     steps: int = 9
@@ -82,6 +85,8 @@ class MimicDiffusion(Rival):
     attack can start, which is masking and not robustness.
     """
 
+    published: ClassVar[dict] = {"steps": 100}
+
     t: float = 0.4
     steps: int = 30
     rho: float = 0.1
@@ -125,6 +130,9 @@ class Contrastive(ReverseSDE):
     def __post_init__(self):
         super().__post_init__()
         not_negative(self, "scale")
+
+    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+        raise ValueError("Contrastive consults the classifier, which a plan does not see; build it with defences.assemble")
 
     def seeing(self, classifier: nn.Module) -> Seeing:
         """This purifier with the classifier that it consults."""
@@ -219,6 +227,8 @@ class SharpnessAware(Rival):
     are ours. Adaptation: they minimise the *expected* error under noise, here it is the error at the noise's centre, one call instead of
     many. No noise is drawn, so a failure of this purifier is a failure every time. Two calls per step; ``radius=0`` is plain descent.
     """
+
+    randomised: ClassVar[bool] = False
 
     t: float = 0.05
     steps: int = 8

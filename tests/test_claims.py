@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from hetpure_lab import claims, evidence, pages, specs, studies
 from hetpure_lab import records as record_files
-from hetpure_lab.attacks import PGD
+from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.claims import ELEMENTS, TABLES, Claim, Table
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.stats import Accuracy
@@ -118,6 +118,31 @@ def test_a_table_has_one_value_per_attack_and_known_attacks(table):
     assert set(table.attacks) <= set(claims.ATTACK_NAMES)
     assert {len(row.robust) for row in table.rows} == {len(table.attacks)}
     assert len({row.ours for row in table.rows if row.ours}) == sum(bool(row.ours) for row in table.rows), "two rows, one defence"
+
+
+def queued():
+    """What results/queue.txt will have measured, as `claims.cells`."""
+    for words in evidence.queue():
+        options = {"--bench": "cifar10-small"} | dict(zip(words[::2], words[1::2]))
+        slug, attack = specs.parse(options["--attack"], ATTACKS)
+        yield claims.place(options["--bench"], attack.norm, attack.eps, slug), specs.normal(options["--defence"], DEFENCES)
+
+
+SMALL = [name for name, table in TABLES.items() if table.bench.endswith("-small")]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_table_is_done_once_the_queue_is(name, monkeypatch):
+    monkeypatch.setattr(claims, "measured_cells", lambda _: frozenset(queued()))
+    assert set(claims.cells(TABLES[name])) <= set(queued()) and claims.share(ELEMENTS[name]) == 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_row_that_nothing_measures_here_says_why(name):
+    reasons = (claims.DOWNLOAD, claims.NO_SVHN, "which settings is not said")
+    for row in TABLES[name].rows:
+        assert row.ours or any(reason in row.note for reason in reasons), row.method
+        assert "/" not in row.ours, "published networks are not for the small benches"
 
 
 def test_table_7_does_not_lose_by_every_block():
