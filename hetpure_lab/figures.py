@@ -30,7 +30,6 @@ from hetpure_lab.stats import Accuracy
 
 FIGURES = ROOT / "figures"
 COLUMNS = {"clean": "clean", "null": "random noise", "adversarial": "attacked"}
-NAMED = ("none", "hetpure", "uniform")  # the slugs that `pareto_plot` names wherever they stand
 STATES = {"passed": (plots.COLOURS["uniform"], "o"), "failed": (plots.COLOURS["hetpure"], "X"), "open": (plots.COLOURS["paper"], "D")}
 
 
@@ -76,7 +75,7 @@ def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
 def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
     """Attacked single-shot accuracy of `rows` (summaries) against denoiser calls (linear up to one), with 95 % intervals.
 
-    Diamonds are the Pareto front, which is joined; it, the method and uniform noise are named.
+    Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM) are named.
     """
     points = {r["defence"]: (tables.cost(r["defence"]), 100 * r["adversarial_single"]["value"]) for r in rows}
     front = tables.pareto(points)
@@ -85,10 +84,10 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
         (calls, value), best = points[name], name in front
         error = [[value - 100 * a["low"]], [100 * a["high"] - value]]
         axis.errorbar(calls, value, error, fmt="D" if best else "o", color=plots.colour(name), markersize=4, linewidth=0.7)
-        if best or name.partition(":")[0] in NAMED:
+        if best or name in ("none", "hetpure") or (name.startswith("uniform") and "," not in name):
             axis.annotate(name, (calls, value), xytext=(3, 3), textcoords="offset points", fontsize=6)
     axis.plot(*zip(*[points[name] for name in front]) if front else ([], []), color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
-    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xscale("symlog", linthresh=1, linscale=0.5)
     ticks = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
     dearest = max((calls for calls, _ in points.values()), default=1)
     axis.set_xticks(ticks, map(str, ticks))

@@ -78,11 +78,12 @@ class MimicDiffusion(Rival):
     r"""MimicDiffusion: start from pure noise and let only guidance lead back to the input, so that its perturbation is never diffused.
 
     :math:`x_s \leftarrow x_s - \rho \nabla_{\hat x_0} [\ell(\hat x_0 - x) + \ell(\mathrm{up}_4(\hat x_0 - x)) / 16]` in the middle of the
-    chain (20 % to 90 %), the network outside the graph as published. Song et al. 2024: 100 DDPM steps from T, :math:`\ell = \|\cdot\|_1`
-    as a mean over a batch of 16 times 3000, about 0.1 to 0.2 per pixel. Adaptations: the small denoiser knows no time above 0.42 T, so
-    pure noise enters at `t`; `rho` per image; `smooth` rounds the kink, :math:`\ell = \sum \sqrt{d^2 + \mathrm{smooth}^2}`. With
-    ``smooth=0``, as published, the guidance is a sign: the exact gradient of the whole defence is zero almost everywhere and no gradient
-    attack can start, which is masking and not robustness.
+    chain (20 % to 90 %), the network outside the graph as published. Song et al. 2024: 100 DDPM steps from T, :math:`\ell = \|\cdot\|_1`,
+    3000 times its mean over a batch of 16 and 32 x 32 pixels, which is `rho` = 3000 / (16 * 32 * 32) = 0.183 per pixel. Adaptations: the
+    small denoiser knows no time above 0.42 T, so pure noise enters at `t`; `rho` does not depend on the batch, and ours is 0.1, since a
+    sign overshoots by its own length and fewer steps follow the guided ones to smooth that; `smooth` rounds the kink, :math:`\ell = \sum
+    \sqrt{d^2 + \mathrm{smooth}^2}`. With ``smooth=0``, as published, the guidance is a sign: the exact gradient of the whole defence is
+    zero almost everywhere and no gradient attack can start, which is masking and not robustness.
     """
 
     published: ClassVar[dict] = {"steps": 100}

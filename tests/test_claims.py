@@ -172,12 +172,14 @@ def records(rates, K=10):
 
 
 def test_a_comparison_takes_the_attack_that_most_images_share():
-    claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "PGD+EOT")
+    claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "PGD+EOT" and c.rival.ours)
     weak, strong = records([0.5] * 4), records([0.9] * 8)
     rows = {"pgd": {"hetpure": strong, claim.rival.ours: records([0.4] * 3)}, "pgd:eot=4": {"hetpure": weak, claim.rival.ours: strong}}
     difference, attack = pages.measure(claim, {claim.place: rows})
     assert attack == "pgd:eot=4" and difference.n == 4 and difference.value == pytest.approx(-0.4)
     assert pages.measure(claim, {}) is None
+    rows["pgd:eot=4"][claim.rival.published] = records([0.1] * 4)
+    assert pages.measure(claim, {claim.place: rows})[0].value == pytest.approx(0.4), "the paper's own network before its stand-in"
 
 
 def test_numbers_of_another_radius_are_not_compared():
@@ -188,7 +190,8 @@ def test_numbers_of_another_radius_are_not_compared():
 
 def test_comparisons_are_with_other_rows_and_have_a_direction():
     found = list(pages.comparisons())
-    assert all(c.rival.ours and c.rival is not c.method and c.claimed for c in found)
+    assert all(c.rival.specs and c.rival is not c.method and c.claimed for c in found)
+    assert {"Gowal et al. 2021", "Salman et al."} <= {c.rival.method for c in found}, "published networks, which are not here"
     diffpure = next(c for c in found if c.table.name == "Table 1" and c.column == "standard" and "DiffPure" in c.rival.method)
     assert diffpure.claimed == pytest.approx(93.16 - 90.07)
 
