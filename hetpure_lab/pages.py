@@ -135,7 +135,7 @@ def measure(claim: Comparison, found: Found) -> tuple[stats.Accuracy, str] | Non
     """The paired difference method minus rival under that attack setting which most images share, and the setting; None without records."""
     best = None
     for attack, rows in sorted(found.get(claim.place, {}).items()):
-        pair = [next((rows[spec] for spec in row.specs if spec in rows), {}) for row in (claim.method, claim.rival)]
+        pair = [rows.get(row.ours or row.published, {}) for row in (claim.method, claim.rival)]
         a, b = ablations.rates(*pair, "clean" if claim.column == "standard" else "adversarial")
         if len(a) > (best[0].n if best else 0):
             best = stats.paired_difference(a, b), attack

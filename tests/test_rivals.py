@@ -524,6 +524,13 @@ def test_only_attacks_of_the_common_budget_stand_in_the_fair_table(attack, defen
     assert tables.within_budget({"attack": attack, "defence": defence}) is within
 
 
+def test_chapter_11_has_the_row_of_every_registered_rival_and_every_adversarial_training():
+    text = claims.source(claims.chapter(11))
+    rows = {**tables.planned("cifar10-small"), **tables.planned("cifar10-small", "L2")}
+    rows = {name for name in rows if name.partition(":")[0] == "at"} | set(METHODS | RIVALS | TRAINED) - {"hetpure"}
+    assert {name for name in rows if not any(f'{start}"{name}' in text for start in ("page(", "row(", "{", ", "))} == set()
+
+
 def record(results, defence, attack, correct, n=8):
     """A file of `n` records of `defence` under `attack`, in which the first `correct` images survive."""
     slug, settings = specs.parse(defence, DEFENCES)
