@@ -191,8 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _queue_lines(grid: dict[str, Experiment], n_images: int) -> list[str]:
-    return [f"--bench {e.bench} --defence {e.defence} --attack {e.attack} --n-images {n_images}" for e in grid.values()]
+def _queue_line(e: Experiment, n_images: int) -> str:
+    changed = "".join(f" --{name} {getattr(e, name)}" for name in ("K", "seed") if getattr(e, name) != getattr(Experiment, name))
+    return f"--bench {e.bench} --defence {e.defence} --attack {e.attack} --n-images {n_images}{changed}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         bench = benches.load(args.bench, args.device)
         grids = {name: experiments(name, bench.method, args.bench, args.attack, args.K, args.seed) for name in args.grid or GRIDS}
         if args.queue:
-            print("\n".join(dict.fromkeys(line for grid in grids.values() for line in _queue_lines(grid, args.n_images))))
+            print("\n".join(dict.fromkeys(_queue_line(e, args.n_images) for grid in grids.values() for e in grid.values())))
         elif args.json or not args.grid:
             shares = {name: {"points": len(grid), "measured": len(records(grid))} for name, grid in grids.items()}
             lines = (f"{name:8} {share['measured']} of {share['points']} points measured" for name, share in shares.items())

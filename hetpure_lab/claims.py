@@ -25,9 +25,9 @@ from hetpure_lab.evidence import RESULTS
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a table. `ours` is the defence spec that measures this row on the table's bench, "" if nothing does; `published` the one
-    with the paper's own network, where `ours` is a small stand-in for it; `eps` the radius of the attack behind the numbers, if it is known
-    to differ from the caption's.
+    """One row of a table. `ours` is the defence spec that measures this row on the table's bench, "" if nothing does, and then `note` says
+    why; `published` is the spec with the paper's own network, where the table's bench has none so large; `eps` the radius of the attack
+    behind the numbers, if it is known to differ from the caption's.
     """
 
     kind: str
@@ -86,7 +86,9 @@ GRADUAL = {
 QUOTED = "D6: attacked at 4/255"
 AT = "at:model="  # a network of the bench, or, as THREAT/NAME, RobustBench's: see `zoo`
 STAND_IN = "here: PGD training of the small network"
-NO_SVHN = "E25: AutoAttack; RobustBench has no networks for SVHN"
+DOWNLOAD = "published weights: needs RobustBench's download on the paper bench"
+NO_SVHN = "E25: AutoAttack; RobustBench has no networks for SVHN; here: at"
+NO_IMAGENET = f"{QUOTED}; {DOWNLOAD}"
 
 TABLES = {
     t.name: t
@@ -101,8 +103,8 @@ TABLES = {
                     "Gowal et al. 2021",
                     "88.54",
                     ("65.93", "63.38"),
-                    f"{AT}Linf/Gowal2021Improving_28_10_ddpm_100m",
-                    "E28: the clean values of the AT rows look swapped",
+                    note=f"E28: the clean values of the AT rows look swapped; {DOWNLOAD}; here: at",
+                    published=f"{AT}Linf/Gowal2021Improving_28_10_ddpm_100m",
                 ),
                 Claim(
                     "AT",
@@ -113,7 +115,14 @@ TABLES = {
                     f"E28; {STAND_IN}",
                     published=f"{AT}Linf/Gowal2020Uncovering_28_10_extra",
                 ),
-                Claim("AT", "Pang et al.", "88.62", ("64.95", "61.04"), f"{AT}Linf/Pang2022Robustness_WRN28_10"),
+                Claim(
+                    "AT",
+                    "Pang et al.",
+                    "88.62",
+                    ("64.95", "61.04"),
+                    note=f"{DOWNLOAD}; here: at",
+                    published=f"{AT}Linf/Pang2022Robustness_WRN28_10",
+                ),
                 Claim("AP", "Yoon et al.", "85.66±0.51", ("33.48±0.86", "59.53±0.87"), ours="adp:t=0.14"),
                 Claim(
                     "AP",
@@ -175,10 +184,17 @@ TABLES = {
                     "Augustin et al.",
                     "93.96",
                     ("86.14", "78.79"),
-                    f"{AT}L2/Augustin2020Adversarial_34_10_extra",
-                    "WideResNet-34-10, extra data",
+                    note=f"WideResNet-34-10, extra data; {DOWNLOAD}; here: {AT}pgd-at-l2",
+                    published=f"{AT}L2/Augustin2020Adversarial_34_10_extra",
                 ),
-                Claim("AT", "Sehwag et al.", "90.93", ("83.75", "77.24"), f"{AT}L2/Sehwag2021Proxy", "E32; WideResNet-34-10"),
+                Claim(
+                    "AT",
+                    "Sehwag et al.",
+                    "90.93",
+                    ("83.75", "77.24"),
+                    note=f"E32; WideResNet-34-10; {DOWNLOAD}; here: {AT}pgd-at-l2",
+                    published=f"{AT}L2/Sehwag2021Proxy",
+                ),
                 Claim("AP", "Yoon et al.", "85.66±0.51", ("73.32±0.76", "79.57±0.38"), ours="adp:t=0.14"),
                 Claim("AP", "Nie et al. (DiffPure)", "91.41±1.00", ("79.45±1.16", "81.7±0.84"), DIFFPURE_L2, COUSIN),
                 Claim("AP", "Lee & Kim", "90.16±0.64", ("83.59±0.88", "86.48±0.38"), ours="gradual"),
@@ -230,22 +246,22 @@ TABLES = {
             "ImageNet, ResNet-50, l-infinity 8/255 by its caption; the quoted rows were attacked at 4/255 (D6)",
             ("PGD+EOT",),
             (
-                Claim("AT", "Salman et al.", "63.86", ("39.11",), "", QUOTED, 4 / 255, f"{AT}Linf/Salman2020Do_R50"),
-                Claim("AT", "Engstrom et al.", "62.42", ("33.20",), "", QUOTED, 4 / 255, f"{AT}Linf/Engstrom2019Robustness"),
+                Claim("AT", "Salman et al.", "63.86", ("39.11",), "", NO_IMAGENET, 4 / 255, f"{AT}Linf/Salman2020Do_R50"),
+                Claim("AT", "Engstrom et al.", "62.42", ("33.20",), "", NO_IMAGENET, 4 / 255, f"{AT}Linf/Engstrom2019Robustness"),
                 Claim(
                     "AT",
                     "Wong et al.",
                     "53.83",
                     ("28.04",),
                     "",
-                    f"{QUOTED}; RobustBench shows it 288 pixels, the bench 224",
+                    f"{NO_IMAGENET}, where RobustBench shows it 288 pixels and the bench 224",
                     4 / 255,
                     f"{AT}Linf/Wong2020Fast",
                 ),
                 Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "73.96", ("40.63",), "uniform:t=0.2,steps=6", QUOTED, 4 / 255),
                 Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "72.85", ("48.24",), "uniform:t=0.3,steps=6", QUOTED, 4 / 255),
                 Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "61.71", ("41.67",), "uniform:t=0.4,steps=6", QUOTED, 4 / 255),
-                Claim("AP", "Bai et al.", "70.41", ("41.7",), note=QUOTED, eps=4 / 255),
+                Claim("AP", "Bai et al.", "70.41", ("41.7",), "contrastive:t=0.1", QUOTED, 4 / 255),
                 Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
                 Claim("AP", "Song et al. (MimicDiffusion)", "62.25", ("51.14",), "mimic:t=0.4,steps=10", "radius of the source unknown"),
                 Claim("AP", "Zollicoffer et al.", "73.98", ("56.54",), "lorid:t=0.05,steps=2", "E32: Geigh et al.; radius unknown"),
@@ -424,8 +440,11 @@ def place_of(config: dict) -> Place:
 
 
 def cells(table: Table) -> list[tuple[Place, str]]:
-    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number, at its radius."""
-    pairs = [(row, attack) for row in table.rows for attack, value in zip(table.attacks, row.robust) if value != "-"]
+    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number, at its radius.
+
+    A row that says why nothing measures it here needs nothing.
+    """
+    pairs = [(row, attack) for row in table.rows if row.ours for attack, value in zip(table.attacks, row.robust) if value != "-"]
     return [(place(table.bench, table.norm, row.eps or table.radius, ATTACK_NAMES[attack]), row.ours) for row, attack in pairs]
 
 

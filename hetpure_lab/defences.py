@@ -50,6 +50,12 @@ def assemble(purifier, classifier: nn.Module, denoiser: nn.Module, kind: type[Pu
     return kind(classifier, denoiser, purifier, votes=votes, **options)
 
 
+def published(slug: str) -> str:
+    """The spec of the chain that a rival's authors ran, if its default is a shorter one, or ""."""
+    settings = getattr(RIVALS.get(slug), "published", {})
+    return specs.describe(RIVALS[slug](**settings), DEFENCES) if settings else ""
+
+
 def networks(text: str, bench: str) -> list[str]:
     """The names of the weights that the defence uses on `bench`."""
     purifier = specs.parse(text, DEFENCES)[1]

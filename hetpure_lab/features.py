@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hetpure_core import HetPure, Purified, linear_schedule
 from hetpure_lab.defences import METHODS, RIVALS, TRAINED, assemble
 from hetpure_lab.networks import PixelCNN
+from hetpure_lab.rivals import Rival
 from hetpure_lab.trained import AdversarialTraining, Behind, PixelDefend
 
 
@@ -78,7 +79,7 @@ def row(slug: str) -> dict:
         "level per image": denoiser.different_times,
         "looks back": _looks_back(defended, images),
         "differentiates": ", ".join(guided),
-        "own stand-in": _has_surrogate(defended.purifier),
+        "own stand-in": _has_stand_in(type(defended.purifier)),
         "trained": "",
     }
 
@@ -104,8 +105,6 @@ def _looks_back(defended: Purified, images: Tensor) -> bool:
     return not torch.equal(*ends)
 
 
-def _has_surrogate(purifier) -> bool:
-    try:
-        return not hasattr(purifier, "surrogate") or bool(purifier.surrogate())
-    except ValueError:
-        return False
+def _has_stand_in(kind: type) -> bool:
+    """Whether the authors published what their attack differentiates: the method's release does, and rivals that define `surrogate`."""
+    return kind is HetPure or getattr(kind, "surrogate", Rival.surrogate) is not Rival.surrogate

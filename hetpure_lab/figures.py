@@ -73,18 +73,26 @@ def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
 
 
 def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
-    """Attacked single-shot accuracy of `rows` (summaries) against denoiser calls, with 95 % intervals; the Pareto front is joined."""
+    """Attacked single-shot accuracy of `rows` (summaries) against denoiser calls (linear up to one), with 95 % intervals.
+
+    Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM) are named.
+    """
     points = {r["defence"]: (tables.cost(r["defence"]), 100 * r["adversarial_single"]["value"]) for r in rows}
     front = tables.pareto(points)
     for r in rows:
-        (calls, value), a = points[r["defence"]], r["adversarial_single"]
-        slug = r["defence"].partition(":")[0]
-        colour = plots.COLOURS.get(slug, plots.COLOURS["adversarial" if r["defence"] in front else "paper"])
-        axis.errorbar(
-            calls, value, [[value - 100 * a["low"]], [100 * a["high"] - value]], fmt="o", color=colour, markersize=4, linewidth=0.7
-        )
-        axis.annotate(r["defence"], (calls, value), xytext=(3, 3), textcoords="offset points", fontsize=6)
+        name, a = r["defence"], r["adversarial_single"]
+        (calls, value), best = points[name], name in front
+        error = [[value - 100 * a["low"]], [100 * a["high"] - value]]
+        axis.errorbar(calls, value, error, fmt="D" if best else "o", color=plots.colour(name), markersize=4, linewidth=0.7)
+        if best or name in ("none", "hetpure") or (name.startswith("uniform") and "," not in name):
+            axis.annotate(name, (calls, value), xytext=(3, 3), textcoords="offset points", fontsize=6)
     axis.plot(*zip(*[points[name] for name in front]) if front else ([], []), color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
+    axis.set_xscale("symlog", linthresh=1, linscale=0.5)
+    ticks = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+    dearest = max((calls for calls, _ in points.values()), default=1)
+    axis.set_xticks(ticks, map(str, ticks))
+    axis.minorticks_off()
+    axis.set_xlim(-0.3, 2 * dearest + 1)
     axis.set(xlabel="denoiser calls per answer", ylabel="single-shot accuracy under attack, %", ylim=(0, None))
     plots.note(axis.figure, _files(rows))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ class GDMP(Rival):
     2022, CIFAR-10: t = 0.036 index by index, 4 loops (144 calls: ``steps=36``), scale 6e4, ptb 8; here 9 steps per loop. The published
     MSE is a mean over the batch, here over one image. ``scale=0`` is unguided DDPM in loops.
     """
+
+    published: ClassVar[dict] = {"steps": 36}
 
     t: float = 0.036
     steps: int = 9
@@ -75,12 +78,15 @@ class MimicDiffusion(Rival):
     r"""MimicDiffusion: start from pure noise and let only guidance lead back to the input, so that its perturbation is never diffused.
 
     :math:`x_s \leftarrow x_s - \rho \nabla_{\hat x_0} [\ell(\hat x_0 - x) + \ell(\mathrm{up}_4(\hat x_0 - x)) / 16]` in the middle of the
-    chain (20 % to 90 %), the network outside the graph as published. Song et al. 2024: 100 DDPM steps from T, :math:`\ell = \|\cdot\|_1`
-    as a mean over a batch of 16 times 3000, about 0.1 to 0.2 per pixel. Adaptations: the small denoiser knows no time above 0.42 T, so
-    pure noise enters at `t`; `rho` per image; `smooth` rounds the kink, :math:`\ell = \sum \sqrt{d^2 + \mathrm{smooth}^2}`. With
-    ``smooth=0``, as published, the guidance is a sign: the exact gradient of the whole defence is zero almost everywhere and no gradient
-    attack can start, which is masking and not robustness.
+    chain (20 % to 90 %), the network outside the graph as published. Song et al. 2024: 100 DDPM steps from T, :math:`\ell = \|\cdot\|_1`,
+    3000 times its mean over a batch of 16 and 32 x 32 pixels, which is `rho` = 3000 / (16 * 32 * 32) = 0.183 per pixel. Adaptations: the
+    small denoiser knows no time above 0.42 T, so pure noise enters at `t`; `rho` does not depend on the batch, and ours is 0.1, since a
+    sign overshoots by its own length and fewer steps follow the guided ones to smooth that; `smooth` rounds the kink, :math:`\ell = \sum
+    \sqrt{d^2 + \mathrm{smooth}^2}`. With ``smooth=0``, as published, the guidance is a sign: the exact gradient of the whole defence is
+    zero almost everywhere and no gradient attack can start, which is masking and not robustness.
     """
+
+    published: ClassVar[dict] = {"steps": 100}
 
     t: float = 0.4
     steps: int = 30
@@ -125,6 +131,9 @@ class Contrastive(ReverseSDE):
     def __post_init__(self):
         super().__post_init__()
         not_negative(self, "scale")
+
+    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+        raise ValueError("Contrastive consults the classifier, which a plan does not see; build it with defences.assemble")
 
     def seeing(self, classifier: nn.Module) -> Seeing:
         """This purifier with the classifier that it consults."""
@@ -219,6 +228,8 @@ class SharpnessAware(Rival):
     are ours. Adaptation: they minimise the *expected* error under noise, here it is the error at the noise's centre, one call instead of
     many. No noise is drawn, so a failure of this purifier is a failure every time. Two calls per step; ``radius=0`` is plain descent.
     """
+
+    randomised: ClassVar[bool] = False
 
     t: float = 0.05
     steps: int = 8

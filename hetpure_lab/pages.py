@@ -113,7 +113,7 @@ def comparisons() -> Iterator[Comparison]:
         for row in (other.at(table.radius) for other in table.rows[:-1]):
             columns = [("standard", table.attacks[0], method.standard, row.standard)]
             columns += [(attack, attack, *values) for attack, *values in zip(table.attacks, method.robust, row.robust)]
-            for column, attack, *printed in columns if method.ours and row.ours else ():
+            for column, attack, *printed in columns if row.specs else ():
                 ours, theirs = map(_number, printed)
                 if ours and theirs and ours != theirs:
                     yield Comparison(table, method, row, column, claims.ATTACK_NAMES[attack], ours - theirs)
@@ -135,7 +135,7 @@ def measure(claim: Comparison, found: Found) -> tuple[stats.Accuracy, str] | Non
     """The paired difference method minus rival under that attack setting which most images share, and the setting; None without records."""
     best = None
     for attack, rows in sorted(found.get(claim.place, {}).items()):
-        pair = [rows.get(row.ours, {}) for row in (claim.method, claim.rival)]
+        pair = [rows.get(row.ours or row.published, {}) for row in (claim.method, claim.rival)]
         a, b = ablations.rates(*pair, "clean" if claim.column == "standard" else "adversarial")
         if len(a) > (best[0].n if best else 0):
             best = stats.paired_difference(a, b), attack

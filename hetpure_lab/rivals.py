@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +59,15 @@ class Scene:
 
 
 class Rival:
-    """What rivals share: no mask, one vote, no published stand-in for attacks, and times like those of `Uniform`."""
+    """What rivals share: no mask, one vote, no published stand-in for attacks, and times like those of `Uniform`.
+
+    `randomised` is False for purifiers that draw no noise; `published` has the settings that make the authors' chain where the default
+    is a shorter one.
+    """
 
     votes = 1
+    randomised: ClassVar[bool] = True
+    published: ClassVar[dict] = {}
 
     def __post_init__(self):
         Uniform(self.t, self.steps)  # its checks
@@ -105,6 +112,8 @@ class ReverseSDE(Rival):
     here 20 steps by default.
     """
 
+    published: ClassVar[dict] = {"steps": 100}
+
     t: float = 0.1
     steps: int = 20
 
@@ -144,6 +153,8 @@ class Gradual(Rival):
     calls: ``steps`` equal to ``levels``); here 34 calls by default. Their attack differentiates 30, 50, 125 with 1, 1, 5 steps:
     `surrogate`.
     """
+
+    published: ClassVar[dict] = {"steps": (30, 30, 30, 30, 50, 50, 125, 125)}
 
     levels: tuple[int, ...] = (30, 30, 30, 30, 50, 50, 125, 125)
     steps: tuple[int, ...] = (2, 2, 2, 2, 4, 4, 9, 9)
@@ -297,6 +308,8 @@ class FreqPure(Rival):
     loops at each level, 20 calls.
     """
 
+    published: ClassVar[dict] = {"levels": (20,) * 5 + (50,) * 5}
+
     levels: tuple[int, ...] = (20, 20, 50, 50)
     steps: int = 5
     cut: int = 3
@@ -352,6 +365,8 @@ class Langevin(Rival):
     Hill et al. 2021: eta = 0.01, 1500 steps on an energy-based model in [-1, 1]; here the score is that of the unscaled image at the
     fixed time `t`, -eps / sigma_t, and one call makes `stride` of the `length` steps (30 calls; ``stride=1`` is the published chain).
     """
+
+    published: ClassVar[dict] = {"stride": 1}
 
     t: float = 0.03
     eta: float = 0.01

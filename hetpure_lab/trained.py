@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,8 @@ class AdversarialTraining:
     fine-tuned from the bench's own classifier (Jeddi et al. 2020), the checkpoint of the highest PGD-10 accuracy on held-out images kept.
     A published network is named as RobustBench names it, ``Linf/Gowal2021Improving_28_10_ddpm_100m``: see `zoo`.
     """
+
+    randomised: ClassVar[bool] = False
 
     model: str = "pgd-at-linf"
 
@@ -288,6 +291,8 @@ class PixelDefend:
     Adaptation: a small local PixelCNN (one causal convolution, then 1x1 layers) with the mixture of logistics of PixelCNN++; cost: one
     network evaluation per pixel, in sequence, on a patch only.
     """
+
+    randomised: ClassVar[bool] = False
 
     eps: int = 16
 

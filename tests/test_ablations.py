@@ -149,6 +149,14 @@ def test_the_queue_holds_each_experiment_once(capsys):
     assert {e.n_images for e in parsed} == {8} and {e.attack for e in parsed} == {ablations.ATTACK}
 
 
+def test_a_queue_line_is_the_experiment_that_would_run(capsys):
+    for seed, K in ((0, 20), (3, 20), (1, 8)):
+        ablations.main(["--queue", "--grid", "p", "--seed", str(seed), "--K", str(K)])
+        parsed = [evidence._parser().parse_args(["run", *line.split()]) for line in capsys.readouterr().out.splitlines()]
+        keys = {evidence.Experiment(e.defence, e.attack, e.bench, K=e.K, seed=e.seed).key for e in parsed}
+        assert keys == {e.key for e in ablations.experiments("p", K=K, seed=seed).values()}
+
+
 def test_progress_is_listed(capsys):
     ablations.main(["--json"])
     assert set(json.loads(capsys.readouterr().out)) == set(ablations.GRIDS)

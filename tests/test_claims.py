@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from hetpure_lab import claims, evidence, pages, specs, studies
 from hetpure_lab import records as record_files
-from hetpure_lab.attacks import PGD
+from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.claims import ELEMENTS, TABLES, Claim, Table
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.stats import Accuracy
@@ -120,6 +120,31 @@ def test_a_table_has_one_value_per_attack_and_known_attacks(table):
     assert len({row.ours for row in table.rows if row.ours}) == sum(bool(row.ours) for row in table.rows), "two rows, one defence"
 
 
+def queued():
+    """What results/queue.txt will have measured, as `claims.cells`."""
+    for words in evidence.queue():
+        options = {"--bench": "cifar10-small"} | dict(zip(words[::2], words[1::2]))
+        slug, attack = specs.parse(options["--attack"], ATTACKS)
+        yield claims.place(options["--bench"], attack.norm, attack.eps, slug), specs.normal(options["--defence"], DEFENCES)
+
+
+SMALL = [name for name, table in TABLES.items() if table.bench.endswith("-small")]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_table_is_done_once_the_queue_is(name, monkeypatch):
+    monkeypatch.setattr(claims, "measured_cells", lambda _: frozenset(queued()))
+    assert set(claims.cells(TABLES[name])) <= set(queued()) and claims.share(ELEMENTS[name]) == 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_row_that_nothing_measures_here_says_why(name):
+    reasons = (claims.DOWNLOAD, claims.NO_SVHN, "which settings is not said")
+    for row in TABLES[name].rows:
+        assert row.ours or any(reason in row.note for reason in reasons), row.method
+        assert "/" not in row.ours, "published networks are not for the small benches"
+
+
 def test_table_7_does_not_lose_by_every_block():
     rows = {row.method: float(row.standard) for row in TABLES["Table 7"].rows}
     assert rows["without block 3"] > rows["all blocks"] == rows["without block 2"]  # erratum E24
@@ -147,12 +172,15 @@ def records(rates, K=10):
 
 
 def test_a_comparison_takes_the_attack_that_most_images_share():
-    claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "PGD+EOT")
+    claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "PGD+EOT" and c.rival.ours)
     weak, strong = records([0.5] * 4), records([0.9] * 8)
     rows = {"pgd": {"hetpure": strong, claim.rival.ours: records([0.4] * 3)}, "pgd:eot=4": {"hetpure": weak, claim.rival.ours: strong}}
     difference, attack = pages.measure(claim, {claim.place: rows})
     assert attack == "pgd:eot=4" and difference.n == 4 and difference.value == pytest.approx(-0.4)
     assert pages.measure(claim, {}) is None
+    large = next(c for c in pages.comparisons() if c.column == claim.column and not c.rival.ours)
+    rows["pgd:eot=4"][large.rival.published] = records([0.1] * 4)
+    assert pages.measure(large, {large.place: rows})[0].value == pytest.approx(0.4)
 
 
 def test_numbers_of_another_radius_are_not_compared():
@@ -163,7 +191,8 @@ def test_numbers_of_another_radius_are_not_compared():
 
 def test_comparisons_are_with_other_rows_and_have_a_direction():
     found = list(pages.comparisons())
-    assert all(c.rival.ours and c.rival is not c.method and c.claimed for c in found)
+    assert all(c.rival.specs and c.rival is not c.method and c.claimed for c in found)
+    assert {"Gowal et al. 2021", "Salman et al."} <= {c.rival.method for c in found}, "published networks, which are not here"
     diffpure = next(c for c in found if c.table.name == "Table 1" and c.column == "standard" and "DiffPure" in c.rival.method)
     assert diffpure.claimed == pytest.approx(93.16 - 90.07)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import hetpure_core
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, run
-from hetpure_lab import attacks, claims, evidence, features, figures, guided, plots, rivals, specs, stats, tables
+from hetpure_lab import attacks, claims, defences, evidence, features, figures, guided, plots, rivals, specs, stats, tables
 from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble
 from hetpure_lab.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
 from hetpure_lab.rivals import (
@@ -119,11 +119,16 @@ def test_equal_energy_adds_as_much_noise_as_the_method(x):
     assert ((1 - SCHEDULE.abar[levels] - energy).abs() <= SCHEDULE.abar.diff().abs().max()).all() and levels.diff().gt(0).all()
 
 
+PUBLISHED_CALLS = {
+    "sde": 100, "ode": 100, "gradual": 470, "gdmp": 144, "mimic": 100, "contrastive": 100, "langevin": 1500, "freqpure": 50
+}  # fmt: skip
+
+
 def test_published_settings_make_the_published_number_of_calls():
-    levels = (30, 30, 30, 30, 50, 50, 125, 125)
-    published = {ReverseSDE(steps=100): 100, Gradual(levels, levels): 470, GDMP(steps=36): 144, FreqPure((20,) * 5 + (50,) * 5): 50}
-    published |= {Langevin(stride=1): 1500, Gradual().surrogate(): 7, FreqPure().surrogate(): 1}
-    assert {p: p.calls(SCHEDULE) for p in published} == published
+    chains = {slug: defences.published(slug) for slug in DEFENCES}
+    assert {slug: tables.cost(chain) for slug, chain in chains.items() if chain} == PUBLISHED_CALLS
+    assert all(tables.cost(slug) <= 40 for slug in RIVALS)
+    assert [p.surrogate().calls(SCHEDULE) for p in (Gradual(), FreqPure())] == [7, 1]
 
 
 # ---- moments and closed forms on Gaussian data ----------------------------------------------------------------------------------
@@ -214,6 +219,32 @@ def test_guidance_brings_the_result_closer_to_the_input(weak, strong, x):
     assert (near < far).all()
 
 
+def test_one_guided_step_of_gdmp_is_the_published_pull_towards_the_noised_input(x):
+    """Wang et al.: minus sigma^2 s grad MSE(x_t, x_ref), s = sqrt(1 - abar) / (m sqrt(abar)), m = ptb 2 / 255 / 3 / scale."""
+    t, s, abar = 20, 16, SCHEDULE.abar.double()
+    variance = (1 - abar[s]) / (1 - abar[t]) * (1 - abar[t] / abar[s])
+    strength = ((1 - abar[t]) / abar[t]).sqrt() / (8 * 2 / 255 / 3 / 6e4)
+    state = x.flip(0).requires_grad_()
+    scene, unguided = rivals.Scene(x, EPS, noise(4), SCHEDULE), GDMP(scale=0)
+    reference = abar[t].sqrt() * x + (1 - abar[t]).sqrt() * noise(4)("reference 20", x)
+    slope = torch.autograd.grad((state - reference).square().mean((1, 2, 3)).sum(), state)[0]
+    expected = unguided.step(scene, t, s, state) - variance * strength * slope
+    torch.testing.assert_close(GDMP().step(scene, t, s, state), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_guided_step_makes_the_classifiers_view_agree_with_the_last(x, classifier):
+    """Contrastive guidance lowers the contrastive loss of every image, by the step's own gradient."""
+    scene, view = rivals.Scene(x, EPS, noise(4), SCHEDULE), lambda y: F.normalize(classifier((y + 1) / 2), dim=1)
+    plain, guided_ = (Contrastive(scale=scale).guided_step(scene, classifier, 50, 45, x) for scale in (0.0, 1.0))
+    losses = [guided.contrast(view(y), view(x)) for y in (plain, guided_)]
+    assert (losses[1] < losses[0]).all()
+
+
+def test_contrastive_guidance_without_its_classifier_is_refused(classifier, denoiser, images):
+    with pytest.raises(ValueError, match="build it with defences.assemble"):
+        Purified(classifier, denoiser, Contrastive())(images)
+
+
 # ---- what the input still knows -------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +312,9 @@ def test_ssni_gives_more_noise_to_a_noisier_image(x):
     noisy = x + 0.3 * noise(4, seed=9)("extra", x)
     norms = [SSNI().score_norm(rivals.Scene(v, EPS, noise(4), SCHEDULE)) for v in (x, noisy)]
     assert (norms[1] > norms[0]).all()
+    ssni = SSNI(centre=float(torch.stack(norms).mean()), width=float((norms[1] - norms[0]).mean()))
+    (_, quiet), (_, loud) = (ssni.plan(v, None, EPS, noise(4), SCHEDULE)[0] for v in (x, noisy))
+    assert (loud.args[0] > quiet.args[0]).all()
 
 
 def test_contrast_is_smallest_where_view_and_anchor_agree():
@@ -432,12 +466,27 @@ def test_features_are_found_by_running():
     assert found["differentiates"].to_dict() == dict.fromkeys(found.index, "") | {
         "contrastive": "classifier", "scoreopt": "denoiser", "pursamere": "denoiser"
     }  # fmt: skip
-    assert found.index[found["own stand-in"]].tolist() == ["uniform", "equal-energy", "gradual"] and not found["trained"].any()
+    assert found.index[found["own stand-in"]].tolist() == ["gradual"] and not found["trained"].any()
+
+
+def test_the_authors_stand_ins_are_the_methods_and_those_that_a_rival_defines():
+    kinds = [features.row(slug)["own stand-in"] for slug in ("hetpure", "image-gradient", "freqpure", "ode")]
+    assert kinds == [True, False, True, False]
+
+
+@pytest.mark.parametrize("slug", ["hetpure", "sde", "gdmp", "densepure", "adp", "langevin", "ssni", "freqpure", "mimic", "pursamere"])
+def test_a_purifier_says_whether_it_is_randomised(slug, classifier, denoiser, images):
+    """What evidence may take for a sign of a fault, a purifier without noise does by design: the same answer every time."""
+    defended = assemble(EVERY[slug], classifier, denoiser)
+    with torch.no_grad():
+        first, again = (defended.purify(images, defended.noise(4, range(4), [c] * 4)) for c in (0, defended.votes))
+    assert getattr(DEFENCES[slug], "randomised", True) is not torch.equal(first, again)
 
 
 def test_trained_rows_say_what_was_trained_and_what_is_random():
     found = features.features(["at", "me-net", "pixeldefend", "atop"]).set_index("spec")
     assert found.index[found["random"]].tolist() == ["me-net", "atop"] and found["calls"].tolist() == [0, 0, 0, 1]
+    assert {slug: getattr(TRAINED[slug], "randomised", True) for slug in found.index} == found["random"].to_dict()
     assert found["trained"].tolist() == ["pgd-at-linf", "me-net", "pixelcnn", "atop"]
 
 
@@ -445,17 +494,20 @@ def test_every_registered_defence_has_its_row_planned_and_full_chains_are_those_
     rows = tables.planned("cifar10-small") | tables.planned("cifar10-small", attack="bpda")
     assert {specs.normal(slug, DEFENCES) for slug in METHODS | RIVALS | TRAINED if slug != "uniform"} <= set(rows)
     assert {specs.normal(f"{kind}:t={t}", DEFENCES) for kind in ("sde", "ode", "uniform") for t in (0.1, 0.2, 0.3, 0.4)} <= set(rows)
+    assert {defences.published(slug) for slug in PUBLISHED_CALLS} <= set(rows)
     assert set(tables.FULL) | set(tables.FULL.values()) <= set(rows)
-    assert all(tables.cost(strided) <= 40 < tables.cost(full) for full, strided in tables.FULL.items())
 
 
-@pytest.mark.parametrize("table", ["Table 1", "Table 3", "Table 5"])
-def test_every_row_of_the_tables_on_this_bench_is_planned_or_says_why_not(table):
-    norm = claims.TABLES[table].norm
-    planned = [name for attack in tables.BUDGET for name in tables.planned("cifar10-small", norm, attack)]
-    for claim in claims.TABLES[table].rows:
-        published = any("/" in spec for spec in claim.specs)
-        assert claim.ours in planned or published or (claim.note and not claim.ours), claim.method
+CONTROLS = [f"hetpure:mask_kind={kind}" for kind in ("random", "inverted", "top-fraction")]
+SAMPLERS = ["uniform:t=0.1,sampler=ddpm", "uniform:t=0.14,steps=1"]
+
+
+@pytest.mark.parametrize("attack", ["pgd", "bpda", "autoattack-corrected"])
+def test_every_row_and_control_is_queued_on_64_images_under_every_attack(attack):
+    same = {"pgd": "pixeldefend", "bpda": "at"}.get(attack)  # its gradient is the straight one; it has no purifier to pass by
+    rows = {specs.normal(spec, DEFENCES) for spec in [*METHODS, *RIVALS, *TRAINED, *CONTROLS, *SAMPLERS] if spec not in ("uniform", same)}
+    planned = tables.planned("cifar10-small", attack=attack)
+    assert {name for name in rows if name not in planned or int(planned[name].split("--n-images ")[1].split()[0]) < 64} == set()
 
 
 @pytest.mark.parametrize(
@@ -470,6 +522,13 @@ def test_every_row_of_the_tables_on_this_bench_is_planned_or_says_why_not(table)
 )  # fmt: skip
 def test_only_attacks_of_the_common_budget_stand_in_the_fair_table(attack, defence, within):
     assert tables.within_budget({"attack": attack, "defence": defence}) is within
+
+
+def test_chapter_11_has_the_row_of_every_registered_rival_and_every_adversarial_training():
+    text = claims.source(claims.chapter(11))
+    rows = {**tables.planned("cifar10-small"), **tables.planned("cifar10-small", "L2")}
+    rows = {name for name in rows if name.partition(":")[0] == "at"} | set(METHODS | RIVALS | TRAINED) - {"hetpure"}
+    assert {name for name in rows if not any(f'{start}"{name}' in text for start in ("page(", "row(", "{", ", "))} == set()
 
 
 def record(results, defence, attack, correct, n=8):
@@ -538,7 +597,7 @@ def test_every_attack_has_a_line_and_every_baseline_a_column(tmp_path):
 
 
 def test_a_published_row_stands_before_its_small_stand_in(tmp_path):
-    claim = next(c for c in claims.TABLES["Table 1"].rows if c.published)
+    claim = next(c for c in claims.TABLES["Table 1"].rows if c.published and c.ours)
     record(tmp_path, claim.ours, "pgd", 2)
     line = tables.beside_the_paper("Table 1", "cifar10-small", "Linf", tmp_path).set_index("method").loc[claim.method]
     assert line["defence here"] == claim.ours and line["here: PGD+EOT"].startswith("25.0")
@@ -562,10 +621,18 @@ def test_diffpures_grid_has_every_sampler_at_every_level(tmp_path):
     assert grid.loc["DDPM", "t* = 0.2"].startswith("100.0") and "/ 25.0" in grid.loc["DDPM", "t* = 0.2"]
 
 
-def test_the_pareto_plot_shows_every_row_at_its_cost():
-    rows = tables.field("cifar10-small")
+def test_the_pareto_plot_shows_every_row_at_its_cost_in_its_colour_and_marks_the_front():
+    accuracy = {"none": 0.0, "uniform:t=0.14,steps=1": 0.2, "adp": 0.1, "gdmp": 0.15, "hetpure": 0.3, "gradual": 0.4}
+    rows = [
+        {"defence": name, "bench": "b", "file": name, "adversarial_single": {"value": a, "low": a / 2, "high": a + 0.1}}
+        for name, a in accuracy.items()
+    ]
     figure, axis = plots.plt.subplots()
     figures.pareto_plot(axis, rows)
-    drawn = {round(float(c.lines[0].get_xdata()[0])) for c in axis.containers}
-    assert drawn == {tables.cost(r["defence"]) for r in rows} and len(axis.texts) == len(rows)
+    points = [c.lines[0] for c in axis.containers]
+    assert [round(float(p.get_xdata()[0])) for p in points] == [tables.cost(name) for name in accuracy]
+    assert [p.get_color() for p in points] == [plots.colour(name) for name in accuracy]
+    front = ["none", "uniform:t=0.14,steps=1", "hetpure", "gradual"]
+    assert [name for name, p in zip(accuracy, points) if p.get_marker() == "D"] == front == [text.get_text() for text in axis.texts]
+    assert axis.get_xscale() == "symlog" and axis.get_xlim()[0] < 0 < axis.get_xlim()[1]
     plots.plt.close(figure)
