@@ -17,7 +17,7 @@ from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence, specs, stats
 from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.claims import ATTACK_NAMES, HEADLINE, TABLES, Claim
-from hetpure_lab.defences import DEFENCES
+from hetpure_lab.defences import DEFENCES, published
 from hetpure_lab.evidence import RESULTS, Outcomes
 
 # The attack budget that every row gets: 20 iterations with 8 gradients each, whatever the attack.
@@ -266,25 +266,21 @@ def against_the_method(
     return pd.DataFrame(lines)
 
 
-# Published chains of more than about forty calls, and the strided ones that stand for them.
-FULL = {
-    "sde:t=0.1,steps=100": "sde:t=0.1",
-    "gdmp:t=0.036,steps=36": "gdmp:t=0.036",
-    "mimic:t=0.4,steps=100": "mimic:t=0.4",
-    "langevin:t=0.03,stride=10": "langevin:t=0.03",
-    "gradual:steps=30+30+30+30+50+50+125+125": "gradual",
-}
+# Longer chains, up to the published length, and the strided ones that stand for them; of the longest walk a tenth as well.
+LONGER = {chain: specs.normal(slug, DEFENCES) for slug in DEFENCES if (chain := published(slug))}
+LONGER |= {"langevin:t=0.03,stride=10": "langevin:t=0.03"}
 
 
 def strides(bench: str, results: Path = RESULTS) -> pd.DataFrame:
-    """What the stride costs: full chains minus strided ones under exact PGD, on the images that both have."""
+    """What the stride costs: longer chains minus strided ones under exact PGD, on the images that both have."""
     rows, options, lines = {r["defence"]: r for r in common(bench, results=results)}, planned(bench), []
-    for full, strided in FULL.items():
-        line = {"full": full, "calls": cost(full), "strided": strided, "calls, strided": cost(strided)}
-        line |= {"n": "", "full minus strided": "", "record": options.get(full, "")}
-        if full in rows and strided in rows:
-            pair = compare(*(results / bench / rows[name]["file"] for name in (full, strided)))
-            line |= {"n": pair["n"], "full minus strided": f"{pair['difference']} points", "record": f"{bench}/{rows[full]['file']}"}
+    for longer, strided in LONGER.items():
+        line = {"longer": longer, "calls": cost(longer), "calls, published": cost(published(strided.partition(":")[0]))}
+        line |= {"strided": strided, "calls, strided": cost(strided)}
+        line |= {"n": "", "longer minus strided": "", "record": options.get(longer, "")}
+        if longer in rows and strided in rows:
+            pair = compare(*(results / bench / rows[name]["file"] for name in (longer, strided)))
+            line |= {"n": pair["n"], "longer minus strided": f"{pair['difference']} points", "record": f"{bench}/{rows[longer]['file']}"}
         lines.append(line)
     return pd.DataFrame(lines)
 

@@ -494,8 +494,8 @@ def test_every_registered_defence_has_its_row_planned_and_full_chains_are_those_
     rows = tables.planned("cifar10-small") | tables.planned("cifar10-small", attack="bpda")
     assert {specs.normal(slug, DEFENCES) for slug in METHODS | RIVALS | TRAINED if slug != "uniform"} <= set(rows)
     assert {specs.normal(f"{kind}:t={t}", DEFENCES) for kind in ("sde", "ode", "uniform") for t in (0.1, 0.2, 0.3, 0.4)} <= set(rows)
-    assert {defences.published(slug) for slug in PUBLISHED_CALLS} <= set(rows)
-    assert set(tables.FULL) | set(tables.FULL.values()) <= set(rows)
+    assert {defences.published(slug) for slug in PUBLISHED_CALLS} <= set(tables.LONGER)
+    assert set(tables.LONGER) | set(tables.LONGER.values()) <= set(rows)
 
 
 CONTROLS = [f"hetpure:mask_kind={kind}" for kind in ("random", "inverted", "top-fraction")]
@@ -609,8 +609,8 @@ def test_a_published_row_stands_before_its_small_stand_in(tmp_path):
 def test_the_strides_effect_is_paired_on_the_images_that_both_chains_have(tmp_path):
     record(tmp_path, "sde", "pgd", 8)
     record(tmp_path, "sde:steps=100", "pgd", 0, n=4)
-    found = tables.strides("cifar10-small", tmp_path).set_index("full")
-    assert found.loc["sde:t=0.1,steps=100", "n"] == 4 and found.loc["sde:t=0.1,steps=100", "full minus strided"].startswith("-100.0")
+    found = tables.strides("cifar10-small", tmp_path).set_index("longer")
+    assert found.loc["sde:t=0.1,steps=100", "n"] == 4 and found.loc["sde:t=0.1,steps=100", "longer minus strided"].startswith("-100.0")
     assert found.loc["gdmp:t=0.036,steps=36", "record"].startswith("--defence gdmp")
 
 
