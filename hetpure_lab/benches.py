@@ -191,14 +191,35 @@ def card(name: str, folder: Path = WEIGHTS) -> dict:
     """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256; of a published one, origin and licence."""
     if name.startswith(zoo.PREFIX):
         return _published(zoo.card, name)
-    name = re.sub(r"\+[\w+]*", "", name)  # options change no weights
-    bench, _, part = name.rpartition("-")
-    if bench in PAPER:
-        return published_card(getattr(PAPER[bench], part))
+    if checkpoint := checkpoint_of(name):
+        return published_card(checkpoint)
+    name = plain_name(name)
     path = folder / f"{name}.json"
     if not path.exists():
         raise BenchError(f"no card {path}; train it with: python -m hetpure_lab.train {name}")
     return json.loads(path.read_text())
+
+
+def plain_name(name: str) -> str:
+    """A network's name without its bench's options, which change no weights."""
+    return re.sub(r"\+[\w+]*", "", name)
+
+
+def checkpoint_of(name: str) -> str:
+    """The published checkpoint that a network's name stands for; "" if its weights are from this repository."""
+    bench, _, part = plain_name(name).rpartition("-")
+    return getattr(PAPER[bench], part) if bench in PAPER and part in ("classifier", "denoiser") else ""
+
+
+def is_current(name: str, digest: str) -> bool:
+    """Whether the network's weights are those of `digest`, the beginning of a sha256, as a record has it.
+
+    A published network that was never used on this machine has none to compare with: the record stands, unverified.
+    """
+    published_as = name if name.startswith(zoo.PREFIX) else checkpoint_of(name)
+    if published_as and published_as not in checkpoints.recorded():
+        return True
+    return card(name)["sha256"].startswith(digest)
 
 
 def published_card(checkpoint: str) -> dict:

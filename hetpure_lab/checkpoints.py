@@ -21,6 +21,7 @@ import urllib.request
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -194,21 +195,29 @@ def download(url: str, path: Path, size: int = 0, progress: bool = True) -> None
             if answer.headers.get_content_type() == "text/html":
                 raise CheckpointError(f"{url} answered with a web page instead of a file; fetch it in a browser and save it as {path}")
             have = have if answer.status == 206 else 0
-            total = have + int(answer.headers.get("Content-Length", 0))
-            if size and total not in (have, size):
+            length = answer.headers.get("Content-Length")
+            total = have + int(length) if length else 0
+            if size and total not in (0, size):
                 raise CheckpointError(f"{url} offers {total} bytes, but the published file has {size}")
             if same := answer.headers.get("ETag") or answer.headers.get("Last-Modified"):
                 tag.write_text(same)
             _receive(answer, part, have, total, path.name, progress)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # "range not satisfiable": the part is whole already
+        if error.code != 416 or not have:  # "range not satisfiable": the part is whole already, or was never of this file
             raise CheckpointError(f"{url} could not be downloaded: {error}") from error
+        if error.headers.get("Content-Range") != f"bytes */{have}" or size not in (0, have):
+            part.unlink()
+            return download(url, path, size, progress)
         total = have
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         have = part.stat().st_size if part.exists() else 0
-        raise CheckpointError(f"{url}: interrupted after {have} bytes ({error}); the same command continues") from error
-    if total and part.stat().st_size < total:
-        raise CheckpointError(f"{url}: interrupted after {part.stat().st_size} of {total} bytes; the same command continues")
+        raise CheckpointError(f"{url}: interrupted after {have} bytes ({error!r}); the same command continues") from error
+    got, whole = part.stat().st_size, size or total
+    if got < whole:
+        raise CheckpointError(f"{url}: interrupted after {got} of {whole} bytes; the same command continues")
+    if got > whole > 0:
+        part.unlink()
+        raise CheckpointError(f"{url} sent {got} bytes instead of {whole}; they were not kept")
     part.replace(path)
     tag.unlink(missing_ok=True)
 
@@ -303,7 +312,8 @@ class TensorsOnly(pickle.Unpickler):
             return Inert
         if f"{module}.{name}" not in _ALLOWED:
             raise CheckpointError(f"the file asks for {module}.{name}, which is no tensor: refused, nothing was executed")
-        return _ALLOWED[f"{module}.{name}"]
+        found = _ALLOWED[f"{module}.{name}"]
+        return found if isinstance(found, type) else lambda *args: found(*args)  # a file may set attributes of what it is given: its own
 
 
 def tensors(module: object) -> Iterator[tuple[str, Tensor]]:

@@ -258,14 +258,28 @@ TABLES = {
                     4 / 255,
                     f"{AT}Linf/Wong2020Fast",
                 ),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "73.96", ("40.63",), "uniform:t=0.2,steps=6", QUOTED, 4 / 255),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "72.85", ("48.24",), "uniform:t=0.3,steps=6", QUOTED, 4 / 255),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "61.71", ("41.67",), "uniform:t=0.4,steps=6", QUOTED, 4 / 255),
+                Claim(
+                    "AP", "Nie et al. (DiffPure, t* = 0.2)", "73.96", ("40.63",), "uniform:t=0.2,steps=6", QUOTED, 4 / 255, "uniform:t=0.2"
+                ),
+                Claim(
+                    "AP", "Nie et al. (DiffPure, t* = 0.3)", "72.85", ("48.24",), "uniform:t=0.3,steps=6", QUOTED, 4 / 255, "uniform:t=0.3"
+                ),
+                Claim(
+                    "AP", "Nie et al. (DiffPure, t* = 0.4)", "61.71", ("41.67",), "uniform:t=0.4,steps=6", QUOTED, 4 / 255, "uniform:t=0.4"
+                ),
                 Claim("AP", "Bai et al.", "70.41", ("41.7",), "contrastive:t=0.1", QUOTED, 4 / 255),
                 Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
                 Claim("AP", "Song et al. (MimicDiffusion)", "62.25", ("51.14",), "mimic:t=0.4,steps=10", "radius of the source unknown"),
                 Claim("AP", "Zollicoffer et al.", "73.98", ("56.54",), "lorid:t=0.05,steps=2", "E32: Geigh et al.; radius unknown"),
-                Claim("AP", "the method", "74.51±1.07", ("60.06±1.66",), STRONGER, "E22; C3: another classifier"),
+                Claim(
+                    "AP",
+                    "the method",
+                    "74.51±1.07",
+                    ("60.06±1.66",),
+                    STRONGER,
+                    "E22; C3: another classifier",
+                    published="hetpure:t_l=0.4,t_s=0.2",
+                ),
             ),
             eps=8 / 255,
             bench="imagenet-small",

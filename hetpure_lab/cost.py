@@ -24,15 +24,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hetpure_core import FLAT_UP_TO, HetPure, Schedule, Uniform, linear_schedule
-from hetpure_lab import attacks, benches, microbatch, networks, protocols, published
-from hetpure_lab.attacks import PGD
+from hetpure_core import FLAT_UP_TO, HetPure, Purified, Schedule, Uniform, linear_schedule
+from hetpure_lab import attacks, benches, evidence, microbatch, networks, protocols, published, specs
+from hetpure_lab.attacks import PGD, Attack
 from hetpure_lab.budgets import Budget, choose
 from hetpure_lab.data import DATASETS
-from hetpure_lab.gradients import coarser, confirmed
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.ensemble import AutoAttack
+from hetpure_lab.gradients import GRADIENTS, check_choice, coarser, confirmed, looks_at_the_image
 from hetpure_lab.measure import LiveBytes, fastest
+from hetpure_lab.rivals import Rival
 
-Purifier = HetPure | Uniform
+Purifier = HetPure | Uniform | Rival
 
 
 # ---- networks, counted ---------------------------------------------------------------------------------------------------
@@ -69,12 +72,15 @@ def count(network: nn.Module, size: int, *times: Tensor) -> Counted:
 
 @dataclass(frozen=True)
 class Costs:
-    """A bench's classifier and denoiser, counted, the size at which it purifies, and whether gradients recompute the calls' activations."""
+    """A bench's classifier and denoiser, counted, the size at which it purifies, whether gradients recompute the calls' activations, and
+    whether purifications of one image share its mask, as they do where it is found at the image's own size.
+    """
 
     classifier: Counted
     denoiser: Counted
     size: int
     checkpointing: bool = True
+    sharing: bool = True
 
     @property
     def weights(self) -> int:
@@ -98,9 +104,10 @@ class Costs:
 @cache
 def costs(bench: str) -> Costs:
     """The networks of a bench by name, without their weights."""
-    plain = bench.partition("+")[0]
+    plain, sharing = bench.partition("+")[0], True
     if plain in benches.PAPER:
         about = benches.PAPER[plain]
+        sharing = about.defended is Purified
         classifier, denoiser = (published.on_meta(benches.checkpoints.find(name).network) for name in (about.classifier, about.denoiser))
     elif plain in benches.SMALL:
         with torch.device("meta"):
@@ -110,14 +117,14 @@ def costs(bench: str) -> Costs:
         raise ValueError(f"unknown bench {plain!r}; known: {', '.join(benches.SMALL | benches.PAPER)}")
     size = getattr(denoiser, "size", DATASETS[benches.dataset(plain)].size)
     t = torch.full((1,), 100, device="meta")
-    return Costs(count(classifier.eval(), size), count(denoiser.eval(), size, t), size)
+    return Costs(count(classifier.eval(), size), count(denoiser.eval(), size, t), size, sharing=sharing)
 
 
 # ---- passes --------------------------------------------------------------------------------------------------------------
 
 
 def forward_flops(c: Costs, calls: int, masked: bool) -> int:
-    """One purified prediction: `calls` denoiser calls, the classifier, and once more for the mask."""
+    """One purified prediction: `calls` denoiser calls, the classifier, and once more if it is `masked` by itself."""
     return calls * c.denoiser.forward + (1 + masked) * c.classifier.forward
 
 
@@ -150,65 +157,72 @@ def calls_of(purifier: Purifier | None, schedule: Schedule) -> int:
     return purifier.calls(schedule) if purifier else 0
 
 
-def predictions(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule) -> Work:
-    """`n` purified predictions."""
+def mask_flops(c: Costs, purifier: Purifier | None, n: int, together: int) -> int:
+    """The masks of `n` purifications, which are found once for every `together` of one image if they depend on the image alone."""
+    if not isinstance(purifier, HetPure):
+        return 0
+    shared = together if c.sharing and looks_at_the_image(purifier) else 1
+    return -(-n // shared) * c.classifier.forward
+
+
+def predictions(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, together: int = 1) -> Work:
+    """`n` purified predictions, `together` of every image at once; of a rival only its calls and the last look of the classifier."""
     calls = calls_of(purifier, schedule)
-    return Work(calls, forward_flops(c, calls, isinstance(purifier, HetPure))) * n
+    return Work(n * calls, n * forward_flops(c, calls, False) + mask_flops(c, purifier, n, together))
 
 
-def gradients(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, gradient: str = "exact") -> Work:
-    """`n` gradients as the attack takes them: exact, through a surrogate, or past the purifier (bpda)."""
-    if purifier is None:
-        return Work(0, 0, c.classifier.forward + c.classifier.backward) * n
+def gradients(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, gradient: str = "exact", together: int = 1) -> Work:
+    """`n` gradients as `gradients.seen_by_the_attack` takes them, `together` of every image at once."""
+    check_choice("gradient", gradient, GRADIENTS)
+    if purifier is None or gradient == "undefended":
+        return Work(0, 0, n * (c.classifier.forward + c.classifier.backward))
     if gradient == "bpda":
-        once = predictions(c, purifier, 1, schedule)
-        return Work(once.calls, 0, once.forward + c.classifier.backward) * n
-    seen = purifier if gradient == "exact" else coarser(purifier, gradient, schedule)
+        forward = predictions(c, purifier, n, schedule)
+        return Work(forward.calls, 0, forward.forward + n * c.classifier.backward)
+    seen = coarser(purifier, gradient, schedule) if gradient.startswith("surrogate") else purifier
     calls = seen.calls(schedule)
-    return Work(calls, 0, gradient_flops(c, calls, isinstance(seen, HetPure), c.checkpointing)) * n
+    if gradient.startswith("mask") and looks_at_the_image(purifier):  # through every mask; the hard one is found besides
+        masks = n * (c.classifier.backward + (2 if gradient == "mask-straight-through" else 1) * c.classifier.forward)
+    else:
+        masks = mask_flops(c, seen, n, together)
+    return Work(n * calls, 0, n * gradient_flops(c, calls, False, c.checkpointing) + masks)
 
 
 FEW = signature(confirmed).parameters["at_once"].default
-AUTOATTACK = 2 * (100 + 1)  # gradients per image and EOT sample of the randomised version: two APGDs, each 100 iterations and a start
 
 
 def attack_work(
-    c: Costs, purifier: Purifier | None, attack: PGD, n: int, schedule: Schedule, column: str = "", spent: Sequence[int] | None = None
+    c: Costs, purifier: Purifier | None, attack: Attack, n: int, schedule: Schedule, spent: Sequence[int] | None = None
 ) -> Work:
-    """Attacking `n` images; an upper bound where images are set aside early, unless the iterations `spent` on each are known."""
-    if column == "AutoAttack":
-        return gradients(c, purifier, n * AUTOATTACK * attack.eot, schedule)
+    """Attacking `n` images; an upper bound where images are set aside early, unless the iterations `spent` on each by a `PGD` are known."""
     if spent is None:
-        iterations, looked_at = n * attack.iterations, n * attack.purifications()[0]
+        looked_at, taken = (n * each for each in attack.purifications())
     else:
-        iterations, looked_at = sum(spent), sum(looks(attack, each) for each in spent)
-    work = gradients(c, purifier, iterations * attack.eot, schedule, attack.gradient)
-    return work + predictions(c, purifier, looked_at, schedule)
+        looked_at, taken = sum(looks(attack, each) for each in spent), sum(spent) * attack.eot
+    alone = isinstance(attack, AutoAttack)  # the library asks for one purification at a time
+    work = gradients(c, purifier, taken, schedule, attack.gradient, 1 if alone else attack.eot)
+    return work + predictions(c, purifier, looked_at, schedule, 1 if alone else FEW)
 
 
 def looks(attack: PGD, spent: int) -> int:
-    """Purifications that confirm one image's failure: all of them the last time if it was set aside, else the first few, which show that it
-    stands.
+    """Purifications of one image without a gradient, if the attack spent so many iterations on it.
+
+    Those that confirm its failure are all of them the last time if it was set aside, else the first few, which show that it stands.
     """
-    if not attack.confirm:
-        return 0
-    times, few = min(spent, attack.iterations - 1) // attack.confirm_every, min(FEW, attack.confirm)
-    return times * few + (attack.confirm - few) * (spent < attack.iterations)
+    whole, rest = divmod(spent, max(1, attack.iterations))  # ascents to the end, and how far one came that was not
+    few = min(FEW, attack.confirm)
+    stood = few * (max(0, attack.iterations - 1) // attack.confirm_every) + 2 * attack.eot * (attack.keep == "best")
+    fell = rest // attack.confirm_every * few + attack.confirm - few if rest else 0
+    judged = attack.eot * (whole + bool(rest)) if attack.restarts > 1 else 0
+    return whole * stood + fell + judged
 
 
 def cell_work(
-    c: Costs,
-    purifier: Purifier | None,
-    attack: PGD,
-    n: int,
-    K: int,
-    schedule: Schedule,
-    column: str = "",
-    spent: Sequence[int] | None = None,
+    c: Costs, purifier: Purifier | None, attack: Attack, n: int, K: int, schedule: Schedule, spent: Sequence[int] | None = None
 ) -> Work:
     """One cell of a table: the attack, then K purifications of the adversarial, the clean and the null image."""
-    scoring = predictions(c, purifier, 3 * n * (K if purifier else 1), schedule)
-    return attack_work(c, purifier, attack, n, schedule, column, spent) + scoring
+    K = K if purifier else 1
+    return attack_work(c, purifier, attack, n, schedule, spent) + predictions(c, purifier, 3 * n * K, schedule, K)
 
 
 # ---- machines --------------------------------------------------------------------------------------------------------------
@@ -287,34 +301,43 @@ def fitted(c: Costs, calls: int, machine: str) -> tuple[Costs, int]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A row and a column of a table, `runs` times."""
+    """A row and a column of a table, `runs` times. The purifier is None for a classifier alone, whichever it is: the bench's is counted."""
 
     row: str
     column: str
-    purifier: Purifier
-    attack: PGD
+    purifier: Purifier | None
+    attack: Attack
     n: int
     K: int
     runs: int = 1
 
+    @classmethod
+    def of(cls, lines: Sequence[protocols.Line]) -> Cell:
+        """The cell that these lines of a queue measure, which differ in their seeds only."""
+        line, e = lines[0], lines[0].experiment
+        purifier, attack = specs.parse(e.defence, DEFENCES)[1], specs.parse(e.attack, evidence.ATTACKS)[1]
+        return cls(line.row, line.column, None if protocols.static(e.defence) else purifier, attack, line.n_images, e.K, len(lines))
+
     def work(self, c: Costs, schedule: Schedule) -> Work:
-        return cell_work(c, self.purifier, self.attack, self.n, self.K, schedule, self.column) * self.runs
+        return cell_work(c, self.purifier, self.attack, self.n, self.K, schedule) * self.runs
 
 
 def cells(bench: str, budget: Budget, number: int | None = None) -> list[Cell]:
-    """The cells of table `number` under `budget`, or, without one, the method's cell under the attack of the bench's main table."""
+    """What the queue of table `number` measures under `budget`, or, without one, the method once under the attack of the main table."""
     run = protocols.under(budget, bench, number)
-    protocol, settings = run.protocol, (run.attack, run.n_images, run.K)
+    lines = protocols.queue(run)
     if number is None:
-        return [Cell("method", protocol.columns[0], protocol.method, *settings)]
-    rows = {"uniform": protocol.baseline, "method": protocol.method}
-    return [Cell(row, column, purifier, *settings, run.repeats) for row, purifier in rows.items() for column in protocol.columns]
+        return [Cell.of([next(line for line in lines if line.row == "the method")])]
+    places: dict[tuple[str, str], list[protocols.Line]] = {}
+    for line in lines:
+        places.setdefault((line.row, line.column), []).append(line)
+    return [Cell.of(same) for same in places.values()]
 
 
 def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "H100", rates: Rates | None = None) -> dict:
     """Totals and cells: `calls`, `flops`, `bytes` of a microbatch of `rows` images, and `hours` on one `machine` (or at `rates`)."""
     found, c = cells(bench, budget, number), costs(bench)
-    calls = max(cell.purifier.calls(linear_schedule()) for cell in found)
+    calls = max(calls_of(cell.purifier, linear_schedule()) for cell in found)
     known, works = MACHINES.get(machine), _works(found, c, machine)
     speed = rates or Rates(known.sustained, known.sustained)
     (fit, rows), total = fitted(c, calls, machine), sum(works.values(), Work())
@@ -341,7 +364,7 @@ def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "
 def _works(found: list[Cell], c: Costs, machine: str) -> dict[Cell, Work]:
     """The work of every cell; whether activations are recomputed depends on the machine's memory."""
     schedule = linear_schedule()
-    return {cell: cell.work(fitted(c, cell.purifier.calls(schedule), machine)[0], schedule) for cell in found}
+    return {cell: cell.work(fitted(c, calls_of(cell.purifier, schedule), machine)[0], schedule) for cell in found}
 
 
 def _hours(found: list[Cell], c: Costs, machine: Machine) -> float | None:
@@ -397,25 +420,21 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
     None where the planner has no formula for the attack or the defence. `seconds` are of the processor where the records have them, so that
     a busy machine does not count, else of the clock on the wall.
     """
-    from hetpure_lab import evidence, specs
-
     config, schedule = records[0]["config"], schedule or linear_schedule()
     attack = {k: v for k, v in config["attack"].items() if k != "name"}
-    _, purifier = specs.parse(specs.write(config["defence"], evidence.DEFENCES), evidence.DEFENCES)
+    _, purifier = specs.parse(specs.write(config["defence"], DEFENCES), DEFENCES)
     if config["attack"]["name"] not in ("pgd", "bpda") or not isinstance(purifier, HetPure | Uniform | None):
         return None
     c, _ = costs(config["bench"]).on(rates.memory, calls_of(purifier, schedule) or 1, rates.most)
     on_cpu = all(r["device"] == "cpu" and "cpu_seconds" in r for r in records)
     spent, clock = [r["iterations"] for r in records], "cpu_seconds" if on_cpu else "seconds"
-    work = cell_work(c, purifier, PGD(**attack), len(records), config["K"], schedule, spent=spent)
+    work = cell_work(c, purifier, PGD(**attack), len(records), config["K"], schedule, spent)
     seconds, ours = sum(r[clock] for r in records) / len(records), rates.seconds(work) / len(records)
     return {"n": len(records), "clock": clock, "seconds": seconds, "predicted": ours, "ratio": ours / seconds}
 
 
 def measured(bench: str, rates: Rates) -> list[dict]:
     """Every experiment of `bench` on record: measured seconds per image beside the prediction for the iterations it spent."""
-    from hetpure_lab import evidence
-
     found = {path.name: list(evidence.read(path).values()) for path in evidence.files()}
     lines = {name: predicted(records, rates) for name, records in found.items() if records[0]["config"]["bench"] == bench}
     return [{"file": name} | line for name, line in lines.items() if line]

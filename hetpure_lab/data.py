@@ -72,12 +72,15 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Images:
-    """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), and one line saying where they are from."""
+    """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), one line saying where they are from, and whether they are the
+    literature's `subset` of a larger set, of which no others were read.
+    """
 
     pixels: Tensor
     labels: Tensor
     lossless: Tensor
     source: str
+    subset: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

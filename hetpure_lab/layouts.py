@@ -8,7 +8,7 @@
 
 The subsets are ``RandomState(0).choice(n, 512, replace=False)`` over the official test split in its own order (ImageNet: by class folder,
 then by file name), as Lee & Kim and the paper's release draw them; ``subsets.json`` lists them, so that nothing depends on NumPy's
-generator. Ask for them as split ``test512``.
+generator. Ask for them as split ``test512``. Of ImageNet's 50,000 images no others are ever read.
 """
 
 from __future__ import annotations
@@ -16,15 +16,21 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
 from hetpure_lab.data import DataError, DataSet, Images
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 SUBSETS = Path(__file__).with_name("subsets.json")
 
@@ -43,9 +49,11 @@ def subsets() -> dict[str, dict]:
 
 
 def literature_subset(images: Images, dataset: DataSet) -> Images:
-    """The literature's 512 of the official test images."""
+    """The literature's 512 of the official test images, which ImageNet's reader has chosen already."""
     if dataset.name not in subsets():
         raise DataError(f"the literature has no subset of {dataset.name}; it has: {', '.join(subsets())}")
+    if images.subset:
+        return images
     chosen = subsets()[dataset.name]
     if len(images) != chosen["of"]:
         raise DataError(f"the literature's subset is of the {chosen['of']} official test images; {images.source} has {len(images)}")
@@ -60,7 +68,7 @@ class ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if module.replace("numpy._core", "numpy.core") == "numpy.core.multiarray" and name == "_reconstruct":
-            return _empty_array
+            return lambda *args: _empty_array(*args)  # of its own: a pickle may set attributes of what it is given
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
         raise DataError(f"asks for {module}.{name}, which is no array: refused, nothing was executed")
@@ -145,22 +153,33 @@ def _from_folders(classes: list[Path], place: Path, dataset: DataSet, split: str
         raise DataError(f"{place} has {len(classes)} class folders; labels follow from their order only with all {dataset.n_classes}")
     rows = [(file, label) for label, folder in enumerate(classes) for file in sorted(folder.iterdir())]
     chosen = [rows[i] for i in _chosen(len(rows), dataset)]
-    decoded = [_decode(file.read_bytes, file) for file, _ in chosen]
+    decoded = [_decode(file, file) for file, _ in chosen]
     return _photographs(decoded, [label for _, label in chosen], len(rows), dataset, f"{split} ({place})")
 
 
 def _from_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
-    import pandas as pd
+    """Labels and paths of all rows first; then the chosen photographs, from one group of rows at a time."""
+    from pyarrow.parquet import ParquetFile
 
     try:
-        tables = [pd.read_parquet(file, columns=["image", "label"]) for file in files]
+        opened = [ParquetFile(file) for file in files]
+        rows = sorted(row for k, file in enumerate(opened) for row in _listed(file, k))  # as class folders, whatever the order of the hub
     except Exception as error:
-        raise DataError(f"{files[0]} cannot be read as parquet with the columns 'image' and 'label': {error}") from error
-    rows = [(label, row["path"] or "", row["bytes"]) for table in tables for row, label in zip(table["image"], table["label"])]
-    rows.sort(key=lambda row: row[:2])  # the order of class folders, whatever the order of the hub
+        raise DataError(f"{files[0]} cannot be read as parquet with the columns 'image' and 'label': {error!r}") from error
     chosen = [rows[i] for i in _chosen(len(rows), dataset)]
-    decoded = [_decode(lambda content=content: content, f"{files[0]}, {path}") for _, path, content in chosen]
-    return _photographs(decoded, [label for label, *_ in chosen], len(rows), dataset, f"{split} ({files[0].name})")
+    decoded = {}
+    for (k, group), wanted in groupby(sorted(chosen, key=lambda row: row[2:]), key=lambda row: row[2:4]):
+        contents = opened[k].read_row_group(group, columns=["image.bytes"])["image"]
+        decoded |= {row: _decode(io.BytesIO(contents[row[-1]]["bytes"].as_py()), f"{files[k]}, {row[1]}") for row in wanted}
+    return _photographs([decoded[row] for row in chosen], [row[0] for row in chosen], len(rows), dataset, f"{split} ({files[0].name})")
+
+
+def _listed(file: ParquetFile, k: int) -> Iterator[tuple[int, str, int, int, int]]:
+    """Every row of the k-th file: its label, its path, and where it is (k, group of rows, place in that)."""
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns=["image.path", "label"])
+        for place, (image, label) in enumerate(zip(table["image"].to_pylist(), table["label"].to_pylist())):
+            yield label, image["path"] or "", k, group, place
 
 
 def _chosen(n: int, dataset: DataSet) -> Iterable[int]:
@@ -168,9 +187,9 @@ def _chosen(n: int, dataset: DataSet) -> Iterable[int]:
     return literature["index"] if n == literature["of"] else range(n)
 
 
-def _decode(read: Callable[[], bytes], where: object) -> np.ndarray:
+def _decode(source: Path | io.BytesIO, where: object) -> np.ndarray:
     try:
-        return photograph(Image.open(io.BytesIO(read())))
+        return photograph(Image.open(source))
     except Exception as error:
         raise DataError(f"{where}: the image cannot be decoded: {error}") from error
 
@@ -179,8 +198,10 @@ def _photographs(decoded: list[np.ndarray], labels: list[int], n: int, dataset: 
     if not decoded:
         raise DataError(f"{dataset.name}: no images in {where}")
     pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
-    which = "all" if len(decoded) == n else f"the literature's {len(decoded)}"
-    return _images(pixels, np.array(labels), dataset, f"{dataset.name}/{where}, {which} of {n} images", lossless=False)
+    subset = n == subsets()[dataset.name]["of"]
+    which = f"the literature's {len(decoded)}" if subset else "all"
+    found = _images(pixels, np.array(labels), dataset, f"{dataset.name}/{where}, {which} of {n} images", lossless=False)
+    return replace(found, subset=subset)
 
 
 def _images(pixels: torch.Tensor, labels: np.ndarray, dataset: DataSet, source: str, lossless: bool = True) -> Images:

@@ -2,17 +2,28 @@
 
 Sources: a section, figure or table of the paper; a file of its released code (commit fbb99ce); or *our choice*, where neither says it.
 Where paper and release differ, the paper's value stands and the source names the other one.
+
+    python -m hetpure_lab.protocols --table 1                            # its queue on the table's bench, in lines like results/queue.txt's
+    python -m hetpure_lab.protocols --table 1 --bench cifar10-paper+bf16
 """
 
 from __future__ import annotations
 
+import argparse
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from hetpure_core import HetPure, Uniform
-from hetpure_lab.attacks import PGD
-from hetpure_lab.budgets import Budget
+from hetpure_lab import benches, claims, defences, specs, zoo
+from hetpure_lab.attacks import ATTACKS, BPDA, PGD, Attack
+from hetpure_lab.budgets import BUDGETS, Budget
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.ensemble import AutoAttack
+from hetpure_lab.evidence import Experiment
+from hetpure_lab.trained import AdversarialTraining
 
 OURS = "our choice"
 
@@ -47,11 +58,13 @@ class Protocol:
         """The row of uniform purification (DiffPure's level), with as many steps."""
         return Uniform(t=self["t*"], steps=self["steps"], sampler=self["sampler"])
 
-    @property
-    def attack(self) -> PGD:
-        """The attack of the PGD and BPDA columns."""
-        same = {name: self[name] for name in ("norm", "eps", "iterations", "eot", "step", "gradient", "l2_step")}
-        return PGD(**same, confirm=0)
+    def attack(self, column: str) -> Attack:
+        """The attack of one of the robust columns, on a randomised defence."""
+        same = {name: self[name] for name in ("norm", "eps", "eot", "gradient")}
+        if column == "AutoAttack":
+            return AutoAttack(**same, iterations=self["autoattack_iterations"], version=self["autoattack_version"])
+        kind = BPDA if column == "BPDA+EOT" else PGD
+        return kind(**same, iterations=self["iterations"], step=self["step"], l2_step=self["l2_step"], confirm=0)
 
     def unknown(self) -> dict[str, object]:
         """The settings that neither paper nor release states: ours."""
@@ -95,6 +108,9 @@ _T1 = _values(
     iterations=(200, "paper §5.1"),
     eot=(20, "paper §5.1"),
     step=(0.007, "paper §5.1"),
+    autoattack_iterations=(100, "paper §5.1, and the library's"),
+    autoattack_version=("rand", "paper §5.1: the random version, APGD-CE and APGD-DLR, for randomised defences"),
+    static_version=("standard", "paper §5.1: for static defences; these need one run, and one gradient per iteration"),
     l2_step=("normalised", f"{OURS}; not used for l-infinity"),
     gradient=("exact", f"{OURS}: the paper says a surrogate process, the release differentiates 2 calls"),
 )
@@ -182,14 +198,20 @@ def main_table(bench: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Run:
-    """A budget on a bench: the `attack`, how many images of which `split`, `K` purifications that score each, and `repeats` of it all."""
+    """A budget on a bench: the `attacks` by column, how many images of which `split`, `K` purifications that score each, and `repeats`."""
 
     protocol: Protocol
-    attack: PGD
+    bench: str
+    attacks: dict[str, Attack]
     n_images: int
     K: int
     split: str = "test"
     repeats: int = 1
+
+    @property
+    def attack(self) -> Attack:
+        """That of the first column."""
+        return self.attacks[self.protocol.columns[0]]
 
 
 def under(budget: Budget, bench: str, number: int | str | None = None) -> Run:
@@ -200,11 +222,17 @@ def under(budget: Budget, bench: str, number: int | str | None = None) -> Run:
     failures early.
     """
     protocol = main_table(bench) if number is None else table(number)
+    attacks = {column: protocol.attack(column) for column in protocol.columns}
     if budget.name != "paper":
-        attack = replace(protocol.attack, iterations=budget.iterations, eot=budget.eot, confirm=PGD.confirm)
-        return Run(protocol, attack, budget.n_images, budget.K)
+        return Run(protocol, bench, {column: shortened(a, budget) for column, a in attacks.items()}, budget.n_images, budget.K)
     split = "test" if "-small" in bench else "test512"
-    return Run(protocol, protocol.attack, protocol["n_images"], protocol["votes"], split, protocol["runs"])
+    return Run(protocol, bench, attacks, protocol["n_images"], protocol["votes"], split, protocol["runs"])
+
+
+def shortened(attack: Attack, budget: Budget) -> Attack:
+    """The attack with the iterations and copies of a smaller budget, which confirms failures early where the attack can."""
+    early = {"confirm": PGD.confirm} if isinstance(attack, PGD) else {}
+    return replace(attack, iterations=budget.iterations, eot=budget.eot, **early)
 
 
 def table(number: int | str) -> Protocol:
@@ -212,3 +240,86 @@ def table(number: int | str) -> Protocol:
     if (name := f"Table {number}") not in PROTOCOLS:
         raise ValueError(f"no protocol for {name}; known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+# ---- the queue of a table ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """An experiment on `n_images` that measures a `row` of a table in a `column` once; as text, options of ``evidence run``."""
+
+    row: str
+    column: str
+    experiment: Experiment
+    n_images: int
+
+    def __str__(self) -> str:
+        e = self.experiment
+        options = {"bench": e.bench, "defence": e.defence, "attack": e.attack, "split": e.split, "n-images": self.n_images}
+        options |= {"K": e.K, "seed": e.seed}
+        return shlex.join(word for name, value in options.items() for word in (f"--{name}", str(value)))
+
+
+def queue(run: Run) -> list[Line]:
+    """The experiments of a table: every row in every column, seed after seed, so that the table is whole as early as can be.
+
+    A static defence runs once, with one gradient per iteration and one answer, and meets AutoAttack's standard version.
+    """
+    lines = []
+    for seed in range(run.repeats):
+        for row, defence in rows(run.protocol, run.bench).items():
+            for column, attack in run.attacks.items() if seed == 0 or not static(defence) else ():
+                attack, K = (against_static(attack, run.protocol), 1) if static(defence) else (attack, run.K)
+                experiment = Experiment(defence, specs.describe(attack, ATTACKS), run.bench, run.split, K, seed)
+                lines.append(Line(row, column, experiment, run.n_images))
+    return lines
+
+
+def rows(protocol: Protocol, bench: str) -> dict[str, str]:
+    """A table's rows and the defences that measure them on `bench`: the bare classifier, uniform purification and the bench's method, and
+    at the paper's scale all other rows of the table whose networks are published.
+    """
+    found = {"no defence": None, "uniform purification": protocol.baseline, "the method": benches.method(bench)}
+    found = {row: specs.describe(purifier, DEFENCES) for row, purifier in found.items()}
+    for claim in claims.TABLES[protocol.table].rows if bench.partition("+")[0] in benches.PAPER else ():
+        spec = next((specs.normal(spec, DEFENCES) for spec in claim.specs if is_published(spec, bench)), None)
+        if spec and spec not in found.values():
+            found.setdefault(claim.method, spec)
+    return found
+
+
+def is_published(defence: str, bench: str) -> bool:
+    """Whether somebody has published all networks that the defence needs on `bench`."""
+    try:
+        names = defences.networks(defence, bench)
+    except zoo.CheckpointError:  # RobustBench has none for these images
+        return False
+    return all(name.startswith(zoo.PREFIX) or benches.checkpoint_of(name) for name in names)
+
+
+def static(defence: str) -> bool:
+    """Whether the defence answers without noise: a classifier, bare or trained adversarially."""
+    return isinstance(specs.parse(defence, DEFENCES)[1], AdversarialTraining | None)
+
+
+def against_static(attack: Attack, protocol: Protocol) -> Attack:
+    """The attack on a defence without noise; AutoAttack's standard version has a budget of its own, which smaller ones cannot cut."""
+    whole = isinstance(attack, AutoAttack) and attack == protocol.attack("AutoAttack")
+    return replace(attack, eot=1, **({"version": protocol["static_version"]} if whole else {}))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m hetpure_lab.protocols", description="Print the queue of a table of the paper.")
+    parser.add_argument("--table", type=int, required=True, help="its number")
+    parser.add_argument("--bench", help="where to run it (default: the table's)")
+    args = parser.parse_args(argv)
+    try:
+        lines = queue(under(BUDGETS["paper"], args.bench or table(args.table).bench, args.table))
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    print(*lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Chapter 05 through papermill, as a user runs it; and whose pictures the chapters show."""
+"""Chapters 05 to 07 through papermill, as a user runs them; and whose pictures the chapters show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 from papermill.exceptions import PapermillExecutionError
 
-from hetpure_lab import budgets, data, figures, pictures
+from hetpure_core import linear_schedule
+from hetpure_lab import budgets, data, figures, pictures, protocols
 
 CHAPTER = ROOT / "chapters" / "05_cifar10.ipynb"
 
@@ -51,43 +52,69 @@ def test_tau_changes_coverage_pictures_and_the_defence(tmp_path):
     assert "tau=0.3" in live_table(low) and "tau=0.95" in live_table(high)
 
 
-# Stands in front of the chapter: tiny networks for the published ones, a test set of twenty images, a short protocol.
+# Stands in front of the chapter: tiny networks for the published ones, a test set of four images, a short protocol.
 TINY = """
 import sys
 sys.path.insert(0, {tests!r})
 import conftest
+import torch
 from pathlib import Path
 from torch import nn
 from hetpure_lab import checkpoints, data, evidence, layouts, protocols, regenerate
 
+class Sized(conftest.TinyDenoiser):
+    size = 64
+
+    def forward(self, x, t):
+        assert x.shape[-2:] == (64, 64)
+        return super().forward(x, t)
+
 def load_tiny(name, device):
-    network = conftest.seeded(conftest.TinyDenoiser if name.startswith(("edm", "score")) else conftest.TinyClassifier, 1)
-    network.head = nn.Linear(8, 10)
+    if name == "guided-diffusion-256":
+        network = conftest.seeded(Sized, 1)
+    else:
+        network = conftest.seeded(conftest.TinyDenoiser if name.startswith(("edm", "svhn-ddpm")) else conftest.TinyClassifier, 1)
+    network.head = nn.Linear(8, 1000 if name.startswith("resnet") else 10)
     return network.float().eval().requires_grad_(False).to(device)
 
 checkpoints.load, checkpoints.demand = load_tiny, lambda *names: None
 checkpoints.recorded = lambda: dict.fromkeys(checkpoints.CATALOGUE, "0" * 64)
 data._read = lambda *place: None
-layouts.subsets = lambda: dict(cifar10=dict(of=20, index=list(range(20))))
+layouts.subsets = lambda: dict.fromkeys(("cifar10", "imagenet-224"), dict(of=4, index=list(range(4))))
+sample = data.embedded_sample
+data.embedded_sample = lambda dataset: sample(dataset)[torch.arange(4)]
 regenerate.LIVE = regenerate.RESULTS = evidence.RESULTS = Path("live")
 for each in protocols.PROTOCOLS.values():
     each.values.update(iterations=protocols.Value(2, "test"), eot=protocols.Value(2, "test"))
 """
 
 
-def test_the_papers_protocol_runs_on_a_paper_bench(tmp_path, monkeypatch):
-    """Everything but the published networks, the official images, and the number of iterations: from loading to the table."""
+def at_the_papers_scale(chapter, bench, tmp_path, monkeypatch):
+    """A chapter with everything but the published networks, the official images, and the number of iterations: what it prints and shows."""
     monkeypatch.delenv("HETPURE_BUDGET", raising=False)
-    notebook = nbformat.read(CHAPTER, as_version=4)
+    notebook = nbformat.read(CHAPTER.with_name(chapter), as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(TINY.format(tests=str(ROOT / "tests"))))
     nbformat.write(notebook, tmp_path / "in.ipynb")
-    settings = {"bench": "cifar10-paper", "budget": "paper", "n_images": 2, "votes": 2}
+    settings = {"bench": bench, "budget": "paper", "n_images": 2, "votes": 2}
     papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", settings, progress_bar=False, cwd=str(tmp_path))
     made = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     said, shown = printed(made), texts(made)
     assert "neither the paper nor its release states" in said and "confirm=0" in said and "split test512" in said
-    assert "these settings are not those" not in said
-    assert "n = 2, K = 2" in shown and "CC BY-NC-SA 4.0" in shown and "No network of this bench was trained by this project" in shown
+    assert "these settings are not those" not in said and "n = 2, K = 2" in shown
+    return said, shown
+
+
+@pytest.mark.parametrize("chapter, bench, calls", [("06_svhn.ipynb", "svhn-paper", 15), ("07_imagenet.ipynb", "imagenet-paper", 15)])
+def test_the_papers_protocol_runs_on_digits_and_photographs(chapter, bench, calls, tmp_path, monkeypatch):
+    """The method of the protocol on the bench's own images, in front of a denoiser that has a size of its own."""
+    said, _ = at_the_papers_scale(chapter, bench, tmp_path, monkeypatch)
+    assert f"{calls} denoiser calls per purification" in said and protocols.main_table(bench).method.calls(linear_schedule()) == calls
+
+
+def test_the_papers_protocol_runs_on_a_paper_bench(tmp_path, monkeypatch):
+    """From loading to the table."""
+    _, shown = at_the_papers_scale(CHAPTER.name, "cifar10-paper", tmp_path, monkeypatch)
+    assert "CC BY-NC-SA 4.0" in shown and "No network of this bench was trained by this project" in shown
     beside = [table for table in re.findall(r"<table.*?</table>", shown, re.DOTALL) if "paper: standard" in table]
     rows = [next(row for row in table.split("<tr") if ">the method<" in row) for table in beside]
     measured = [bool(re.search(r"\d \[[\d.]+, [\d.]+\]", row)) for row in rows]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import json
 import os
 import pickle
 import sys
@@ -56,23 +58,30 @@ CONTENT = os.urandom(3 << 20)
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Serves CONTENT with ranges; breaks off the first answer after `cut` bytes, and keeps the headers it was asked with."""
+    """Serves CONTENT with ranges, in `chunked` answers if asked to; breaks off the first answer after `cut` bytes, and keeps the headers it
+    was asked with."""
 
-    cut, asked, tag, kind = 0, [], '"one"', "application/octet-stream"
+    cut, asked, tag, kind, chunked, protocol_version = 0, [], '"one"', "application/octet-stream", False, "HTTP/1.1"
 
     def do_GET(self):
         cls = type(self)
         cls.asked.append(self.headers.get("Range"))
         start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers.get("Range") else 0
         start = start if self.headers.get("If-Range", cls.tag) == cls.tag else 0
+        self.close_connection = True
+        if start >= len(CONTENT):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", cls.kind)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header(*(("Transfer-Encoding", "chunked") if cls.chunked else ("Content-Length", str(len(CONTENT) - start))))
         self.send_header("ETag", cls.tag)
         self.end_headers()
-        self.wfile.write(CONTENT[start : cls.cut or None])
+        sent = CONTENT[start : cls.cut or None]
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + b"0\r\n\r\n" * (not cls.cut) if cls.chunked else sent)
         cls.cut = 0
-        self.close_connection = True
 
     def log_message(self, *_):
         pass
@@ -104,6 +113,48 @@ def test_a_file_that_changed_on_the_server_is_begun_again(server, tmp_path):
     (tmp_path / "file.part.tag").write_text('"zero"')
     download(server.url, tmp_path / "file", progress=False)
     assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def left_over(folder, content):
+    """What an interrupted transfer of the server's file would have left."""
+    (folder / "file.part").write_bytes(content)
+    (folder / "file.part.tag").write_text('"one"')
+
+
+def test_a_part_that_is_whole_is_not_fetched_again(server, tmp_path):
+    left_over(tmp_path, CONTENT)
+    download(server.url, tmp_path / "file", len(CONTENT), progress=False)
+    assert (tmp_path / "file").read_bytes() == CONTENT and server.asked == [f"bytes={len(CONTENT)}-"]
+
+
+@pytest.mark.parametrize("size", [0, len(CONTENT), len(CONTENT) + 4])
+def test_a_part_that_is_longer_than_the_file_is_begun_again(server, tmp_path, size):
+    """Even if it is as long as the published file: then the server has another."""
+    left_over(tmp_path, CONTENT + b"more")
+    if size > len(CONTENT):
+        with pytest.raises(CheckpointError, match=f"offers {len(CONTENT)} bytes, but the published file has {size}"):
+            download(server.url, tmp_path / "file", size, progress=False)
+        assert not (tmp_path / "file").exists()
+    else:
+        download(server.url, tmp_path / "file", size, progress=False)
+        assert (tmp_path / "file").read_bytes() == CONTENT
+    assert server.asked == [f"bytes={len(CONTENT) + 4}-", None]
+
+
+def test_a_chunked_transfer_that_breaks_is_continued(server, tmp_path):
+    server.chunked, server.cut = True, 2 << 20
+    with pytest.raises(CheckpointError, match=f"interrupted after {2 << 20}.*same command continues"):
+        download(server.url, tmp_path / "file", progress=False)
+    download(server.url, tmp_path / "file", len(CONTENT), progress=False)
+    assert (tmp_path / "file").read_bytes() == CONTENT and server.asked == [None, f"bytes={2 << 20}-"]
+
+
+def test_the_published_size_decides_where_the_server_states_none(server, tmp_path):
+    server.chunked = True
+    for size, message in ((len(CONTENT) - 1, "were not kept"), (len(CONTENT) + 1, "interrupted after")):
+        with pytest.raises(CheckpointError, match=message):
+            download(server.url, tmp_path / "file", size, progress=False)
+        assert not (tmp_path / "file").exists()
 
 
 def test_a_web_page_or_a_file_of_another_size_is_not_kept(server, tmp_path):
@@ -247,6 +298,29 @@ def test_code_hidden_in_a_storage_is_refused_too(tmp_path):
     assert not mark.exists()
 
 
+def planting(module: str, name: str) -> bytes:
+    """A pickle that sets attributes of what it is given under that name."""
+    state = (None, {"planted": 1, "__doc__": "changed", "__defaults__": (1,)})
+    return f"c{module}\n{name}\n".encode() + pickle.dumps(state, 2)[2:-1] + b"b."
+
+
+def test_a_file_cannot_change_what_it_is_given():
+    def victim():
+        """Unchanged."""
+
+    class Naive(pickle.Unpickler):
+        def find_class(self, module, name):
+            return victim
+
+    Naive(io.BytesIO(planting("any", "thing"))).load()
+    assert victim.planted and victim.__doc__ == "changed"  # the bytes do it where nothing prevents them
+    for path, thing in checkpoints._ALLOWED.items():
+        before = thing.__doc__, getattr(thing, "__defaults__", None)
+        with contextlib.suppress(CheckpointError, TypeError, AttributeError):
+            TensorsOnly(io.BytesIO(planting(*path.rsplit(".", 1)))).load()
+        assert (thing.__doc__, getattr(thing, "__defaults__", None)) == before and not hasattr(thing, "planted"), path
+
+
 @pytest.fixture
 def persistence(monkeypatch, tmp_path):
     """EDM's way of pickling a class together with its source text; reading it there would execute the text."""
@@ -301,6 +375,22 @@ def test_a_paper_bench_is_made_of_its_checkpoints_and_cards_them(cache, monkeypa
     assert bench.name == "tiny-paper+bf16" and bench.dataset == "cifar10" and not bench.classifier.training
     assert bench.weights["tiny-paper-classifier"] == checkpoints.sha256(path) == benches.card("tiny-paper+bf16-classifier")["sha256"]
     assert benches.card("tiny-paper-classifier")["licence"] == "none"
+
+
+def test_a_record_of_a_published_network_stands_unless_another_was_used_here(cache):
+    path, name = cache(), "cifar10-paper+bf16-denoiser"
+    zoo_name = "robustbench/cifar10/Linf/Somebody2021"
+    assert all(benches.is_current(n, "0123") for n in (name, "imagenet-paper-classifier", zoo_name))
+    digests = dict.fromkeys((benches.checkpoint_of(name), zoo_name), "4567")
+    checkpoints.RECORDED.write_text(json.dumps(digests))
+    for n in (name, zoo_name):
+        assert benches.is_current(n, "45") and not benches.is_current(n, "01")
+    assert not benches.is_current("cifar10-small-classifier", "01") and not path.exists()
+
+
+def test_a_network_that_no_paper_bench_has_is_an_error_of_its_own():
+    with pytest.raises(benches.BenchError, match="no card .*cifar10-paper-atop"):
+        benches.card("cifar10-paper-atop")
 
 
 def test_every_paper_bench_names_known_checkpoints_and_data():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
+import shlex
 from dataclasses import replace
 
 import pandas as pd
@@ -12,10 +15,11 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
 from hetpure_core import HetPure, Purified, Uniform, linear_schedule
-from hetpure_lab import benches, cost, defences, evidence, microbatch, precision, protocols
+from hetpure_lab import attacks, benches, claims, cost, defences, evidence, microbatch, precision, protocols, specs
 from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import BUDGETS
 from hetpure_lab.cost import Costs, Rates, Work, costs, count, gradient_flops
+from hetpure_lab.gradients import GRADIENTS
 from hetpure_lab.measure import LiveBytes
 from hetpure_lab.protocols import PROTOCOLS
 
@@ -50,7 +54,7 @@ def test_checkpointing_costs_one_more_forward_pass_per_call():
 
 
 def test_the_randomised_autoattack_takes_the_gradients_that_others_counted():
-    assert cost.AUTOATTACK * 20 == 4040
+    assert protocols.table(1).attack("AutoAttack").purifications()[1] == 4040
 
 
 def tiny(classifier, denoiser) -> Costs:
@@ -73,6 +77,54 @@ def test_counted_flops_are_those_of_a_real_run(networks, purifier):
     with FlopCounterMode(display=False) as counter, set_checkpoint_early_stop(False):
         defended(x, range(2)).sum().backward()
     assert counter.get_total_flops() == cost.gradients(c, purifier, 2, SCHEDULE).gradient
+
+
+class NoModules(contextlib.nullcontext):
+    """In place of the counter's own tracker of modules, which cannot follow `torch.autograd.grad`."""
+
+    parents = ("Global",)
+
+
+def flops_of_one_step(defence, x, copies: int) -> int:
+    """Of a gradient over `copies` of every image, as an attack takes it."""
+    labels, counter = torch.zeros(len(x), dtype=torch.long), FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter, set_checkpoint_early_stop(False):
+        attacks.loss_and_gradient(defence, x, labels, range(len(x)), range(copies))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("purifier", [Uniform(0.1, 3), HetPure(steps=4), HetPure(steps=4, mask_kind="random")])
+def test_a_mask_that_copies_share_is_counted_once_per_image(networks, purifier):
+    """2 images with 5 copies have 2 masks, unless each copy draws its own."""
+    defended, c = Purified(*networks, purifier), tiny(*networks)
+    assert flops_of_one_step(defended, torch.rand(2, 3, 8, 8), 5) == cost.gradients(c, purifier, 10, SCHEDULE, together=5).gradient
+    attack = PGD(iterations=1, eot=5, confirm=0)
+    assert cost.attack_work(c, purifier, attack, 2, SCHEDULE) == cost.gradients(c, purifier, 10, SCHEDULE, together=5)
+    with FlopCounterMode(display=False) as counter:
+        attacks.logits_of(defended, torch.rand(2, 3, 8, 8), range(2), range(6))
+    assert counter.get_total_flops() == cost.predictions(c, purifier, 12, SCHEDULE, together=6).forward
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("purifier", [HetPure(steps=4), Uniform(0.1, 4)])
+def test_every_gradient_costs_what_a_real_one_does(networks, purifier, gradient):
+    """But for the classifier's head, which has no part in the derivative of a mask."""
+    seen = attacks.seen_by_the_attack(Purified(*networks, purifier), gradient)
+    counted = cost.gradients(tiny(*networks), purifier, 6, SCHEDULE, gradient, together=3)
+    assert flops_of_one_step(seen, torch.rand(2, 3, 8, 8), 3) == pytest.approx(counted.gradient, rel=1e-3)
+    assert (counted.calls == 0) is (gradient == "undefended")
+
+
+def test_an_unknown_gradient_has_no_price():
+    with pytest.raises(ValueError, match="unknown gradient 'none'"):
+        cost.gradients(costs("cifar10-small"), HetPure(), 1, SCHEDULE, "none")
+
+
+def test_every_restart_is_charged():
+    c, attack = costs("cifar10-small"), PGD(iterations=5, eot=2, random_start=True, confirm=0)
+    once, twice = (cost.attack_work(c, HetPure(), replace(attack, restarts=n), 3, SCHEDULE) for n in (1, 2))
+    assert twice.gradient == 2 * once.gradient
 
 
 def test_memory_per_row_is_near_that_of_a_real_run(networks):
@@ -104,28 +156,37 @@ def test_iterations_that_were_saved_are_not_charged():
     assert 2 * half.gradient == full.gradient and half.forward < full.forward
 
 
+@pytest.mark.parametrize("more", [{}, {"restarts": 2, "random_start": True, "keep": "best"}])
 @pytest.mark.parametrize("early", [True, False])
-def test_predictions_that_confirm_failures_are_counted_one_by_one(early, networks, images):
+def test_predictions_that_confirm_failures_are_counted_one_by_one(early, more, networks, images):
     """On images that the classifier gets wrong, which are set aside at the first look, and on images that it never does."""
     defended, images = Purified(*networks, Uniform(0.01, 2), checkpointing=False), images.float()
-    attack = PGD(iterations=7, eot=1, eps=1e-9, confirm=6, confirm_every=2)
+    attack = PGD(iterations=7, eot=1, eps=1e-9, confirm=6, confirm_every=2, **more)
     with torch.no_grad():
         right = networks[0](images).argmax(1)
     with evidence.Calls(defended) as calls:
         _, spent = attack.run(defended, images, (right + 1) % 5 if early else right, list(range(4)))
     work = cost.attack_work(tiny(*networks), defended.purifier, attack, 4, SCHEDULE, spent=spent.tolist())
-    assert spent.tolist() == [2 if early else 7] * 4 and calls.rows == work.calls
+    assert spent.tolist() == [2 if early else 7 * attack.restarts] * 4 and calls.rows == work.calls
 
 
 def test_a_table_is_the_sum_of_its_cells_and_runs():
     found = cost.plan("cifar10-paper", BUDGETS["paper"], 1)
     assert found["flops"] == sum(c["flops"] for c in found["cells"]) and found["calls"] == sum(c["calls"] for c in found["cells"])
     assert found["hours"] == pytest.approx(sum(c["hours"] for c in found["cells"]))
-    assert {(c["row"], c["column"]) for c in found["cells"]} == {(r, c) for r in ("uniform", "method") for c in ("PGD+EOT", "AutoAttack")}
+    lines = protocols.queue(protocols.under(BUDGETS["paper"], "cifar10-paper", 1))
+    assert {(c["row"], c["column"]) for c in found["cells"]} == {(line.row, line.column) for line in lines}
+    assert sum(c["runs"] for c in found["cells"]) == len(lines)
     one = cost.plan("cifar10-paper", BUDGETS["paper"])
-    cell = next(c for c in found["cells"] if (c["row"], c["column"]) == ("method", "PGD+EOT"))
+    cell = next(c for c in found["cells"] if (c["row"], c["column"]) == ("the method", "PGD+EOT"))
     assert one["flops"] * cell["runs"] == cell["flops"] and cell["runs"] == 3
     assert one["hours_on"]["A100"] > one["hours_on"]["H100"] == pytest.approx(one["hours"])
+
+
+def test_a_smaller_budget_cuts_autoattack_too():
+    cells = cost.plan("cifar10-paper", BUDGETS["smoke"], 1)["cells"]
+    pgd, auto = (next(c for c in cells if (c["row"], c["column"]) == ("the method", column)) for column in ("PGD+EOT", "AutoAttack"))
+    assert auto["iterations"] == pgd["iterations"] == 2 and auto["calls"] < 4 * pgd["calls"]
 
 
 def test_a_smaller_budget_costs_less_on_every_paper_bench():
@@ -241,7 +302,9 @@ def test_every_value_of_a_protocol_has_a_source_and_makes_runnable_settings(prot
         any(word in v.source for word in ("paper", "release", "DiffPure", "Lee & Kim", protocols.OURS)) for v in protocol.values.values()
     )
     assert protocol.bench in benches.PAPER and protocol.method.calls(SCHEDULE) > protocol.baseline.calls(SCHEDULE)
-    assert protocol.attack.confirm == 0 and set(protocol.unknown()) < set(protocol.values)
+    assert all(protocol.attack(column).eps == protocol["eps"] for column in protocol.columns) and set(protocol.unknown()) < set(
+        protocol.values
+    )
     assert all(name in protocol.statement() for name in protocol.unknown())
 
 
@@ -267,6 +330,70 @@ def test_the_bench_of_a_table_has_its_settings():
             assert benches.PAPER[protocol.bench].method == protocol.method
     with pytest.raises(ValueError, match="no protocol for Table 9"):
         protocols.table(9)
+
+
+# ---- the queue of a table ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_queue_is_read_by_the_command_that_runs_it(number, monkeypatch, capsys):
+    monkeypatch.delenv("HETPURE_BUDGET", raising=False)
+    protocol, parser = protocols.table(number), argparse.ArgumentParser()
+    evidence._add_experiment(parser)
+    protocols.main(["--table", str(number)])
+    lines = capsys.readouterr().out.splitlines()
+    expected = protocols.queue(protocols.under(BUDGETS["paper"], protocol.bench, number))
+    for text, line in zip(lines, expected, strict=True):
+        a = parser.parse_args(shlex.split(text))
+        assert evidence.Experiment(a.defence, a.attack, a.bench, a.split, a.K, a.seed) == line.experiment
+        assert a.n_images == protocol["n_images"] and a.split == "test512"
+    assert len(set(lines)) == len(lines)
+
+
+def test_a_queue_has_every_row_whose_networks_are_published_and_every_seed():
+    lines = protocols.queue(protocols.under(BUDGETS["paper"], "cifar10-paper", 1))
+    defences_of = lambda row: {line.experiment.defence for line in lines if line.row == row}
+    seeds_of = lambda row: sorted({line.experiment.seed for line in lines if line.row == row})
+    assert defences_of("the method") == {"hetpure"} and defences_of("uniform purification") == {"uniform:t=0.1"}
+    assert defences_of("Gowal et al. 2020") == {"at:model=Linf/Gowal2020Uncovering_28_10_extra"}  # and not the small stand-in
+    assert not defences_of("Lin et al.")  # a purifier that exists for the small bench only
+    assert seeds_of("the method") == [0, 1, 2] and seeds_of("Gowal et al. 2020") == seeds_of("no defence") == [0]
+    assert [line.experiment.seed for line in lines] == sorted(line.experiment.seed for line in lines)
+
+
+def test_every_column_has_the_attack_that_its_table_looks_for():
+    for number, slugs in ((1, {"pgd", "autoattack"}), (3, {"pgd", "autoattack"}), (5, {"bpda"})):
+        lines = protocols.queue(protocols.under(BUDGETS["paper"], "cifar10-paper", number))
+        attacks_ = [(line, specs.parse(line.experiment.attack, evidence.ATTACKS)) for line in lines]
+        assert {slug for _, (slug, _) in attacks_} == slugs
+        for line, (slug, attack) in attacks_:
+            assert slug == claims.ATTACK_NAMES[line.column]
+            assert (attack.norm, attack.eps) == (protocols.table(number)["norm"], protocols.table(number)["eps"])
+            static = protocols.static(line.experiment.defence)
+            assert attack.eot == (1 if static else 20) and attack.iterations == (200 if slug == "pgd" else 100)
+            assert slug != "autoattack" or attack.version == ("standard" if static else "rand")
+
+
+def test_the_method_of_a_table_is_the_benchs_own():
+    released = protocols.queue(protocols.under(BUDGETS["paper"], "cifar10-paper-released", 1))
+    found = {specs.parse(line.experiment.defence, evidence.DEFENCES)[1] for line in released if line.row == "the method"}
+    assert found == {benches.method("cifar10-paper-released")}
+    assert set(protocols.rows(protocols.table(1), "cifar10-small")) == {"no defence", "uniform purification", "the method"}
+
+
+def test_records_of_a_queue_find_their_rows_in_the_table():
+    for name in ("Table 1", "Table 2", "Table 6", "Table 8"):
+        found = protocols.rows(protocols.PROTOCOLS[name], protocols.PROTOCOLS[name].bench)
+        for claim in claims.TABLES[name].rows:
+            if claim.method in found:
+                assert found[claim.method] in claim.specs
+
+
+def test_an_unknown_table_or_bench_has_no_queue(capsys):
+    for arguments, message in ((["--table", "9"], "no protocol for Table 9"), (["--table", "1", "--bench", "x"], "unknown bench 'x'")):
+        with pytest.raises(SystemExit):
+            protocols.main(arguments)
+        assert message in capsys.readouterr().err
 
 
 # ---- faster arithmetic -------------------------------------------------------------------------------------------------------

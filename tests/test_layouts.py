@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from scipy.io import savemat
 
 from hetpure_lab import data, layouts
@@ -75,6 +76,14 @@ def test_a_cifar10_pickle_that_wants_to_run_something_is_refused_and_nothing_run
     with pytest.raises(DataError, match="mkdir.*nothing was executed"):
         data.load("cifar10", "test", tmp_path)
     assert not (tmp_path / "mark").exists()
+
+
+def test_a_cifar10_pickle_cannot_change_the_function_that_reads_it(tmp_path):
+    change = pickle.dumps((None, {"planted": 1, "__defaults__": (1,)}), 2)[2:-1]
+    (tmp_path / "test_batch").write_bytes(b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n" + change + b"b.")
+    with pytest.raises(DataError):
+        data.load("cifar10", "test", tmp_path)
+    assert not hasattr(layouts._empty_array, "planted") and layouts._empty_array.__defaults__ is None
 
 
 @pytest.mark.parametrize(
@@ -149,6 +158,35 @@ def test_imagenet_parquet_files_are_put_into_the_order_of_class_folders(tmp_path
         pd.DataFrame(table).to_parquet(tmp_path / f"validation-{k:05}-of-00002.parquet")
     images = data.load("imagenet-224", "validation", tmp_path, quiet=True)
     assert images.labels.tolist() == [7, 0] and "the literature's 2 of 4" in images.source
+
+
+def test_only_chosen_photographs_are_read_and_decoded(tmp_path, monkeypatch):
+    """The others would not decode, and lie in other groups of rows: of those only labels and paths are read."""
+    monkeypatch.setattr(layouts, "subsets", lambda: {"imagenet-224": {"of": 6, "index": [4, 1]}})
+    contents = [jpeg(256, 256, (50 * i, 0, 0)) if i in (1, 4) else b"no image" for i in range(6)]
+    table = {"image": [{"bytes": c, "path": f"{i}.JPEG"} for i, c in enumerate(contents)], "label": [5, 5, 6, 6, 7, 7]}
+    pd.DataFrame(table).to_parquet(tmp_path / "validation-00000-of-00001.parquet", row_group_size=1)
+    read = []
+
+    class Watched(parquet.ParquetFile):
+        def read_row_group(self, i, columns):
+            read.append((i, tuple(columns)))
+            return super().read_row_group(i, columns)
+
+    monkeypatch.setattr(parquet, "ParquetFile", Watched)
+    images = data.load("imagenet-224", "validation", tmp_path, quiet=True)
+    assert images.labels.tolist() == [7, 5] and images.pixels[:, 0].float().mean((1, 2)).round().tolist() == [200, 50]
+    assert [i for i, columns in read if "image.bytes" in columns] == [1, 4]
+
+
+def test_imagenets_reader_has_chosen_the_literatures_subset_already(tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "subsets", lambda: {"imagenet-224": {"of": 3, "index": [2, 0]}})
+    rows = {"image": [{"bytes": jpeg(256, 256), "path": p} for p in "abc"], "label": [1, 2, 3]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "validation-00000-of-00001.parquet")
+    assert data.load("imagenet-224", "test512", tmp_path, quiet=True).labels.tolist() == [3, 1]
+    monkeypatch.setattr(layouts, "subsets", lambda: {"imagenet-224": {"of": 4, "index": [2, 0]}})
+    with pytest.raises(DataError, match="of the 4 official test images"):
+        data.load("imagenet-224", "test512", tmp_path)
 
 
 def test_a_photograph_that_cannot_be_decoded_is_named(tmp_path):
