@@ -104,10 +104,11 @@ def smallest_detectable(n: int, discordance: float, power: float = 0.8, alpha: f
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
     """Mean of a - b over images with a bootstrap interval over images: two defences on the same images.
 
-    An interval around 0 is no narrower than images unlike any that were drawn allow (`unseen`).
+    If fewer than `FEW` images differ the bootstrap knows little of those that do: then the interval is no narrower than `unseen` allows.
     """
-    d = _bootstrap(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), (-1, 1), seed, resamples)
-    if not d.low <= 0 <= d.high:
+    values = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    d = _bootstrap(values, (-1, 1), seed, resamples)
+    if np.count_nonzero(values) >= FEW:
         return d
     return replace(d, low=min(d.low, -unseen(d.n)), high=max(d.high, unseen(d.n)))
 
