@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from hetpure_core import HetPure, Purified, Uniform
-from hetpure_lab import attacks, benches, data, defences, microbatch, pixels, scale, specs, stats
+from hetpure_lab import attacks, benches, checkpoints, data, defences, microbatch, pixels, scale, specs, stats
 from hetpure_lab.attacks import ATTACKS, PRESETS, Attack, Undefended
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import ROOT, Images
@@ -254,7 +254,7 @@ def _spread(runs: list[dict[str, dict]], column: str) -> stats.Spread:
 def current(path: Path) -> bool:
     """Whether a file's records were made with the weights that are in the repository now."""
     record = next(iter(read(path).values()), None)
-    return record is not None and all(benches.card(k)["sha256"][:16] == v for k, v in record["config"]["weights"].items())
+    return record is not None and all(benches.is_current(k, v) for k, v in record["config"]["weights"].items())
 
 
 def files(results: Path = RESULTS) -> list[Path]:
@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for words in queue():
             try:
                 _run(one.parse_args(words), args, client)
-            except benches.BenchError as error:  # networks that are not trained yet must not stop the others
+            except (benches.BenchError, checkpoints.CheckpointError) as error:  # networks that are not trained yet must not stop the others
                 print(f"skipped {shlex.join(words)}: {error}", file=sys.stderr)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -91,8 +91,8 @@ class Evidence:
     @property
     def randomised(self) -> bool:
         """Whether outcomes may differ: the defence draws noise, and not all of it is frozen."""
-        kind, frozen = DEFENCES[self.config["defence"]["name"]], self.config["attack"].get("frozen", "")
-        return kind is not None and getattr(kind, "randomised", True) and "all" not in frozen.split("+")
+        name, frozen = self.config["defence"]["name"], self.config["attack"].get("frozen", "")
+        return name != "none" and getattr(DEFENCES.get(name), "randomised", True) and "all" not in frozen.split("+")
 
     def rates(self, column: str, images: Sequence[str] | None = None) -> np.ndarray:
         """Shares of right outcomes (n,) of all images or of those given."""

@@ -72,5 +72,6 @@ def table(correct: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
     rows = {}
     for name, kinds in correct.items():
         rows[name] = {kind: str(stats.wilson(hits)) for kind, hits in kinds.items()}
-        rows[name] |= {f"change, {kind}": str(stats.paired_difference(hits, first[kind])) for kind, hits in kinds.items()}
+        changes = {f"change, {kind}": str(stats.paired_difference(hits, first[kind])) for kind, hits in kinds.items()}
+        rows[name] |= changes if kinds is not first else dict.fromkeys(changes, "")
     return pd.DataFrame(rows).T

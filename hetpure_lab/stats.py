@@ -48,8 +48,8 @@ def _interval(correct: np.ndarray, method: str) -> Accuracy:
 def mean_rate(rates: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
     """Mean of per-image success rates (K runs each) with a bootstrap interval over images, the unit that was sampled.
 
-    It reaches at least as far as Wilson's interval of n images that all fail, or all succeed: a bootstrap knows nothing of images
-    unlike any that were drawn, and near 0 or 1 they are what is uncertain.
+    A bootstrap knows nothing of images unlike any that were drawn, and near 0 or 1 they are what is uncertain: the interval reaches at
+    least to `unseen` from either end.
     """
     rates = np.asarray(rates, dtype=float)
     mean = _bootstrap(rates, (0, 1), seed, resamples)
@@ -57,8 +57,8 @@ def mean_rate(rates: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accura
 
 
 def unseen(n: int) -> float:
-    """The largest share of images of a kind of which n draws show none, at 95 % (Wilson)."""
-    return float(proportion_confint(0, n, method="wilson")[1])
+    r"""The largest share of images of a kind of which n draws show none, at 95 %: :math:`1 - 0.05^{1/n}`, about 3 / n."""
+    return 1 - 0.05 ** (1 / n)
 
 
 def _bootstrap(values: np.ndarray, scale: tuple[float, float], seed: int, resamples: int) -> Accuracy:

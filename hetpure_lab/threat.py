@@ -70,8 +70,8 @@ class Attack:
         """The defence as this attack's threat model has it, to be attacked and scored: with its noise `frozen`, or as it is."""
         if not self.frozen or isinstance(defence, Undefended | Frozen):
             return defence
-        if not isinstance(defence, Purified):
-            raise ValueError(f"only the noise of a diffusion purifier can be frozen, not that of {type(defence).__name__}")
+        if getattr(type(defence), "purify", None) is not Purified.purify:
+            raise ValueError(f"only the noise of a plain Purified can be frozen, not that of {type(defence).__name__}")
         return Frozen(defence, self.frozen)
 
     def direction(self, gradient: Tensor) -> Tensor:
