@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,17 +76,24 @@ def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
 def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
     """Attacked single-shot accuracy of `rows` (summaries) against denoiser calls (linear up to one), with 95 % intervals.
 
-    Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM) are named.
+    Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM) are named in place,
+    the others beside the axis. Rows of equal cost stand side by side.
     """
     points = {r["defence"]: (tables.cost(r["defence"]), 100 * r["adversarial_single"]["value"]) for r in rows}
-    front = tables.pareto(points)
-    for r in rows:
+    front, seen = tables.pareto(points), Counter()
+    for r in sorted(rows, key=lambda r: -points[r["defence"]][1]):
         name, a = r["defence"], r["adversarial_single"]
         (calls, value), best = points[name], name in front
+        place = calls * (1 + 0.05 * ((seen[calls] + 1) // 2) * (-1) ** seen[calls])
+        seen[calls] += 1
         error = [[value - 100 * a["low"]], [100 * a["high"] - value]]
-        axis.errorbar(calls, value, error, fmt="D" if best else "o", color=plots.colour(name), markersize=4, linewidth=0.7)
-        if best or name in ("none", "hetpure") or (name.startswith("uniform") and "," not in name):
-            axis.annotate(name, (calls, value), xytext=(3, 3), textcoords="offset points", fontsize=6)
+        named = best or name in ("none", "hetpure") or (name.startswith("uniform") and "," not in name)
+        style = {"fmt": "D" if best else "o", "color": plots.colour(name), "label": None if named else name}
+        axis.errorbar(place, value, error, markersize=4, linewidth=0.7, **style)
+        if named:
+            axis.annotate(name, (place, value), xytext=(3, 3), textcoords="offset points", fontsize=6)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=6, frameon=False, title="from the top", title_fontsize=6)
     axis.plot(*zip(*[points[name] for name in front]) if front else ([], []), color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
     axis.set_xscale("symlog", linthresh=1, linscale=0.5)
     ticks = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]

@@ -629,10 +629,12 @@ def test_the_pareto_plot_shows_every_row_at_its_cost_in_its_colour_and_marks_the
     ]
     figure, axis = plots.plt.subplots()
     figures.pareto_plot(axis, rows)
+    accuracy = dict(sorted(accuracy.items(), key=lambda item: -item[1]))  # as they are drawn
     points = [c.lines[0] for c in axis.containers]
-    assert [round(float(p.get_xdata()[0])) for p in points] == [tables.cost(name) for name in accuracy]
+    assert [float(p.get_xdata()[0]) for p in points] == pytest.approx([tables.cost(name) for name in accuracy], rel=0.06)
     assert [p.get_color() for p in points] == [plots.colour(name) for name in accuracy]
-    front = ["none", "uniform:t=0.14,steps=1", "hetpure", "gradual"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["gdmp", "adp"]
+    front = ["gradual", "hetpure", "uniform:t=0.14,steps=1", "none"]
     assert [name for name, p in zip(accuracy, points) if p.get_marker() == "D"] == front == [text.get_text() for text in axis.texts]
     assert axis.get_xscale() == "symlog" and axis.get_xlim()[0] < 0 < axis.get_xlim()[1]
     plots.plt.close(figure)
