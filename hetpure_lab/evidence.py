@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shlex
 import sys
@@ -44,8 +45,8 @@ from hetpure_lab.records import append, provenance, read
 if TYPE_CHECKING:
     from distributed import Client
 
-RESULTS = ROOT / "results"
-QUEUE = RESULTS / "queue.txt"
+RESULTS = Path(os.environ.get("HETPURE_RESULTS", ROOT / "results"))
+QUEUE = ROOT / "results" / "queue.txt"
 
 
 # ---- what an experiment is -------------------------------------------------------------------------------------------------

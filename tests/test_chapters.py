@@ -60,7 +60,7 @@ import conftest
 import torch
 from pathlib import Path
 from torch import nn
-from hetpure_lab import checkpoints, data, evidence, layouts, protocols, regenerate
+from hetpure_lab import checkpoints, data, layouts, protocols, regenerate
 
 class Sized(conftest.TinyDenoiser):
     size = 64
@@ -83,7 +83,7 @@ data._read = lambda *place: None
 layouts.subsets = lambda: dict.fromkeys(("cifar10", "imagenet-224"), dict(of=4, index=list(range(4))))
 sample = data.embedded_sample
 data.embedded_sample = lambda dataset: sample(dataset)[torch.arange(4)]
-regenerate.LIVE = regenerate.RESULTS = evidence.RESULTS = Path("live")
+regenerate.LIVE = Path("live")
 for each in protocols.PROTOCOLS.values():
     each.values.update(iterations=protocols.Value(2, "test"), eot=protocols.Value(2, "test"))
 """
@@ -92,6 +92,7 @@ for each in protocols.PROTOCOLS.values():
 def at_the_papers_scale(chapter, bench, tmp_path, monkeypatch):
     """A chapter with everything but the published networks, the official images, and the number of iterations: what it prints and shows."""
     monkeypatch.delenv("HETPURE_BUDGET", raising=False)
+    monkeypatch.setenv("HETPURE_RESULTS", str(tmp_path / "results"))
     notebook = nbformat.read(CHAPTER.with_name(chapter), as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(TINY.format(tests=str(ROOT / "tests"))))
     nbformat.write(notebook, tmp_path / "in.ipynb")
