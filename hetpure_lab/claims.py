@@ -301,7 +301,7 @@ TABLES = {
             "SVHN, WideResNet-28-10, l-infinity 8/255; rows of adversarial training under AutoAttack",
             ("PGD+EOT",),
             (
-                Claim("AT", "Rade & Moosavi-Dezfooli (ResNet-18)", "93.08", ("52.83",), note=NO_SVHN),
+                Claim("AT", "Rade & Moosavi-Dezfooli (ResNet-18)", "93.08", ("52.83",), "at", NO_SVHN),
                 Claim("AT", "Gowal et al. 2020", "92.87", ("56.83",), note=NO_SVHN),
                 Claim("AT", "Gowal et al. 2021", "94.15", ("60.90",), note=NO_SVHN),
                 Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "92.57", ("35.54",), "uniform:t=0.2", "E25"),
