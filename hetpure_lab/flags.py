@@ -386,8 +386,10 @@ def committed(results: Path = RESULTS) -> list[Flag]:
 
 
 def reference_accuracy(e: Evidence) -> float | None:
-    """The bare classifier's accuracy on its card, if the card knows it for the split."""
-    card = benches.card(f"{e.config['bench']}-classifier")
+    """The bare classifier's accuracy on its card, if the defence uses it and the card knows it for the split."""
+    if (name := f"{e.config['bench']}-classifier") not in e.config["weights"]:
+        return None
+    card = benches.card(name)
     return card.get("metrics", {}).get(e.config["split"], {}).get("clean")
 
 

@@ -182,7 +182,7 @@ def every_attack(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.
         if r["defence"] == "hetpure" or r["defence"].partition(":")[0] in ("none", "uniform"):
             lines.setdefault(r["attack"], {})[r["defence"]] = f"{percent(r, 'adversarial_single')}, n = {r['n']}"
     names = sorted({name for line in lines.values() for name in line}, key=_price)
-    return pd.DataFrame({"attack": a} | {name: line.get(name, "") for name in names} for a, line in lines.items())
+    return pd.DataFrame({a: {name: line.get(name, "") for name in names} for a, line in lines.items()}).T
 
 
 def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, str]:

@@ -259,6 +259,11 @@ def test_clean_images_handed_back_by_the_packaged_library_are_no_lack_of_directi
     assert names(flags.examine(e)) == {"single-acceptance"}
 
 
+def test_another_classifier_is_not_held_against_the_benchs_card():
+    bare, trained = (records_of("none", "pgd", **SOUND, weights={f"cifar10-small-{name}": "0"}) for name in ("classifier", "pgd-at-linf"))
+    assert flags.reference_accuracy(bare) > 0.5 and flags.reference_accuracy(trained) is None
+
+
 def test_outcomes_that_vary_without_a_purifier_are_flagged():
     e = records_of("none", "pgd", **SOUND)
     assert flags.examine(e) == []
