@@ -175,14 +175,14 @@ def common(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = 
 
 
 def every_attack(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFrame:
-    """Single-shot accuracy, and n, of the bare classifier, uniform noise and the method under every attack that has a record."""
+    """Single-shot accuracy (and n) of the method, uniform noise by DDIM and the bare classifier under every attack that has a record."""
     rows = [r for slug in ATTACKS for r in evidence_rows(bench, norm, slug, results) if r["seed"] == 0]
     lines: dict[str, dict[str, str]] = {}
     for r in rows:
-        if r["defence"] == "hetpure" or r["defence"].partition(":")[0] in ("none", "uniform"):
-            lines.setdefault(r["attack"], {})[r["defence"]] = f"{percent(r, 'adversarial_single')}, n = {r['n']}"
-    names = sorted({name for line in lines.values() for name in line}, key=_price)
-    return pd.DataFrame({a: {name: line.get(name, "") for name in names} for a, line in lines.items()}).T
+        if r["defence"] in ("hetpure", "none") or (r["defence"].startswith("uniform") and "," not in r["defence"]):
+            lines.setdefault(r["attack"], {})[r["defence"]] = f"{percent(r, 'adversarial_single')} ({r['n']})"
+    names = sorted({name for line in lines.values() for name in line}, key=_price, reverse=True)
+    return pd.DataFrame({"attack": a} | {name: line.get(name, "") for name in names} for a, line in lines.items())
 
 
 def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, str]:

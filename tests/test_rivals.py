@@ -591,8 +591,8 @@ def test_every_attack_has_a_line_and_every_baseline_a_column(tmp_path):
     record(tmp_path, "hetpure", "transfer", 4)
     record(tmp_path, "uniform:t=0.1", "pgd", 2)
     record(tmp_path, "gradual", "pgd", 8)
-    found = tables.every_attack("cifar10-small", results=tmp_path)
-    assert list(found.columns) == ["uniform:t=0.1", "hetpure"] and list(found.index) == ["pgd", "transfer"]
+    found = tables.every_attack("cifar10-small", results=tmp_path).set_index("attack")
+    assert list(found.columns) == ["hetpure", "uniform:t=0.1"] and list(found.index) == ["pgd", "transfer"]
     assert found.loc["transfer", "hetpure"].startswith("50.0") and found.loc["transfer", "uniform:t=0.1"] == ""
 
 
