@@ -123,9 +123,11 @@ class Contrastive(ReverseSDE):
     e^{n_k}}`, p the cosine of the logits of x_s and x_t. Bai et al. 2024: t = 0.1, 100 calls, lambda = 500. Adaptations: their n_k are
     the other images of the batch, here the directions of the other classes; their features pass through a small network that is trained
     anew on every image, here they are the logits themselves, on which 500 destroys an image, so `scale` is 1; they add the term to the next
-    predicted noise, here it is applied on arrival, so that a step needs no memory. ``scale=0`` is the `ReverseSDE`.
+    predicted noise, here it is applied on arrival, so that a step needs no memory. A step consults the classifier twice and
+    differentiates it, so there are 10 steps by default. ``scale=0`` is the `ReverseSDE`.
     """
 
+    steps: int = 10
     scale: float = 1.0
 
     def __post_init__(self):
