@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from hetpure_core import HetPure, Purified, Uniform
@@ -175,11 +176,7 @@ def evaluate(
     with Calls(defence) as calls:
         x_adv, spent = attack.run(defence, x, y, ids, experiment.seed, tick)
         delta = attacks.to_8_bit(x_adv, x, attack.norm, attack.eps)
-        null = attacks.perturb_randomly(x, ids, attack.norm, attack.eps, f"null {experiment.seed}")
-        null = attacks.to_8_bit(null, x, attack.norm, attack.eps)
-        scorer, K = attacks.reseeded(defence, f"score {experiment.seed}"), experiment.config["K"]
-        changes = {"adversarial": delta, "clean": torch.zeros_like(delta), "null": null}
-        logits = {c: attacks.logits_of(scorer, (images.pixels.to(device) + d.short()) / 255, ids, range(K)) for c, d in changes.items()}
+        logits = score(experiment, defence, attack, images, delta, device)
     columns = {name: column_record(column) for name, column in logits.items()}
     shared = {"config": experiment.config, "source": images.source} | provenance() | {"device": _name(device)}
     elapsed = {"seconds": time.time() - started[0], "cpu_seconds": time.process_time() - started[1]}
@@ -190,6 +187,18 @@ def evaluate(
         | shared
         for i, key in enumerate(ids)
     ]
+
+
+def score(
+    experiment: Experiment, defence: Purified | Undefended, attack: Attack, images: Images, delta: Tensor, device: torch.device
+) -> dict[str, Tensor]:
+    """Logits (K, n, classes) of the three columns on fresh noise, the adversarial images being int8 differences `delta` (n, 3, h, w)."""
+    x, ids, K = images.floats.to(device), images.ids, experiment.config["K"]
+    null = attacks.perturb_randomly(x, ids, attack.norm, attack.eps, f"null {experiment.seed}")
+    null = attacks.to_8_bit(null, x, attack.norm, attack.eps)
+    changes = {"adversarial": delta, "clean": torch.zeros_like(delta), "null": null}
+    scorer = attacks.reseeded(defence, f"score {experiment.seed}")
+    return {c: attacks.logits_of(scorer, (images.pixels.to(device) + d.short()) / 255, ids, range(K)) for c, d in changes.items()}
 
 
 def _name(device: torch.device) -> str:

@@ -27,7 +27,7 @@ from scipy.stats import binomtest, fisher_exact
 from torch import Tensor, nn
 
 from hetpure_core import HetPure, Noise, Purified, Uniform
-from hetpure_lab import attacks, benches, data, defences, evidence, pixels, specs, stats
+from hetpure_lab import attacks, benches, data, defences, evidence, pixels, rescore, specs, stats
 from hetpure_lab.attacks import ATTACKS, Undefended
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
@@ -176,8 +176,10 @@ def _clearly_above(strong: np.ndarray, weak: np.ndarray, e: Evidence, images: Se
 
 
 def _code(e: Evidence) -> list[Flag]:
-    versions = {json.dumps(r["code"], sort_keys=True) for r in e.records.values()}
-    return [Flag("mixed-code", e.about, f"{len(versions)} versions")] if len(versions) > 1 else []
+    if rescore.same_code(e.records):
+        return []
+    versions = {rescore.digest(r["code"]) for r in e.records.values()}
+    return [Flag("mixed-code", e.about, f"{len(versions)} versions, not shown to score alike")]
 
 
 def _clean_accuracy(e: Evidence, reference: float) -> list[Flag]:

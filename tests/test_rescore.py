@@ -1,0 +1,83 @@
+"""Rescoring: stored adversarial images are judged again, and versions of the code that agree count as one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hetpure_lab import data, evidence, pixels, rescore
+from hetpure_lab.evidence import Experiment
+from hetpure_lab.rescore import Note
+
+EXPERIMENT = Experiment("uniform:steps=2", "pgd:iterations=1,eot=1,confirm=0", K=4)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.embedded_sample(data.DATASETS["cifar10"]).take(4)
+
+
+@pytest.fixture(scope="module")
+def made(images, tmp_path_factory):
+    """A file of four records, the last two as if another version of the code had made them."""
+    results = tmp_path_factory.mktemp("results")
+    evidence.run(EXPERIMENT, images, progress=False, results=results)
+    path = EXPERIMENT.path(results)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows[2:]:
+        row["code"] = row["code"] | {"hetpure_core.py": "another"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_stored_images_score_as_recorded_in_any_company(made, images):
+    records = list(evidence.read(made).values())
+    assert rescore.differing(records, images) == [0] * 4
+    assert rescore.differing(records[::-1][:1], images) == [0]
+
+
+def test_a_label_or_an_image_that_was_changed_comes_out(made, images):
+    records = list(evidence.read(made).values())
+    other = 1 - int(records[0]["clean"]["labels"][0] == 1)
+    changed = records[0] | {"clean": records[0]["clean"] | {"labels": [other, *records[0]["clean"]["labels"][1:]]}}
+    assert rescore.differing([changed, records[1]], images)[0] == 1
+    grey = (128 - pixels.with_records(images, {records[0]["image"]: {}}).pixels[0].short()).clamp(-127, 127).to(torch.int8)
+    ruined = records[0] | {"delta": pixels.pack(grey)}
+    assert rescore.differing([ruined], images)[0] > 0
+
+
+def test_versions_that_score_alike_count_as_one(made, images, tmp_path):
+    records, target = evidence.read(made), tmp_path / "rescored.jsonl"
+    assert not rescore.same_code(records, [])
+    found = rescore.rescore(made, images, n=1, target=target)
+    assert len(found) == 2 and {n.differing for n in found} == {0} and {n.of for n in found} == {12}
+    assert rescore.notes(target) == found
+    assert rescore.same_code(records, found) and not rescore.same_code(records, [n for n in found if n.code == n.by])
+    assert not rescore.same_code(records, [Note(**vars(n) | {"differing": 1}) for n in found])
+    apart = [Note(**vars(n) | {"by": f"version {i}"}) for i, n in enumerate(found)]
+    assert not rescore.same_code(records, apart)
+    assert rescore.same_code(dict(list(records.items())[:2]), [])  # one version needs no proof
+
+
+def test_the_command_rescores_a_file_and_fails_when_it_disagrees(made, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rescore, "NOTES", tmp_path / "rescored.jsonl")
+    monkeypatch.setattr(data, "load", lambda *_, **__: images)
+    with pytest.raises(SystemExit) as end:
+        rescore.main([str(made)])
+    assert end.value.code == 0 and capsys.readouterr().out.count("0 of 12 labels differ") == 2
+    spoilt = tmp_path / made.name
+    rows = [json.loads(line) for line in made.read_text().splitlines()]
+    rows[0]["null"]["labels"] = [9 - label for label in rows[0]["null"]["labels"]]
+    spoilt.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SystemExit) as end:
+        rescore.main([str(spoilt)])
+    assert end.value.code == 1
+
+
+def test_records_of_other_weights_are_refused(made, images):
+    record = next(iter(evidence.read(made).values()))
+    config = record["config"] | {"weights": {name: "0" * 16 for name in record["config"]["weights"]}}
+    with pytest.raises(ValueError, match="weights are not those"):
+        rescore.differing([record | {"config": config}], images)
