@@ -254,7 +254,7 @@ TABLES = {
                     "53.83",
                     ("28.04",),
                     "",
-                    f"{NO_IMAGENET}, where RobustBench shows it 288 pixels and the bench 224",
+                    f"{NO_IMAGENET}, where RobustBench shows it 288 pixels and the bench 224; here: {AT}fast-at-linf, ten classes",
                     4 / 255,
                     f"{AT}Linf/Wong2020Fast",
                 ),

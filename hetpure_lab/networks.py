@@ -89,11 +89,11 @@ class EfficientNetLite0(EfficientNet):
 
     `size` is what it scales images to, the one it was trained at by default (None: as they come). With `classes`, the logits of all
     others are lowered beyond reach: a classifier of a few classes that keeps ImageNet's numbering. Architecture and parameter names
-    are those of the package ``efficientnet_lite_pytorch`` (Tan & Le 2019).
+    are those of the package ``efficientnet_lite_pytorch`` (Tan & Le 2019), without its random dropping in training.
     """
 
     def __init__(self, size: int | None = 224, classes: tuple[int, ...] | None = None):
-        super().__init__(*get_model_params("efficientnet-lite0", {}))
+        super().__init__(*get_model_params("efficientnet-lite0", {"dropout_rate": 0.0, "drop_connect_rate": 0.0}))
         self.size = size
         closed = torch.ones(1000) if classes else torch.zeros(1000)
         closed[list(classes or ())] = 0
@@ -230,6 +230,7 @@ NETWORKS = {
     "wrn_28_10": lambda: WideResNet(28, 10),
     "efficientnet_lite0": EfficientNetLite0,
     "efficientnet_lite0_imagenette": lambda: EfficientNetLite0(classes=IMAGENETTE),
+    "efficientnet_lite0_imagenette_128": lambda: EfficientNetLite0(128, IMAGENETTE),
     "unet_64_64": lambda: UNet((64, 64), (1, 2)),
     "unet_64_96_128": lambda: UNet((64, 96, 128), (1, 1, 2), patch=4),
     "pixelcnn_96": lambda: PixelCNN(96),

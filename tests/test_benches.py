@@ -294,3 +294,15 @@ def test_check_prints_fractions(shared):
 def test_check_explains_errors(arguments, message):
     done = check(*arguments)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_adversarial_training_on_photographs_starts_from_the_ten_class_classifier_at_the_images_own_size():
+    (name,) = defences.networks("at:model=fast-at-linf", "imagenet-small-10")
+    recipe, net = train.RECIPES[name], networks.build(train.RECIPES[name].network)
+    assert recipe.start == benches.network_name("imagenet-small-10", "classifier") and recipe.eps == 4 / 255
+    start = networks.build("efficientnet_lite0_imagenette")
+    net.load_state_dict(start.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    scaled = torch.nn.functional.interpolate(x, (128, 128), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(net.eval()(x), start.eval().logits((255 * scaled - 127) / 128))
+    assert torch.equal(net.train()(x), net(x))  # nothing is dropped at random: a run can be continued
