@@ -116,7 +116,7 @@ def comparisons() -> Iterator[Comparison]:
             for column, attack, *printed in columns if row.specs else ():
                 ours, theirs = map(_number, printed)
                 if ours and theirs and ours != theirs:
-                    yield Comparison(table, method, row, column, claims.ATTACK_NAMES[attack], ours - theirs)
+                    yield Comparison(table, method, row, column, claims.attack_of(attack, table.bench), ours - theirs)
 
 
 def load(results: Path = RESULTS) -> Found:

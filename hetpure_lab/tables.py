@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence, specs, stats
 from hetpure_lab.attacks import ATTACKS, PGD
-from hetpure_lab.claims import ATTACK_NAMES, HEADLINE, TABLES, Claim
+from hetpure_lab.claims import HEADLINE, TABLES, Claim, attack_of
 from hetpure_lab.defences import DEFENCES, published
 from hetpure_lab.evidence import RESULTS, Outcomes
 
@@ -93,10 +93,11 @@ def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS, 
     """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet.
 
     One radius at a time, the table's own if `eps` is not given; numbers that the paper quotes from an attack of another are not shown.
+    Which attack fills a column: `claims.attack_of`.
     """
     table = TABLES[name]
     eps = eps or table.eps
-    found = {attack: field(bench, norm, ATTACK_NAMES[attack], results, eps) for attack in table.attacks}
+    found = {attack: field(bench, norm, attack_of(attack, bench), results, eps) for attack in table.attacks}
     return pd.DataFrame(_line(claim.at(eps or HEADLINE[norm]), table.attacks, found) for claim in table.rows)
 
 
@@ -311,7 +312,7 @@ def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) ->
         claims = [c for c in TABLES[name].rows if method and c.method.startswith(method)]
         names = {defence, *(spec for spec in (claims[0].specs if claims else ()) if spec.partition(":")[0] == defence.partition(":")[0])}
         for i, attack in enumerate(TABLES[name].attacks):
-            row = next((r for r in common(bench, norm, ATTACK_NAMES[attack], results) if r["defence"] in names), None)
+            row = next((r for r in common(bench, norm, attack_of(attack, bench), results) if r["defence"] in names), None)
             paper = claims[0].robust[i] if claims else ""
             if row or paper:
                 lines.append({"attack": f"{attack}, {norm}", "paper": paper} | _measured_cells(row))
