@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from hetpure_lab import ablations, benches, claims, data, defences, figures, flags, rivals, specs, stats, tables
+from hetpure_lab import ablations, benches, claims, data, defences, figures, flags, rescore, rivals, specs, stats, tables
 from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.benches import Bench
 from hetpure_lab.cases import ATTEMPTS, BARE, HEADLINE, Case, NotMeasured, difference
@@ -92,6 +92,18 @@ def recorded(*names: str) -> Judge:
         return flagged(flags.examine(e), names, e.about)
 
     return judge
+
+
+def scored_again(case: Case) -> Verdict:
+    """Stored images of the headline, scored again, gave the recorded labels."""
+    (e,) = case.get(case.cell())
+    known = {rescore.digest(r) for r in e.records.values()}
+    found = [note for note in rescore.notes() if note.record in known]
+    if not found:
+        raise NotMeasured(f"python -m hetpure_lab.rescore results/{e.about}")
+    differing, labels = sum(n.differing for n in found), sum(n.of for n in found)
+    seen = f"{differing} of {labels} labels differ, images: {len({n.record for n in found})}"
+    return Verdict("failed" if differing else "passed", seen, record=e.about)
 
 
 def near_zero(attack: str, defence: str = "", at_most: float = TOLERANCE) -> Judge:
@@ -242,6 +254,7 @@ CHECKS = (
     Check("exact gradient", "Does the attack differentiate what the defence computes?", 4, live(*WRONG_GRADIENT)),
     Check("fresh noise", "Can noise be replayed, is it of the stated level, and does scoring see noise of its own?", 4, live(*WRONG_NOISE)),
     Check("records", "Are the records free of signs of a broken run?", 4, recorded(*WRONG_RUN)),
+    Check("rescored", "Do stored images, scored again, give the recorded labels?", 12, scored_again, "file"),
     Check("real images", "Are the scored images 8-bit, in the stated ball, and at its edge?", 4, recorded("wrong-epsilon")),
     Check("undefended", "Does the same code bring the bare network to zero?", 4, near_zero(BARE, "none")),
     Check("null control", "Does the attack break more than random noise of the same norm?", 4, beats_noise),

@@ -49,7 +49,8 @@ class NotMeasured(LookupError):
 @dataclass(frozen=True)
 class Case:
     """What is known of a `defence` on a `bench`: records by cell, the flags of a `live` run (None: there was none), and what it `has`:
-    ``purifier``, ``surrogate`` (a diffusion chain that can be shortened), ``mask`` (one that depends on the image)."""
+    ``purifier``, ``surrogate`` (a diffusion chain that can be shortened), ``mask`` (one that depends on the image),
+    ``file`` (of records)."""
 
     bench: str
     defence: str
@@ -67,7 +68,7 @@ class Case:
             if cell not in found or len(e.records) > len(found[cell].records):
                 found[cell] = e
         purifier = specs.parse(defence, DEFENCES)[1]
-        has = {"purifier": purifier is not None, "mask": looks_at_the_image(purifier)}
+        has = {"purifier": purifier is not None, "mask": looks_at_the_image(purifier), "file": True}
         has["surrogate"] = isinstance(purifier, HetPure | Uniform) or hasattr(purifier, "surrogate")
         live = None if live is None else tuple(live)
         return cls(bench, specs.normal(defence, DEFENCES), found, live, frozenset(k for k, v in has.items() if v))

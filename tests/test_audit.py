@@ -11,7 +11,7 @@ from conftest import records_of
 from torch import nn
 
 from hetpure_core import Purified, linear_schedule
-from hetpure_lab import ablations, audit, cases, figures, plots, trial
+from hetpure_lab import ablations, audit, cases, figures, plots, rescore, trial
 from hetpure_lab.audit import CHECKS, Verdict
 from hetpure_lab.benches import Bench
 from hetpure_lab.cases import ATTEMPTS, BARE, HEADLINE, Case
@@ -19,7 +19,7 @@ from hetpure_lab.flags import Flag
 from hetpure_lab.stats import Accuracy
 
 N = 64
-EVERYTHING = frozenset({"purifier", "surrogate", "mask"})
+EVERYTHING = frozenset({"purifier", "surrogate", "mask", "file"})
 MIXED = [0.6, 0.2] * (N // 2)
 
 
@@ -127,7 +127,7 @@ def spoilt(name: str) -> Case:
 
 
 def test_every_check_is_planted_here():
-    assert {check.name for check in CHECKS} == set(PLANTED) | set(IN_RECORDS)
+    assert {check.name for check in CHECKS} == set(PLANTED) | set(IN_RECORDS) | {"rescored"}
     assert len({check.name for check in CHECKS}) == len(CHECKS)
 
 
@@ -146,6 +146,17 @@ def test_a_check_stays_open_where_no_interval_decides(name):
 def test_faults_in_the_records_fail_their_check(name):
     assert verdict(name, case(headline())).state == "passed"
     assert verdict(name, spoilt(name)).state == "failed"
+
+
+def test_what_came_of_scoring_again_decides_and_is_asked_for_where_it_was_not_done(monkeypatch):
+    found = case(headline())
+    (e,) = found.found.values()
+    one, other = (rescore.digest(r) for r in list(e.records.values())[:2])
+    outcomes = ([(one, 0), (other, 0)], "passed"), ([(one, 0), (other, 1)], "failed"), ([("x", 1)], "not measured"), ([], "not measured")
+    for notes, state in outcomes:
+        monkeypatch.setattr(rescore, "notes", lambda notes=notes: [rescore.Note(record, "code", "by", k, 60) for record, k in notes])
+        assert verdict("rescored", found).state == state
+    assert verdict("rescored", found).run == f"python -m hetpure_lab.rescore results/{e.about}"
 
 
 def test_without_records_nothing_is_claimed_and_every_line_says_how_to_measure_it():
@@ -172,7 +183,7 @@ def test_checks_that_make_no_sense_for_a_defence_are_left_out(tmp_path):
     names = lambda defence: {c.name for c, _ in audit.checklist(Case.of("cifar10-small", defence, tmp_path))}
     assert names("hetpure") == {check.name for check in CHECKS}
     assert names("uniform:t=0.1") == names("hetpure") - {"mask attacks", "random mask", "equal energy", "equal accuracy"}
-    assert names("none") == {check.name for check in CHECKS if not check.needs}
+    assert names("none") == {check.name for check in CHECKS if check.needs in ("", "file")}
 
 
 def test_a_weaker_attack_that_breaks_a_single_image_is_seen():
