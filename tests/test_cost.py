@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import shlex
 from dataclasses import replace
@@ -11,16 +12,19 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
+import hetpure_core
 from hetpure_core import HetPure, Purified, Uniform, linear_schedule
-from hetpure_lab import attacks, benches, claims, cost, defences, evidence, microbatch, precision, protocols, specs
+from hetpure_lab import attacks, benches, claims, cost, defences, evidence, guided, microbatch, precision, protocols, rivals, specs, trained
 from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import BUDGETS
 from hetpure_lab.cost import Costs, Rates, Work, costs, count, gradient_flops
 from hetpure_lab.gradients import GRADIENTS
 from hetpure_lab.measure import LiveBytes
+from hetpure_lab.networks import build
 from hetpure_lab.protocols import PROTOCOLS
 
 SCHEDULE = linear_schedule()
@@ -272,6 +276,111 @@ def test_what_the_planner_has_no_formula_for_is_not_predicted():
     config = evidence.Experiment("hetpure", "pgd").config
     square = config | {"attack": config["attack"] | {"name": "square"}}
     assert cost.predicted([{"config": square, "iterations": 1, "seconds": 1.0, "device": "cpu"}], Rates(1e9, 1e9)) is None
+
+
+GUIDED = [
+    guided.Contrastive(steps=3),
+    guided.ScoreOpt(steps=2),
+    guided.SharpnessAware(steps=2),
+    guided.GDMP(steps=2, loops=2),
+    guided.MimicDiffusion(steps=4),
+    rivals.SSNI(steps=2, probes=2),
+    rivals.ADP(steps=2),
+    rivals.DensePure(votes=3),
+    rivals.Gradual(),
+]
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("purifier", GUIDED, ids=lambda p: type(p).__name__)
+def test_rivals_cost_what_a_real_run_does_with_all_that_guidance_computes(networks, purifier, checkpointing):
+    """Within 3 % where it is differentiated again; else exactly."""
+    defended, x = defences.assemble(purifier, *networks, checkpointing=checkpointing), torch.rand(2, 3, 8, 8)
+    c, counter = replace(tiny(*networks), checkpointing=checkpointing), FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter, set_checkpoint_early_stop(False):
+        attacks.logits_of(defended, x, range(2), [0])
+    work = cost.predictions(c, purifier, 2, SCHEDULE)
+    assert work.forward == counter.get_total_flops() and work.calls == 2 * getattr(purifier, "votes", 1) * purifier.calls(SCHEDULE)
+    second = cost.passes(purifier, True).second
+    assert cost.gradients(c, purifier, 2, SCHEDULE).gradient == pytest.approx(flops_of_one_step(defended, x, 1), rel=0.03 * bool(second))
+    assert bool(second) == isinstance(purifier, guided.Contrastive | guided.ScoreOpt | guided.SharpnessAware)
+
+
+def test_guidance_in_a_chain_that_is_cut_into_segments_is_recomputed_with_it(networks, monkeypatch):
+    monkeypatch.setattr(hetpure_core, "FLAT_UP_TO", 3)
+    cost.passes.cache_clear()
+    purifier, c = guided.Contrastive(steps=5), tiny(*networks)
+    real = flops_of_one_step(defences.assemble(purifier, *networks), torch.rand(1, 3, 8, 8), 1)
+    assert cost.gradients(c, purifier, 1, SCHEDULE).gradient == pytest.approx(real, rel=0.03)
+    again = cost.passes(purifier, True).classifier["forward"]
+    cost.passes.cache_clear()
+    monkeypatch.undo()
+    assert cost.passes(purifier, True).classifier["forward"] == 1 + 2 * 5 <= again / 2
+
+
+@pytest.mark.parametrize("network, times", [("wrn_16_2", 0), ("unet_64_64", 1)])
+def test_a_second_derivative_costs_a_backward_and_two_forward_passes_more(network, times):
+    with torch.device("meta"):
+        built = build(network).eval().requires_grad_(False)
+        x, t = torch.empty(1, 3, 32, 32, requires_grad=True), torch.empty(1, dtype=torch.long)
+    counted, counter = count(built, 32, *[t] * times), FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter:
+        (gradient,) = torch.autograd.grad(built(x, *[t] * times).square().sum(), x, create_graph=True)
+        once = counter.get_total_flops()
+        gradient.square().sum().backward()
+    assert counter.get_total_flops() - once == pytest.approx(counted.backward + 2 * counted.forward, rel=0.05)
+
+
+class Wider(nn.Module):
+    """A classifier that is not the bench's."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(16 * 64, 5))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_classifier_of_another_width_has_its_own_price(networks, monkeypatch):
+    """Behind an adversarially trained network the bench's does not run, and AToP's is not checkpointed."""
+    wider, (classifier, denoiser) = Wider(), networks
+    named = {"cifar10-small-pgd-at-l2": wider, "cifar10-small-classifier": classifier, "cifar10-small-atop": denoiser}
+    monkeypatch.setattr(cost, "costs", lambda name: tiny(*networks))
+    monkeypatch.setattr(cost, "_on_meta", lambda name: copy.deepcopy(named[name]).to("meta"))
+    x, at, atop = torch.rand(2, 3, 8, 8), trained.AdversarialTraining("pgd-at-l2"), trained.AToP()
+    for purifier, defence in ((at, attacks.Undefended(wider)), (atop, trained.Behind(classifier, atop, denoiser))):
+        c = cost.costs_of.__wrapped__("cifar10-small", purifier)
+        work = cost.attack_work(c, purifier, PGD(iterations=1, eot=3, confirm=0), 2, SCHEDULE)
+        assert work.gradient == flops_of_one_step(defence, x, 3) and work.calls == 2 * 3 * purifier.calls(SCHEDULE)
+    assert count(wider, 8).forward > 1.5 * c.classifier.forward
+
+
+def test_a_published_network_is_counted_by_the_depth_and_width_in_its_name():
+    behind = cost.costs_of("cifar10-paper-wrn70", trained.AdversarialTraining("Linf/Gowal2020Uncovering_28_10_extra"))
+    assert behind.classifier.forward == pytest.approx(costs("cifar10-paper").classifier.forward, rel=1e-3)
+    assert behind.denoiser == costs("cifar10-paper-wrn70").denoiser
+
+
+def test_the_plan_says_what_it_does_not_price():
+    found = cost.plan("cifar10-paper", BUDGETS["smoke"], 3)
+    assert set(found["unpriced"]) == {"Sehwag et al.", "Bai et al."}
+    assert "robustbench/cifar10/L2/Sehwag2021Proxy" in found["unpriced"]["Sehwag et al."] and "guidance" in found["unpriced"]["Bai et al."]
+    assert all(f"not in the price of {row}: {why}" in cost.summary(found) for row, why in found["unpriced"].items())
+    assert not cost.plan("cifar10-paper", BUDGETS["smoke"])["unpriced"]
+
+
+def test_records_without_a_prediction_say_why(monkeypatch, tmp_path):
+    config = evidence.Experiment("me-net", "pgd").config
+    unknown = config | {"attack": config["attack"] | {"name": "square"}, "defence": evidence.Experiment("hetpure", "pgd").config["defence"]}
+    found = {"me-net": config, "square": unknown}
+    monkeypatch.setattr(evidence, "files", lambda: [tmp_path / name for name in found])
+    monkeypatch.setattr(evidence, "read", lambda path: {"0": {"config": found[path.name]}})
+    why = {line["file"]: line["unpriced"] for line in cost.measured("cifar10-small", Rates(1e9, 1e9))}
+    assert "singular value" in why["me-net"] and why["square"] == "the attack square"
+    assert "one pixel after another" in cost.unpriced(trained.PixelDefend(), "cifar10-small")
 
 
 # ---- protocols ---------------------------------------------------------------------------------------------------------------
