@@ -364,6 +364,12 @@ def test_a_published_network_is_counted_by_the_depth_and_width_in_its_name():
     assert behind.denoiser == costs("cifar10-paper-wrn70").denoiser
 
 
+def test_leaving_a_block_out_of_the_mask_costs_as_much():
+    found = cost.plan("cifar10-paper", BUDGETS["smoke"], 7)["cells"]
+    flops = {c["row"]: c["flops"] for c in found}
+    assert len({flops[row] for row in ("the method", *(f"without block {b}" for b in (1, 2, 3, 4)))}) == 1
+
+
 def test_the_plan_says_what_it_does_not_price():
     found = cost.plan("cifar10-paper", BUDGETS["smoke"], 3)
     assert set(found["unpriced"]) == {"Sehwag et al.", "Bai et al."}
