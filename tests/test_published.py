@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import FOLDER, fixture, input_images, normal, weight
@@ -98,12 +102,24 @@ def test_outputs_are_the_public_implementations():
     check_denoiser("adm_small")
 
 
+@torch.no_grad()
+def peak_of_check(name: str) -> int:
+    """Check a large network's outputs, and return the most bytes that were resident in this process."""
+    (check_classifier if "wrn" in name else check_denoiser)(name)
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
 @pytest.mark.slow
 @needs_fixtures
-@torch.no_grad()
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory a process has taken")
 @pytest.mark.parametrize("name", WITH_FIXTURE)
-def test_outputs_of_the_large_networks_are_the_public_implementations(name):
-    (check_classifier if "wrn" in name else check_denoiser)(name)
+def test_outputs_of_the_large_networks_are_the_public_implementations_in_less_than_8_gb(name, record_property):
+    """Each in a process of its own, whose peak is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        peak = alone.submit(peak_of_check, name).result()
+    record_property("peak_gb", round(peak / 1e9, 2))
+    assert peak < 8e9
 
 
 # ---- conventions -----------------------------------------------------------------------------------------------------------
