@@ -91,18 +91,23 @@ class Costs:
     def weights(self) -> int:
         return self.classifier.weights + self.denoiser.weights
 
-    def row_bytes(self, calls: int) -> int:
-        """Memory that one image of a microbatch adds to an exact gradient: the states between calls, and the activations of the larger
-        network, or of all calls if none is recomputed.
+    def row_bytes(self, purifier: Purifier | None) -> int:
+        """Memory that one image of a microbatch adds to an exact gradient: the states between calls, the activations of the larger
+        network, or of all calls if none is recomputed, and three times those of a pass that is differentiated again, of all such passes
+        (an upper bound where a chain is cut into segments).
         """
-        states = 3 * self.size**2 * 4 * (calls + 2)
-        activations = max(self.classifier.bytes, self.denoiser.bytes)
-        return states + activations + (0 if self.checkpointing else calls * self.denoiser.held)
+        votes, again = getattr(purifier, "votes", 1), passes(purifier, True, checkpointing=self.checkpointing)
+        calls = passes(purifier, False, checkpointing=False).denoiser["forward"]
+        states = 3 * self.size**2 * 4 * (calls + 2 * votes)
+        activations = votes * max(self.classifier.bytes, self.denoiser.bytes)
+        kept = 0 if self.checkpointing else (calls - again.denoiser["second"]) * self.denoiser.held
+        guidance = again.classifier["second"] * self.classifier.held + again.denoiser["second"] * self.denoiser.held
+        return states + activations + kept + 3 * guidance
 
-    def on(self, memory: float, calls: int, most: int) -> tuple[Costs, int]:
+    def on(self, memory: float, purifier: Purifier | None, most: int) -> tuple[Costs, int]:
         """The rows of a microbatch in `memory` bytes, chosen as `microbatch.fit` does, and these costs with or without recomputation."""
         either = [replace(self, checkpointing=how) for how in (True, False)]
-        rows, checkpointing = microbatch.choose(memory, *(c.row_bytes(calls) for c in either), most)
+        rows, checkpointing = microbatch.choose(memory, *(c.row_bytes(purifier) for c in either), most)
         return either[not checkpointing], rows
 
 
@@ -150,8 +155,6 @@ def unpriced(purifier: Purifier | None, bench: str) -> str:
     if isinstance(purifier, AdversarialTraining):
         (name,) = purifier.weights(bench.partition("+")[0])
         return "" if _on_meta(name) else f"{name}: its name does not say what it is, so the bench's classifier is counted instead"
-    if passes(purifier, True).second:
-        return "the memory of its guidance, which an exact gradient differentiates"
     return ""
 
 
@@ -209,10 +212,6 @@ class Passes:
 
     classifier: Counter
     denoiser: Counter
-
-    @property
-    def second(self) -> int:
-        return self.classifier["second"] + self.denoiser["second"]
 
     def flops(self, c: Costs) -> int:
         """A second pass is two forward passes: of tangents, and PyTorch's double convolution takes the weights' part, asked or not."""
@@ -405,14 +404,14 @@ def calibrate(bench: benches.Bench, rows: int = 32) -> Rates:
     return Rates(*speeds, microbatch.budget(bench.device), microbatch.MOST[bench.device.type])
 
 
-def fitted(c: Costs, calls: int, machine: str) -> tuple[Costs, int]:
+def fitted(c: Costs, purifier: Purifier | None, machine: str) -> tuple[Costs, int]:
     """The costs and the rows of a microbatch on one of `MACHINES`, or, for any other name, on a CPU."""
     if machine not in MACHINES:
-        return c.on(microbatch.CPU_BUDGET, calls, microbatch.MOST["cpu"])
+        return c.on(microbatch.CPU_BUDGET, purifier, microbatch.MOST["cpu"])
     memory = MACHINES[machine].memory
-    if (need := c.weights + c.row_bytes(calls)) > memory:
+    if (need := c.weights + c.row_bytes(purifier)) > memory:
         raise ValueError(f"one image needs {need / 1e9:.1f} GB of memory, {machine} has {memory / 1e9:.0f}")
-    return c.on((memory - c.weights) / 2, calls, microbatch.MOST["cuda"])
+    return c.on((memory - c.weights) / 2, purifier, microbatch.MOST["cuda"])
 
 
 # ---- plans -----------------------------------------------------------------------------------------------------------------
@@ -441,7 +440,7 @@ class Cell:
     def on(self, machine: str) -> Work:
         """Its work; whether activations are recomputed depends on the machine's memory."""
         schedule = linear_schedule()
-        c, _ = fitted(costs_of(self.bench, self.purifier), calls_of(self.purifier, schedule), machine)
+        c, _ = fitted(costs_of(self.bench, self.purifier), self.purifier, machine)
         return cell_work(c, self.purifier, self.attack, self.n, self.K, schedule) * self.runs
 
 
@@ -458,15 +457,15 @@ def cells(bench: str, budget: Budget, number: int | None = None) -> list[Cell]:
 
 
 def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "H100", rates: Rates | None = None) -> dict:
-    """Totals and cells: `calls`, `flops`, `bytes` of a microbatch of `rows` images, and `hours` on one `machine` (or at `rates`).
+    """Totals and cells: `calls`, `flops`, and `hours` on one `machine` (or at `rates`); `bytes` of a microbatch of `rows` images.
 
-    `unpriced` names the rows that cost more than that, and why.
+    The microbatch is that of the row with the largest images; `unpriced` names the rows that cost more than is said, and why.
     """
-    found, c = cells(bench, budget, number), costs(bench)
-    calls = max(calls_of(cell.purifier, linear_schedule()) for cell in found)
+    found, schedule = cells(bench, budget, number), linear_schedule()
     known, works = MACHINES.get(machine), {cell: cell.on(machine) for cell in found}
-    speed = rates or Rates(known.sustained, known.sustained)
-    (fit, rows), total = fitted(c, calls, machine), sum(works.values(), Work())
+    speed, total = rates or Rates(known.sustained, known.sustained), sum(works.values(), Work())
+    largest = max((cell.purifier for cell in found), key=lambda p: costs_of(bench, p).row_bytes(p))
+    fit, rows = fitted(costs_of(bench, largest), largest, machine)
     return {
         "bench": bench,
         "budget": budget.name,
@@ -475,10 +474,10 @@ def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "
         "throughput": round(total.flops / speed.seconds(total) / 1e12, 3),
         "utilisation": known.utilisation if known else None,
         "calls": total.calls,
-        "calls_per_purification": calls,
+        "calls_per_purification": max(calls_of(cell.purifier, schedule) for cell in found),
         "flops": total.flops,
         "rows": rows,
-        "bytes": c.weights + rows * fit.row_bytes(calls),
+        "bytes": fit.weights + rows * fit.row_bytes(largest),
         "recomputed": fit.checkpointing,
         "hours": speed.seconds(total) / 3600,
         "hours_on": {name: _hours(found, m) for name, m in MACHINES.items()},
@@ -546,8 +545,7 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
     _, purifier = specs.parse(specs.write(config["defence"], DEFENCES), DEFENCES)
     if config["attack"]["name"] not in ("pgd", "bpda") or isinstance(purifier, MENet | PixelDefend):
         return None
-    calls = calls_of(purifier, schedule) or 1
-    c, _ = costs_of(config["bench"], purifier).on(rates.memory, calls, rates.most)
+    c, _ = costs_of(config["bench"], purifier).on(rates.memory, purifier, rates.most)
     on_cpu = all(r["device"] == "cpu" and "cpu_seconds" in r for r in records)
     spent, clock = [r["iterations"] for r in records], "cpu_seconds" if on_cpu else "seconds"
     work = cell_work(c, purifier, PGD(**attack), len(records), config["K"], schedule, spent)
