@@ -25,6 +25,7 @@ from hetpure_lab.gradients import (
     mean_loss,
     pick,
     reseeded,
+    rows_of,
     seen_by_the_attack,
     smooth_mask,
 )
@@ -195,13 +196,17 @@ class MaskPGD(PGD):
         self, attacked: Defence, x: Tensor, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         value, gradient = super().loss_and_gradient(attacked, x, images, labels, ids, copies)
-        x = x.detach().requires_grad_()
-        term = self.weight * self.steering(attacked, x, images)
-        return value + term.detach(), gradient + torch.autograd.grad(term.sum(), x)[0]
+        for index, _ in rows_of(len(x), [0], x.device):
+            part = x[index].detach().requires_grad_()
+            term = self.weight * self.steering(attacked, part, images[index])
+            gradient[index] += torch.autograd.grad(term.sum(), part)[0]
+            value[index] += term.detach()
+        return value, gradient
 
     def value(self, attacked: Defence, x: Tensor, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]) -> Tensor:
         with torch.no_grad():
-            return super().value(attacked, x, images, labels, ids, copies) + self.weight * self.steering(attacked, x, images)
+            terms = [self.steering(attacked, x[index], images[index]) for index, _ in rows_of(len(x), [0], x.device)]
+            return super().value(attacked, x, images, labels, ids, copies) + self.weight * torch.cat(terms)
 
     def steering(self, attacked: Defence, x: Tensor, images: Tensor) -> Tensor:
         """The term per image (n,)."""

@@ -6,14 +6,17 @@
     python -m hetpure_lab.cost --bench cifar10-small --measured                   # the records' seconds beside the prediction
 
 FLOPs (two per multiplication and addition) and bytes are counted on the meta device by running the networks without memory for their
-weights, so no checkpoint and no GPU is needed. Hours follow from a stated, sustained throughput; small batches reach less.
+weights, so no checkpoint and no GPU is needed; how often a defence runs them, by running it with stubs that count. Hours follow from a
+stated, sustained throughput; small batches reach less. What has no price is named in the plan (`unpriced`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,20 +25,22 @@ from inspect import signature
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
 from hetpure_core import FLAT_UP_TO, HetPure, Purified, Schedule, Uniform, linear_schedule
-from hetpure_lab import attacks, benches, evidence, microbatch, networks, protocols, published, specs
-from hetpure_lab.attacks import PGD, Attack
+from hetpure_lab import attacks, benches, defences, evidence, microbatch, networks, protocols, published, specs, zoo
+from hetpure_lab.attacks import PGD, Attack, Defence, Undefended, logits_of, loss_and_gradient, seen_by_the_attack
 from hetpure_lab.budgets import Budget, choose
 from hetpure_lab.data import DATASETS
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.ensemble import AutoAttack
-from hetpure_lab.gradients import GRADIENTS, check_choice, coarser, confirmed, looks_at_the_image
+from hetpure_lab.gradients import confirmed
 from hetpure_lab.measure import LiveBytes, fastest
 from hetpure_lab.rivals import Rival
+from hetpure_lab.trained import AdversarialTraining, Behind, MENet, PixelDefend, Trained
 
-Purifier = HetPure | Uniform | Rival
+Purifier = HetPure | Uniform | Rival | Trained
 
 
 # ---- networks, counted ---------------------------------------------------------------------------------------------------
@@ -86,41 +91,166 @@ class Costs:
     def weights(self) -> int:
         return self.classifier.weights + self.denoiser.weights
 
-    def row_bytes(self, calls: int) -> int:
-        """Memory that one image of a microbatch adds to an exact gradient: the states between calls, and the activations of the larger
-        network, or of all calls if none is recomputed.
+    def row_bytes(self, purifier: Purifier | None) -> int:
+        """Memory that one image of a microbatch adds to an exact gradient: the states between calls, the activations of the larger
+        network, or of all calls if none is recomputed, and three times those of a pass that is differentiated again, of all such passes
+        (an upper bound where a chain is cut into segments).
         """
-        states = 3 * self.size**2 * 4 * (calls + 2)
-        activations = max(self.classifier.bytes, self.denoiser.bytes)
-        return states + activations + (0 if self.checkpointing else calls * self.denoiser.held)
+        votes, again = getattr(purifier, "votes", 1), passes(purifier, True, checkpointing=self.checkpointing)
+        calls = passes(purifier, False, checkpointing=False).denoiser["forward"]
+        states = 3 * self.size**2 * 4 * (calls + 2 * votes)
+        activations = votes * max(self.classifier.bytes, self.denoiser.bytes)
+        kept = 0 if self.checkpointing else (calls - again.denoiser["second"]) * self.denoiser.held
+        guidance = again.classifier["second"] * self.classifier.held + again.denoiser["second"] * self.denoiser.held
+        return states + activations + kept + 3 * guidance
 
-    def on(self, memory: float, calls: int, most: int) -> tuple[Costs, int]:
+    def on(self, memory: float, purifier: Purifier | None, most: int) -> tuple[Costs, int]:
         """The rows of a microbatch in `memory` bytes, chosen as `microbatch.fit` does, and these costs with or without recomputation."""
         either = [replace(self, checkpointing=how) for how in (True, False)]
-        rows, checkpointing = microbatch.choose(memory, *(c.row_bytes(calls) for c in either), most)
+        rows, checkpointing = microbatch.choose(memory, *(c.row_bytes(purifier) for c in either), most)
         return either[not checkpointing], rows
 
 
 @cache
 def costs(bench: str) -> Costs:
     """The networks of a bench by name, without their weights."""
-    plain, sharing = bench.partition("+")[0], True
-    if plain in benches.PAPER:
-        about = benches.PAPER[plain]
-        sharing = about.defended is Purified
-        classifier, denoiser = (published.on_meta(benches.checkpoints.find(name).network) for name in (about.classifier, about.denoiser))
-    elif plain in benches.SMALL:
-        with torch.device("meta"):
-            cards = [benches.card(benches.network_name(plain, part)) for part in ("classifier", "denoiser")]
-            classifier, denoiser = (networks.build(card["network"]) for card in cards)
-    else:
+    plain = bench.partition("+")[0]
+    if plain not in benches.SMALL | benches.PAPER:
         raise ValueError(f"unknown bench {plain!r}; known: {', '.join(benches.SMALL | benches.PAPER)}")
+    classifier, denoiser = (_on_meta(benches.network_name(plain, part)) for part in ("classifier", "denoiser"))
     size = getattr(denoiser, "size", DATASETS[benches.dataset(plain)].size)
+    sharing = plain not in benches.PAPER or benches.PAPER[plain].defended is Purified
+    return Costs(count(classifier, size), count(denoiser, size, torch.full((1,), 100, device="meta")), size, sharing=sharing)
+
+
+@cache
+def costs_of(bench: str, purifier: Purifier | None) -> Costs:
+    """The same, with the networks that a trained rival brings along in their places."""
+    c = costs(bench)
+    if not isinstance(purifier, Trained):
+        return c
+    classifier, *own = (_on_meta(name) for name in purifier.weights(bench.partition("+")[0]))
     t = torch.full((1,), 100, device="meta")
-    return Costs(count(classifier.eval(), size), count(denoiser.eval(), size, t), size, sharing=sharing)
+    c = replace(c, classifier=count(classifier, c.size)) if classifier else c
+    return replace(c, denoiser=count(*own, c.size, t)) if own else c
+
+
+def _on_meta(name: str) -> nn.Module | None:
+    """The network of that name. Of RobustBench's, those that say their depth and width are known here; the others are None."""
+    if checkpoint := benches.checkpoint_of(name):
+        return published.on_meta(benches.checkpoints.find(checkpoint).network)
+    with torch.device("meta"):
+        if not name.startswith(zoo.PREFIX):
+            return networks.build(benches.card(name)["network"]).eval()
+        shape = re.search(r"(\d\d)_(\d\d)", name)
+        return networks.WideResNet(*map(int, shape.groups())).eval() if shape else None
+
+
+def unpriced(purifier: Purifier | None, bench: str) -> str:
+    """What the planner leaves out of the price of a defence on a bench, in words; "" if nothing."""
+    if isinstance(purifier, MENet):
+        return "its singular value decompositions"
+    if isinstance(purifier, PixelDefend):
+        return "its network, which looks at one pixel after another"
+    if isinstance(purifier, AdversarialTraining):
+        (name,) = purifier.weights(bench.partition("+")[0])
+        return "" if _on_meta(name) else f"{name}: its name does not say what it is, so the bench's classifier is counted instead"
+    return ""
 
 
 # ---- passes --------------------------------------------------------------------------------------------------------------
+
+
+class _Forward(torch.autograd.Function):
+    """The identity, which counts the rows that pass forwards, backwards, and through the derivative of its backward pass."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: Counter) -> Tensor:
+        ctx.rows = rows
+        ctx.save_for_backward(x)
+        rows["forward"] += len(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
+        return _Backward.apply(g, *ctx.saved_tensors, ctx.rows), None
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, g: Tensor, x: Tensor, rows: Counter) -> Tensor:
+        ctx.rows = rows
+        rows["backward"] += len(g)
+        return g.clone()
+
+    @staticmethod
+    def backward(ctx, v: Tensor) -> tuple[Tensor, Tensor, None]:
+        ctx.rows["second"] += len(v)
+        return v, torch.zeros_like(v), None
+
+
+class Stub(nn.Module):
+    """In place of a classifier or (with times) a denoiser of small images: it computes nothing, and counts the `rows` of its passes."""
+
+    size = 8
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.tap = Counter(), nn.Identity()
+
+    def forward(self, x: Tensor, *times: Tensor) -> Tensor:
+        out = self.tap(_Forward.apply(x, self.rows))
+        return out if times else out.flatten(1)[:, :10]
+
+    def taps(self) -> list[nn.Module]:
+        return [self.tap] * 4  # as many as every classifier here has, so that a purifier can name any of them
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Rows that pass through the two networks, by kind: ``forward``, ``backward``, and ``second``, the derivative of a backward pass."""
+
+    classifier: Counter
+    denoiser: Counter
+
+    def flops(self, c: Costs) -> int:
+        """A second pass is two forward passes: of tangents, and PyTorch's double convolution takes the weights' part, asked or not."""
+        price = lambda n, rows: (rows["forward"] + 2 * rows["second"]) * n.forward + rows["backward"] * n.backward
+        return price(c.classifier, self.classifier) + price(c.denoiser, self.denoiser)
+
+
+@cache
+def passes(
+    purifier: Purifier | None,
+    backward: bool,
+    gradient: str = "exact",
+    copies: int = 1,
+    T: int = 1000,
+    checkpointing: bool = True,
+    sharing: bool = True,
+) -> Passes:
+    """What `copies` of one image take: predictions of what `gradients.seen_by_the_attack` shows, or (`backward`) gradients.
+
+    Counted in a run of the defence itself, so that guidance, votes, masks and recomputation are what they are.
+    """
+    classifier, denoiser = Stub(), Stub()
+    seen = seen_by_the_attack(_stand(purifier, classifier, denoiser, T, checkpointing, sharing), gradient)
+    image, ids = torch.full((1, 3, Stub.size, Stub.size), 0.5), ["the image that is counted"]
+    with torch.enable_grad(), set_checkpoint_early_stop(False):
+        if backward:
+            loss_and_gradient(seen, image, torch.zeros(1, dtype=torch.long), ids, range(copies))
+        else:
+            logits_of(seen, image, ids, range(copies))
+    return Passes(classifier.rows, denoiser.rows)
+
+
+def _stand(purifier: Purifier | None, classifier: nn.Module, denoiser: nn.Module, T: int, checkpointing: bool, sharing: bool) -> Defence:
+    if isinstance(purifier, AdversarialTraining | None):
+        return Undefended(classifier)
+    if isinstance(purifier, Trained):
+        return Behind(classifier, purifier, denoiser)
+    kind = Purified if sharing else published.OnCanvas
+    return defences.assemble(purifier, classifier, denoiser, kind, schedule=linear_schedule(T), checkpointing=checkpointing)
 
 
 def forward_flops(c: Costs, calls: int, masked: bool) -> int:
@@ -129,7 +259,7 @@ def forward_flops(c: Costs, calls: int, masked: bool) -> int:
 
 
 def gradient_flops(c: Costs, calls: int, masked: bool, checkpointing: bool = True) -> int:
-    """One gradient of it; a checkpointed call runs forwards twice, in a chain cut into segments three times."""
+    """One gradient of it, in closed form; a checkpointed call runs forwards twice, in a chain cut into segments three times."""
     again = (1 if calls <= FLAT_UP_TO else 2) * checkpointing
     return forward_flops(c, calls, masked) + calls * (again * c.denoiser.forward + c.denoiser.backward) + c.classifier.backward
 
@@ -157,35 +287,23 @@ def calls_of(purifier: Purifier | None, schedule: Schedule) -> int:
     return purifier.calls(schedule) if purifier else 0
 
 
-def mask_flops(c: Costs, purifier: Purifier | None, n: int, together: int) -> int:
-    """The masks of `n` purifications, which are found once for every `together` of one image if they depend on the image alone."""
-    if not isinstance(purifier, HetPure):
-        return 0
-    shared = together if c.sharing and looks_at_the_image(purifier) else 1
-    return -(-n // shared) * c.classifier.forward
+def _work(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, together: int, gradient: str, backward: bool) -> tuple[int, int]:
+    """Calls and FLOPs of `n` predictions or gradients, `together` of every image at once: what copies share is paid once for these."""
+    one, two = (passes(purifier, backward, gradient, k, schedule.T, c.checkpointing, c.sharing).flops(c) for k in (1, 2))
+    calls = passes(purifier, False, gradient, 1, schedule.T, checkpointing=False).denoiser["forward"]
+    return n * calls, n * (two - one) + -(-n // together) * (2 * one - two)
 
 
 def predictions(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, together: int = 1) -> Work:
-    """`n` purified predictions, `together` of every image at once; of a rival only its calls and the last look of the classifier."""
-    calls = calls_of(purifier, schedule)
-    return Work(n * calls, n * forward_flops(c, calls, False) + mask_flops(c, purifier, n, together))
+    """`n` purified predictions, `together` of every image at once."""
+    calls, flops = _work(c, purifier, n, schedule, together, "exact", False)
+    return Work(calls, flops)
 
 
 def gradients(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, gradient: str = "exact", together: int = 1) -> Work:
     """`n` gradients as `gradients.seen_by_the_attack` takes them, `together` of every image at once."""
-    check_choice("gradient", gradient, GRADIENTS)
-    if purifier is None or gradient == "undefended":
-        return Work(0, 0, n * (c.classifier.forward + c.classifier.backward))
-    if gradient == "bpda":
-        forward = predictions(c, purifier, n, schedule)
-        return Work(forward.calls, 0, forward.forward + n * c.classifier.backward)
-    seen = coarser(purifier, gradient, schedule) if gradient.startswith("surrogate") else purifier
-    calls = seen.calls(schedule)
-    if gradient.startswith("mask") and looks_at_the_image(purifier):  # through every mask; the hard one is found besides
-        masks = n * (c.classifier.backward + (2 if gradient == "mask-straight-through" else 1) * c.classifier.forward)
-    else:
-        masks = mask_flops(c, seen, n, together)
-    return Work(n * calls, 0, n * gradient_flops(c, calls, False, c.checkpointing) + masks)
+    calls, flops = _work(c, purifier, n, schedule, together, gradient, True)
+    return Work(calls, 0, flops)
 
 
 FEW = signature(confirmed).parameters["at_once"].default
@@ -286,14 +404,14 @@ def calibrate(bench: benches.Bench, rows: int = 32) -> Rates:
     return Rates(*speeds, microbatch.budget(bench.device), microbatch.MOST[bench.device.type])
 
 
-def fitted(c: Costs, calls: int, machine: str) -> tuple[Costs, int]:
+def fitted(c: Costs, purifier: Purifier | None, machine: str) -> tuple[Costs, int]:
     """The costs and the rows of a microbatch on one of `MACHINES`, or, for any other name, on a CPU."""
     if machine not in MACHINES:
-        return c.on(microbatch.CPU_BUDGET, calls, microbatch.MOST["cpu"])
+        return c.on(microbatch.CPU_BUDGET, purifier, microbatch.MOST["cpu"])
     memory = MACHINES[machine].memory
-    if (need := c.weights + c.row_bytes(calls)) > memory:
+    if (need := c.weights + c.row_bytes(purifier)) > memory:
         raise ValueError(f"one image needs {need / 1e9:.1f} GB of memory, {machine} has {memory / 1e9:.0f}")
-    return c.on((memory - c.weights) / 2, calls, microbatch.MOST["cuda"])
+    return c.on((memory - c.weights) / 2, purifier, microbatch.MOST["cuda"])
 
 
 # ---- plans -----------------------------------------------------------------------------------------------------------------
@@ -301,8 +419,9 @@ def fitted(c: Costs, calls: int, machine: str) -> tuple[Costs, int]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A row and a column of a table, `runs` times. The purifier is None for a classifier alone, whichever it is: the bench's is counted."""
+    """A row and a column of a table on a bench, `runs` times."""
 
+    bench: str
     row: str
     column: str
     purifier: Purifier | None
@@ -316,9 +435,12 @@ class Cell:
         """The cell that these lines of a queue measure, which differ in their seeds only."""
         line, e = lines[0], lines[0].experiment
         purifier, attack = specs.parse(e.defence, DEFENCES)[1], specs.parse(e.attack, evidence.ATTACKS)[1]
-        return cls(line.row, line.column, None if protocols.static(e.defence) else purifier, attack, line.n_images, e.K, len(lines))
+        return cls(e.bench, line.row, line.column, purifier, attack, line.n_images, e.K, len(lines))
 
-    def work(self, c: Costs, schedule: Schedule) -> Work:
+    def on(self, machine: str) -> Work:
+        """Its work; whether activations are recomputed depends on the machine's memory."""
+        schedule = linear_schedule()
+        c, _ = fitted(costs_of(self.bench, self.purifier), self.purifier, machine)
         return cell_work(c, self.purifier, self.attack, self.n, self.K, schedule) * self.runs
 
 
@@ -335,12 +457,15 @@ def cells(bench: str, budget: Budget, number: int | None = None) -> list[Cell]:
 
 
 def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "H100", rates: Rates | None = None) -> dict:
-    """Totals and cells: `calls`, `flops`, `bytes` of a microbatch of `rows` images, and `hours` on one `machine` (or at `rates`)."""
-    found, c = cells(bench, budget, number), costs(bench)
-    calls = max(calls_of(cell.purifier, linear_schedule()) for cell in found)
-    known, works = MACHINES.get(machine), _works(found, c, machine)
-    speed = rates or Rates(known.sustained, known.sustained)
-    (fit, rows), total = fitted(c, calls, machine), sum(works.values(), Work())
+    """Totals and cells: `calls`, `flops`, and `hours` on one `machine` (or at `rates`); `bytes` of a microbatch of `rows` images.
+
+    The microbatch is that of the row with the largest images; `unpriced` names the rows that cost more than is said, and why.
+    """
+    found, schedule = cells(bench, budget, number), linear_schedule()
+    known, works = MACHINES.get(machine), {cell: cell.on(machine) for cell in found}
+    speed, total = rates or Rates(known.sustained, known.sustained), sum(works.values(), Work())
+    largest = max((cell.purifier for cell in found), key=lambda p: costs_of(bench, p).row_bytes(p))
+    fit, rows = fitted(costs_of(bench, largest), largest, machine)
     return {
         "bench": bench,
         "budget": budget.name,
@@ -349,28 +474,23 @@ def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "
         "throughput": round(total.flops / speed.seconds(total) / 1e12, 3),
         "utilisation": known.utilisation if known else None,
         "calls": total.calls,
-        "calls_per_purification": calls,
+        "calls_per_purification": max(calls_of(cell.purifier, schedule) for cell in found),
         "flops": total.flops,
         "rows": rows,
-        "bytes": c.weights + rows * fit.row_bytes(calls),
+        "bytes": fit.weights + rows * fit.row_bytes(largest),
         "recomputed": fit.checkpointing,
         "hours": speed.seconds(total) / 3600,
-        "hours_on": {name: _hours(found, c, m) for name, m in MACHINES.items()},
+        "hours_on": {name: _hours(found, m) for name, m in MACHINES.items()},
         "cells": [_line(cell, work, speed) for cell, work in works.items()],
+        "unpriced": {cell.row: why for cell in found if (why := unpriced(cell.purifier, bench))},
         "our_choice": protocols.under(budget, bench, number).protocol.unknown(),
     }
 
 
-def _works(found: list[Cell], c: Costs, machine: str) -> dict[Cell, Work]:
-    """The work of every cell; whether activations are recomputed depends on the machine's memory."""
-    schedule = linear_schedule()
-    return {cell: cell.work(fitted(c, calls_of(cell.purifier, schedule), machine)[0], schedule) for cell in found}
-
-
-def _hours(found: list[Cell], c: Costs, machine: Machine) -> float | None:
+def _hours(found: list[Cell], machine: Machine) -> float | None:
     """Hours on one such machine; None if its memory holds not even one image."""
     try:
-        return sum(work.flops for work in _works(found, c, machine.name).values()) / machine.sustained / 3600
+        return sum(cell.on(machine.name).flops for cell in found) / machine.sustained / 3600
     except ValueError:
         return None
 
@@ -390,7 +510,7 @@ def summary(found: dict) -> str:
         f"{found['bytes'] / 1e9:.2f} GB for a microbatch of {found['rows']} images, activations {how}",
         "hours on one " + ", ".join(f"{n}: {'too little memory' if h is None else f'{h:.3g}'}" for n, h in found["hours_on"].items()),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + [f"not in the price of {row}: {why}" for row, why in found["unpriced"].items()])
 
 
 def outlook(bench: str, budget: Budget) -> pd.DataFrame:
@@ -423,9 +543,9 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
     config, schedule = records[0]["config"], schedule or linear_schedule()
     attack = {k: v for k, v in config["attack"].items() if k != "name"}
     _, purifier = specs.parse(specs.write(config["defence"], DEFENCES), DEFENCES)
-    if config["attack"]["name"] not in ("pgd", "bpda") or not isinstance(purifier, HetPure | Uniform | None):
+    if config["attack"]["name"] not in ("pgd", "bpda") or isinstance(purifier, MENet | PixelDefend):
         return None
-    c, _ = costs(config["bench"]).on(rates.memory, calls_of(purifier, schedule) or 1, rates.most)
+    c, _ = costs_of(config["bench"], purifier).on(rates.memory, purifier, rates.most)
     on_cpu = all(r["device"] == "cpu" and "cpu_seconds" in r for r in records)
     spent, clock = [r["iterations"] for r in records], "cpu_seconds" if on_cpu else "seconds"
     work = cell_work(c, purifier, PGD(**attack), len(records), config["K"], schedule, spent)
@@ -434,10 +554,17 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
 
 
 def measured(bench: str, rates: Rates) -> list[dict]:
-    """Every experiment of `bench` on record: measured seconds per image beside the prediction for the iterations it spent."""
+    """Every experiment of `bench` on record: measured seconds per image beside the prediction for the iterations it spent, or why there
+    is none (`unpriced`).
+    """
     found = {path.name: list(evidence.read(path).values()) for path in evidence.files()}
-    lines = {name: predicted(records, rates) for name, records in found.items() if records[0]["config"]["bench"] == bench}
-    return [{"file": name} | line for name, line in lines.items() if line]
+    found = {name: records for name, records in found.items() if records[0]["config"]["bench"] == bench}
+    return [{"file": name} | (predicted(records, rates) or {"unpriced": _reason(records[0]["config"])}) for name, records in found.items()]
+
+
+def _reason(config: dict) -> str:
+    _, purifier = specs.parse(specs.write(config["defence"], DEFENCES), DEFENCES)
+    return unpriced(purifier, config["bench"]) or f"the attack {config['attack']['name']}"
 
 
 def main() -> None:

@@ -33,11 +33,16 @@ def recovering(work: Callable[[], Result], device: torch.device) -> Result:
     while True:
         try:
             return work()
-        except torch.OutOfMemoryError:
-            if rows(device) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if rows(device) == 1 or not ran_out(error):
                 raise
         _rows[device.type] = rows(device) // 2
         torch.cuda.empty_cache()
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether it says that memory ran out; PyTorch's allocator on a CPU has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def fit(defence: nn.Module, image: Tensor) -> None:

@@ -709,7 +709,8 @@ class OnCanvas(Purified):
     """`Purified` whose purification runs at the denoiser's own size: images are scaled to it before and back after, inside the gradient.
 
     This is the ImageNet protocol of DiffPure and Lee & Kim: images of 224 pixels, a denoiser at 256. A mask given at the images' size is
-    scaled without interpolation.
+    scaled without interpolation. Every purification finds its own mask (copies share none, which next to the denoiser costs nothing), and
+    its noise cannot be frozen.
     """
 
     def purify(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:

@@ -376,6 +376,19 @@ def test_steering_for_change_flips_more_of_the_mask_than_the_loss_alone(tiny, ba
     assert flipped[0] > flipped[1]
 
 
+@pytest.mark.parametrize("steer", ["change", "shrink"])
+def test_steering_goes_through_the_networks_in_chunks_and_does_not_depend_on_their_size(tiny, batch, steer, monkeypatch):
+    (x, y, ids), seen, inner = batch, [], gradients.smooth_mask
+    near, attack = (x + 0.02).clamp(0, 1), MaskPGD(steer=steer, weight=3.0)
+    whole = *attack.loss_and_gradient(tiny, near, x, y, ids, [0]), attack.value(tiny, near, x, y, ids, [0])
+    monkeypatch.setattr(microbatch, "rows", lambda device: 2)
+    monkeypatch.setattr(attacks, "smooth_mask", lambda defence, images: seen.append(len(images)) or inner(defence, images))
+    parts = *attack.loss_and_gradient(tiny, near, x, y, ids, [0]), attack.value(tiny, near, x, y, ids, [0])
+    assert max(seen) == 2 and sum(seen) == (4 if steer == "change" else 2) * len(x) and len(x) > 2
+    for a, b in zip(whole, parts):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 # ---- frozen noise ----------------------------------------------------------------------------------------------------------
 
 

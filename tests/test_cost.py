@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import shlex
 from dataclasses import replace
@@ -11,16 +12,19 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
+import hetpure_core
 from hetpure_core import HetPure, Purified, Uniform, linear_schedule
-from hetpure_lab import attacks, benches, claims, cost, defences, evidence, microbatch, precision, protocols, specs
+from hetpure_lab import attacks, benches, claims, cost, defences, evidence, guided, microbatch, precision, protocols, rivals, specs, trained
 from hetpure_lab.attacks import PGD
 from hetpure_lab.budgets import BUDGETS
 from hetpure_lab.cost import Costs, Rates, Work, costs, count, gradient_flops
 from hetpure_lab.gradients import GRADIENTS
 from hetpure_lab.measure import LiveBytes
+from hetpure_lab.networks import build
 from hetpure_lab.protocols import PROTOCOLS
 
 SCHEDULE = linear_schedule()
@@ -135,7 +139,18 @@ def test_memory_per_row_is_near_that_of_a_real_run(networks):
             Purified(*networks, purifier)(x, range(rows)).sum().backward()
         peaks.append(meter.peak)
     row = (peaks[1] - peaks[0]) / 8
-    assert 0.7 * row < tiny(*networks).row_bytes(10) < 1.6 * row
+    assert 0.7 * row < tiny(*networks).row_bytes(purifier) < 1.6 * row
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize(
+    "purifier", [guided.Contrastive(steps=3), guided.ScoreOpt(steps=4), rivals.DensePure(votes=2, steps=4)], ids=lambda p: type(p).__name__
+)
+def test_memory_is_also_that_of_guidance_and_votes(purifier, checkpointing):
+    classifier, denoiser = build("wrn_16_2"), build("unet_64_64")
+    defended = defences.assemble(purifier, classifier, denoiser, checkpointing=checkpointing)
+    c = Costs(count(classifier, 32), count(denoiser, 32, torch.full((1,), 100)), 32, checkpointing)
+    assert c.row_bytes(purifier) == pytest.approx(microbatch._bytes_of_gradient(defended, torch.rand(1, 3, 32, 32)), rel=0.25)
 
 
 def test_a_surrogate_and_bpda_cost_less_than_the_exact_gradient():
@@ -196,11 +211,11 @@ def test_a_smaller_budget_costs_less_on_every_paper_bench():
 
 
 def test_a_planned_microbatch_fills_half_of_the_free_memory_and_no_more():
-    c, calls = costs("cifar10-paper"), 17
+    c, method = costs("cifar10-paper"), HetPure()
     for machine, kept in (("RTX 4090", False), ("H200", True)):
-        fit, rows = cost.fitted(c, calls, machine)
+        fit, rows = cost.fitted(c, method, machine)
         room = (cost.MACHINES[machine].memory - c.weights) / 2
-        assert fit.checkpointing is not kept and rows * fit.row_bytes(calls) <= room < (rows + 1) * fit.row_bytes(calls)
+        assert fit.checkpointing is not kept and rows * fit.row_bytes(method) <= room < (rows + 1) * fit.row_bytes(method)
 
 
 def test_the_planner_chooses_rows_and_recomputation_as_a_run_does(networks, monkeypatch):
@@ -210,7 +225,7 @@ def test_the_planner_chooses_rows_and_recomputation_as_a_run_does(networks, monk
     for room in (10**8, 3 * 10**6, 3 * 10**5):
         monkeypatch.setattr(microbatch, "CPU_BUDGET", room)
         microbatch.fit(defended, torch.rand(1, 3, 8, 8))
-        fit, rows = c.on(room, 10, 64)
+        fit, rows = c.on(room, defended.purifier, 64)
         assert fit.checkpointing is defended.checkpointing
         assert rows == pytest.approx(microbatch.rows(torch.device("cpu")), rel=0.6)
 
@@ -229,7 +244,7 @@ def test_keeping_activations_costs_memory_and_saves_a_forward_pass_per_call():
     kept = replace(c, checkpointing=False)
     flops = [cost.gradients(x, Uniform(0.1), 1, SCHEDULE).gradient for x in (c, kept)]
     assert flops[0] - flops[1] == Uniform(0.1).calls(SCHEDULE) * c.denoiser.forward
-    assert kept.row_bytes(20) > 15 * c.row_bytes(20)
+    assert kept.row_bytes(Uniform(0.1, 20)) > 15 * c.row_bytes(Uniform(0.1, 20))
 
 
 def test_the_command_prints_its_keys(monkeypatch, capsys):
@@ -248,7 +263,7 @@ def test_calibration_divides_counted_work_by_measured_seconds(monkeypatch):
     bench = benches.load("cifar10-small")
     monkeypatch.setattr(microbatch, "_rows", {})
     rates, c = cost.calibrate(bench, rows=4), costs("cifar10-small")
-    c = c.on(microbatch.CPU_BUDGET, 17, 64)[0]
+    c = c.on(microbatch.CPU_BUDGET, bench.method, 64)[0]
     for work in (cost.predictions, cost.gradients):
         assert rates.seconds(work(c, bench.method, 4, SCHEDULE)) == pytest.approx(2.0)
 
@@ -272,6 +287,118 @@ def test_what_the_planner_has_no_formula_for_is_not_predicted():
     config = evidence.Experiment("hetpure", "pgd").config
     square = config | {"attack": config["attack"] | {"name": "square"}}
     assert cost.predicted([{"config": square, "iterations": 1, "seconds": 1.0, "device": "cpu"}], Rates(1e9, 1e9)) is None
+
+
+GUIDED = [
+    guided.Contrastive(steps=3),
+    guided.ScoreOpt(steps=2),
+    guided.SharpnessAware(steps=2),
+    guided.GDMP(steps=2, loops=2),
+    guided.MimicDiffusion(steps=4),
+    rivals.SSNI(steps=2, probes=2),
+    rivals.ADP(steps=2),
+    rivals.DensePure(votes=3),
+    rivals.Gradual(),
+]
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("purifier", GUIDED, ids=lambda p: type(p).__name__)
+def test_rivals_cost_what_a_real_run_does_with_all_that_guidance_computes(networks, purifier, checkpointing):
+    """Within 3 % where it is differentiated again; else exactly."""
+    defended, x = defences.assemble(purifier, *networks, checkpointing=checkpointing), torch.rand(2, 3, 8, 8)
+    c, counter = replace(tiny(*networks), checkpointing=checkpointing), FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter, set_checkpoint_early_stop(False):
+        attacks.logits_of(defended, x, range(2), [0])
+    work = cost.predictions(c, purifier, 2, SCHEDULE)
+    assert work.forward == counter.get_total_flops() and work.calls == 2 * getattr(purifier, "votes", 1) * purifier.calls(SCHEDULE)
+    passes = cost.passes(purifier, True)
+    second = passes.classifier["second"] + passes.denoiser["second"]
+    assert cost.gradients(c, purifier, 2, SCHEDULE).gradient == pytest.approx(flops_of_one_step(defended, x, 1), rel=0.03 * bool(second))
+    assert bool(second) == isinstance(purifier, guided.Contrastive | guided.ScoreOpt | guided.SharpnessAware)
+
+
+def test_guidance_in_a_chain_that_is_cut_into_segments_is_recomputed_with_it(networks, monkeypatch):
+    monkeypatch.setattr(hetpure_core, "FLAT_UP_TO", 3)
+    cost.passes.cache_clear()
+    purifier, c = guided.Contrastive(steps=5), tiny(*networks)
+    real = flops_of_one_step(defences.assemble(purifier, *networks), torch.rand(1, 3, 8, 8), 1)
+    assert cost.gradients(c, purifier, 1, SCHEDULE).gradient == pytest.approx(real, rel=0.03)
+    again = cost.passes(purifier, True).classifier["forward"]
+    cost.passes.cache_clear()
+    monkeypatch.undo()
+    assert cost.passes(purifier, True).classifier["forward"] == 1 + 2 * 5 <= again / 2
+
+
+@pytest.mark.parametrize("network, times", [("wrn_16_2", 0), ("unet_64_64", 1)])
+def test_a_second_derivative_costs_a_backward_and_two_forward_passes_more(network, times):
+    with torch.device("meta"):
+        built = build(network).eval().requires_grad_(False)
+        x, t = torch.empty(1, 3, 32, 32, requires_grad=True), torch.empty(1, dtype=torch.long)
+    counted, counter = count(built, 32, *[t] * times), FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter:
+        (gradient,) = torch.autograd.grad(built(x, *[t] * times).square().sum(), x, create_graph=True)
+        once = counter.get_total_flops()
+        gradient.square().sum().backward()
+    assert counter.get_total_flops() - once == pytest.approx(counted.backward + 2 * counted.forward, rel=0.05)
+
+
+class Wider(nn.Module):
+    """A classifier that is not the bench's."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(16 * 64, 5))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_classifier_of_another_width_has_its_own_price(networks, monkeypatch):
+    """Behind an adversarially trained network the bench's does not run, and AToP's is not checkpointed."""
+    wider, (classifier, denoiser) = Wider(), networks
+    named = {"cifar10-small-pgd-at-l2": wider, "cifar10-small-classifier": classifier, "cifar10-small-atop": denoiser}
+    monkeypatch.setattr(cost, "costs", lambda name: tiny(*networks))
+    monkeypatch.setattr(cost, "_on_meta", lambda name: copy.deepcopy(named[name]).to("meta"))
+    x, at, atop = torch.rand(2, 3, 8, 8), trained.AdversarialTraining("pgd-at-l2"), trained.AToP()
+    for purifier, defence in ((at, attacks.Undefended(wider)), (atop, trained.Behind(classifier, atop, denoiser))):
+        c = cost.costs_of.__wrapped__("cifar10-small", purifier)
+        work = cost.attack_work(c, purifier, PGD(iterations=1, eot=3, confirm=0), 2, SCHEDULE)
+        assert work.gradient == flops_of_one_step(defence, x, 3) and work.calls == 2 * 3 * purifier.calls(SCHEDULE)
+    assert count(wider, 8).forward > 1.5 * c.classifier.forward
+
+
+def test_a_published_network_is_counted_by_the_depth_and_width_in_its_name():
+    behind = cost.costs_of("cifar10-paper-wrn70", trained.AdversarialTraining("Linf/Gowal2020Uncovering_28_10_extra"))
+    assert behind.classifier.forward == pytest.approx(costs("cifar10-paper").classifier.forward, rel=1e-3)
+    assert behind.denoiser == costs("cifar10-paper-wrn70").denoiser
+
+
+def test_leaving_a_block_out_of_the_mask_costs_as_much():
+    found = cost.plan("cifar10-paper", BUDGETS["smoke"], 7)["cells"]
+    flops = {c["row"]: c["flops"] for c in found}
+    assert len({flops[row] for row in ("the method", *(f"without block {b}" for b in (1, 2, 3, 4)))}) == 1
+
+
+def test_the_plan_says_what_it_does_not_price():
+    found = cost.plan("cifar10-paper", BUDGETS["smoke"], 3)
+    assert set(found["unpriced"]) == {"Sehwag et al."}
+    assert "robustbench/cifar10/L2/Sehwag2021Proxy" in found["unpriced"]["Sehwag et al."]
+    assert all(f"not in the price of {row}: {why}" in cost.summary(found) for row, why in found["unpriced"].items())
+    assert not cost.plan("cifar10-paper", BUDGETS["smoke"])["unpriced"]
+
+
+def test_records_without_a_prediction_say_why(monkeypatch, tmp_path):
+    config = evidence.Experiment("me-net", "pgd").config
+    unknown = config | {"attack": config["attack"] | {"name": "square"}, "defence": evidence.Experiment("hetpure", "pgd").config["defence"]}
+    found = {"me-net": config, "square": unknown}
+    monkeypatch.setattr(evidence, "files", lambda: [tmp_path / name for name in found])
+    monkeypatch.setattr(evidence, "read", lambda path: {"0": {"config": found[path.name]}})
+    why = {line["file"]: line["unpriced"] for line in cost.measured("cifar10-small", Rates(1e9, 1e9))}
+    assert "singular value" in why["me-net"] and why["square"] == "the attack square"
+    assert "one pixel after another" in cost.unpriced(trained.PixelDefend(), "cifar10-small")
 
 
 # ---- protocols ---------------------------------------------------------------------------------------------------------------

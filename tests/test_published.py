@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import FOLDER, fixture, input_images, normal, weight
@@ -9,7 +13,7 @@ from torch import nn
 
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, tapped
 from hetpure_lab import benches
-from hetpure_lab.attacks import reseeded
+from hetpure_lab.attacks import PGD, reseeded
 from hetpure_lab.published import ADM, NETWORKS, OnCanvas, on_meta, scaled
 
 SMALL_ADM = {"width": 64, "widths": (1, 2, 3, 4), "attention": (2, 3), "n_head": 16, "size": 64}
@@ -98,12 +102,24 @@ def test_outputs_are_the_public_implementations():
     check_denoiser("adm_small")
 
 
+@torch.no_grad()
+def peak_of_check(name: str) -> int:
+    """Check a large network's outputs, and return the most bytes that were resident in this process."""
+    (check_classifier if "wrn" in name else check_denoiser)(name)
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
 @pytest.mark.slow
 @needs_fixtures
-@torch.no_grad()
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory a process has taken")
 @pytest.mark.parametrize("name", WITH_FIXTURE)
-def test_outputs_of_the_large_networks_are_the_public_implementations(name):
-    (check_classifier if "wrn" in name else check_denoiser)(name)
+def test_outputs_of_the_large_networks_are_the_public_implementations_in_less_than_8_gb(name):
+    """Each in a process of its own, whose peak is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        peak = alone.submit(peak_of_check, name).result()
+    print(f"{name}: {peak / 1e9:.2f} GB")
+    assert peak < 8e9
 
 
 # ---- conventions -----------------------------------------------------------------------------------------------------------
@@ -161,6 +177,11 @@ def test_a_mask_of_the_images_size_fits_the_canvas(classifier, denoiser, images)
     canvas, noise = OnCanvas(classifier, denoiser, HetPure(steps=3)), Noise(0, range(4), [0] * 4)
     everywhere = canvas.purify(images, noise, torch.ones(4, 1, 8, 8, dtype=images.dtype))
     torch.testing.assert_close(everywhere, OnCanvas(classifier, denoiser, HetPure(steps=3, mask_kind="all")).purify(images, noise))
+
+
+def test_the_noise_of_a_canvas_cannot_be_frozen_and_the_attack_says_so(classifier, denoiser):
+    with pytest.raises(ValueError, match="only the noise of a plain Purified can be frozen, not that of OnCanvas"):
+        PGD(frozen="all").faces(OnCanvas(classifier, denoiser))
 
 
 @pytest.mark.parametrize(

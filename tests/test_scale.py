@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -56,6 +58,54 @@ def test_an_image_that_does_not_fit_at_all_is_an_error():
 
     with pytest.raises(torch.OutOfMemoryError):
         microbatch.recovering(never, torch.device("cpu"))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    tries = []
+
+    def wrong():
+        tries.append(1)
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        microbatch.recovering(wrong, torch.device("cpu"))
+    assert len(tries) == 1
+
+
+STARVED = """
+import resource, torch
+from pathlib import Path
+from hetpure_lab import microbatch
+from hetpure_lab.gradients import Undefended, loss_and_gradient
+
+class Hungry(torch.nn.Module):  # a megabyte and a half per row, for which only PyTorch's allocator is asked
+    def forward(self, x):
+        return (x[:, None] * torch.linspace(0.1, 2, 120)[None, :, None, None, None]).sin().mean((2, 3, 4))
+
+torch.set_num_threads(1)
+defence, cpu = Undefended(Hungry()), torch.device("cpu")
+x, work = torch.rand(2, 3, 32, 32), lambda: loss_and_gradient(defence, x, torch.tensor([3, 5]), range(2), range(32))
+microbatch._rows["cpu"] = 2
+expected = work()
+microbatch._rows.clear()
+(data,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(data) + 100 * 2**20,) * 2)
+try:
+    work()
+except RuntimeError as error:
+    print(type(error).__name__, microbatch.ran_out(error))
+for a, b in zip(microbatch.recovering(work, cpu), expected):
+    torch.testing.assert_close(a, b)
+print(microbatch.rows(cpu))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory that a process maps")
+def test_a_process_that_the_system_gives_no_more_memory_goes_on_with_fewer_rows(root):
+    done = subprocess.run([sys.executable, "-c", STARVED], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    raised, rows = done.stdout.splitlines()
+    assert raised == "RuntimeError True" and 1 <= int(rows) < microbatch.MOST["cpu"]
 
 
 def test_rows_are_chosen_so_that_they_fit(defence, images, monkeypatch):
