@@ -202,7 +202,8 @@ def scorecard(results: Path = RESULTS) -> str:
         chosen = [c for c in every if c.table.name == name]
         head = "| against | column | paper | here | images | attack | verdict |\n|---|---|---|---|---|---|---|\n"
         body = head + "\n".join(_line(c, found) for c in chosen) if chosen else "No row of this table has a counterpart here yet."
-        parts.append(f"## {name}: {claims.TABLES[name].caption}\n\n{body}\n")
+        caption = claims.TABLES[name].caption.replace("l-infinity", r"$\ell_\infty$").replace("l2", r"$\ell_2$")
+        parts.append(f"## {name}: {caption}\n\n{body}\n")
     parts.append("## Fig 7: the chosen threshold and levels give the highest robust accuracy\n")
     parts.append(f"Threshold, against 0.8:\n\n{_grid_lines('tau', results)}\n")
     parts.append(f"Levels, against 0.2 and 0.05:\n\n{_grid_lines('levels', results)}\n")

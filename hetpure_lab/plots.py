@@ -18,14 +18,16 @@ ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
 COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
 READINGS = {"multi-step": "#555555", "paper": COLOURS["hetpure"], "released": "#8c6bb1"}  # the method's three orders of operations
 BLOCKS = sns.color_palette("flare", 4).as_hex()  # attention maps, from the first block to the last
+HUES = [*range(55, 140), *range(170, 232), *range(256, 308), *range(328, 370)]  # degrees that are far from those of the roles: for rivals
 WIDTH = 6.8
 UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}  # so that a rerun writes the same bytes
 
 
 def colour(defence: str) -> str:
-    """The one colour of a defence in the whole book, by its slug: that of its role, or for rivals a hue by their place in `DEFENCES`.
+    """The one colour of a defence in the whole book, by its slug: that of its role, or for rivals one by their place in `DEFENCES`.
 
-    Hues are multiples of the golden section, so that a new rival changes no other's colour. Raises `ValueError` for unknown slugs.
+    Rivals go through `HUES` in steps of the golden section, in three shades, so that a new one changes no other's colour. Raises
+    `ValueError` for unknown slugs.
     """
     slug = defence.partition(":")[0]
     if slug not in DEFENCES:
@@ -33,7 +35,8 @@ def colour(defence: str) -> str:
     if slug in COLOURS or slug == "none":
         return COLOURS.get(slug, COLOURS["clean"])
     rank = list(DEFENCES).index(slug)
-    return sns.husl_palette(1, h=rank * 0.618034 % 1, s=0.8, l=(0.4, 0.6)[rank % 2]).as_hex()[0]
+    hue = HUES[int(rank * 0.618034 % 1 * len(HUES))]
+    return sns.husl_palette(1, h=hue / 360 % 1, s=(0.6, 0.9)[rank % 2], l=(0.35, 0.7, 0.5)[rank % 3]).as_hex()[0]
 
 
 def style() -> None:

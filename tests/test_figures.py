@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from nbclient import NotebookClient
+from seaborn.external import husl
 
 from hetpure_core import HetPure, Purified
 from hetpure_lab import chapters, evidence, figures, plots, tables
@@ -142,6 +143,14 @@ def test_every_defence_has_a_colour_of_its_own():
     assert colours["hetpure"] == plots.COLOURS["hetpure"] and colours["none"] == plots.COLOURS["clean"]
     with pytest.raises(ValueError, match="unknown defence 'hope'"):
         plots.colour("hope")
+
+
+def test_no_rival_looks_like_a_role_or_like_another_rival():
+    """Distances in CIELUV, where 1 is about what the eye can just tell apart side by side."""
+    rivals = [plots.colour(slug) for slug in DEFENCES if slug not in {*plots.ROLES, "none"}]
+    points = np.array([husl.xyz_to_luv(husl.rgb_to_xyz(husl.hex_to_rgb(c))) for c in [*plots.COLOURS.values(), *rivals]])
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2) + 1000 * np.eye(len(points))
+    assert apart[: len(plots.COLOURS)].min() > 20 and apart.min() > 15
 
 
 def test_the_threshold_plot_shows_values_and_bands():
