@@ -528,6 +528,8 @@ def outlook(bench: str, budget: Budget) -> pd.DataFrame:
         lines[name] |= {"GB": f"{one['bytes'] / 1e9:.2g}"}
         for part, found in zip(parts, (one, whole)):
             lines[name] |= {f"{part}: FLOP": f"{found['flops']:.2g}", f"{part}: hours": f"{found['hours']:.2g}"}
+        if whole["unpriced"]:
+            lines[name]["not fully priced"] = ", ".join(whole["unpriced"])
     return pd.DataFrame(lines).T.fillna("")
 
 

@@ -388,6 +388,9 @@ def test_the_plan_says_what_it_does_not_price():
     assert "robustbench/cifar10/L2/Sehwag2021Proxy" in found["unpriced"]["Sehwag et al."]
     assert all(f"not in the price of {row}: {why}" in cost.summary(found) for row, why in found["unpriced"].items())
     assert not cost.plan("cifar10-paper", BUDGETS["smoke"])["unpriced"]
+    outlook = cost.outlook("imagenet-paper", BUDGETS["smoke"])
+    assert set(outlook["not fully priced"]) == {"Salman et al., Engstrom et al., Wong et al."}
+    assert "not fully priced" not in cost.outlook("cifar10-small", BUDGETS["smoke"])
 
 
 def test_records_without_a_prediction_say_why(monkeypatch, tmp_path):
