@@ -152,7 +152,7 @@ RECIPES = {
         # At a rate of 0.1 the loss of the first steps rises: what the classifier knew is lost before the estimates are learnt.
         DefenceRecipe("cifar10-small-me-net", task="me-net", cycles=(260_000,), lr=0.02, defence="me-net", **_FINE_TUNED),
         DefenceRecipe(
-            "cifar10-small-atop", "unet_64_64", "atop", {"cifar10/jpeg": 0.5, "cifar10/lossless": 0.5}, cycles=(160_000,), batch=64,
+            "cifar10-small-atop", "unet_64_64", "atop", {"cifar10/jpeg": 0.5, "cifar10/lossless": 0.5}, cycles=(96_000,), batch=64,
             lr=5e-4, augment=(0.0,), ema=0.995, defence="atop", start="cifar10-small-denoiser", classifier="cifar10-small-classifier",
         ),
         Recipe(
@@ -404,12 +404,12 @@ def fixed(name: str) -> nn.Module:
 
 
 def atop_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
-    r"""Reconstruction and classification of attacked images, :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)`
-    (Lin et al. 2024)."""
+    r"""Reconstruction and classification of images that fool the classifier alone,
+    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (Lin et al. 2024)."""
     x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
     classifier, settings, noise = fixed(recipe.classifier), recipe.settings(), noise_of(recipe, step, len(x))
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-        x_adv = attacked(lambda z: classifier(settings.purify(z, noise, net)), x, y, recipe, step)
+        x_adv = attacked(classifier, x, y, recipe, step)
         repaired = settings.purify(x_adv, noise, net)
         logits = classifier(repaired)
     return 2 * F.l1_loss(repaired.float(), x) + trained.CLASSIFICATION_SHARE * F.cross_entropy(logits.float(), y)

@@ -327,8 +327,9 @@ class AToP:
     g is trained on :math:`\|g(x_t^{adv}) - x\|_1 + s\, \ell(F(g(x_t^{adv})), y)` with FGSM examples of the fixed classifier F. Defaults:
     the release's combined transform for CIFAR-10 (noise of 0.25, which is t = 0.15, a quarter of the 4 x 4 blocks missing).
     Adaptation: g is the bench's denoiser, started from its weights, read as :math:`\hat x_0`; no GAN term; s is 1 and not 0.05, so that a
-    small network repairs what the classifier looks at; the FGSM examples go through the whole chain from a random start, which the
-    release's do not. With nothing missing and the denoiser's own weights it is one-shot denoising. Gradients are exact.
+    small network repairs what the classifier looks at. As in the release the FGSM examples (here from a random start) fool F alone:
+    trained on examples of the whole chain g did not get beyond 31 % of the clean images. With nothing missing and the denoiser's own
+    weights it is one-shot denoising. Gradients are exact.
     """
 
     t: float = 0.15
@@ -363,7 +364,6 @@ class AToP:
         return Behind(bench.classifier, self, benches.load_network(self.weights(bench.name)[1], bench.device))
 
 
-# s in AToP's loss. With the release's 0.05 a network this small learnt to repair images and left 31 % of the clean ones right.
-CLASSIFICATION_SHARE = 1.0
+CLASSIFICATION_SHARE = 1.0  # s in AToP's loss
 
 Trained = AdversarialTraining | MENet | PixelDefend | AToP
