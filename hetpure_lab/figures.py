@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -91,7 +92,9 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
         style = {"fmt": "D" if best else "o", "color": plots.colour(name), "label": None if named else name}
         axis.errorbar(place, value, error, markersize=4, linewidth=0.7, **style)
         if named:
-            axis.annotate(name, (place, value), xytext=(3, 3), textcoords="offset points", fontsize=6)
+            side, align = (4, "left") if calls < 2 else (-4, "right")  # dear ones on the left, where there is room
+            halo = [patheffects.withStroke(linewidth=1.5, foreground="white")]  # or bars run through the name
+            axis.annotate(name, (place, value), (side, 3), textcoords="offset points", fontsize=6, ha=align, path_effects=halo)
     if axis.get_legend_handles_labels()[1]:
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=6, frameon=False, title="from the top", title_fontsize=6)
     axis.plot(*zip(*[points[name] for name in front]) if front else ([], []), color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)

@@ -17,7 +17,6 @@ from hetpure_lab.defences import DEFENCES
 ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
 COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
 READINGS = {"multi-step": "#555555", "paper": COLOURS["hetpure"], "released": "#8c6bb1"}  # the method's three orders of operations
-BLOCKS = sns.color_palette("flare", 4).as_hex()  # attention maps, from the first block to the last
 HUES = [*range(55, 140), *range(170, 232), *range(256, 308), *range(328, 370)]  # degrees that are far from those of the roles: for rivals
 WIDTH = 6.8
 UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}  # so that a rerun writes the same bytes
