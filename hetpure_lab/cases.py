@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +92,7 @@ class Case:
     def command(self, cell: Cell) -> str:
         """The command line that measures a cell."""
         defence, attack, seed = cell
-        attack = re.sub(r"(?<=eps=)[\d.]+", lambda m: _fraction(float(m[0])), attack)
-        words = f"--bench {self.bench} --defence {defence} --attack {attack} --n-images 64"
+        words = f"--bench {self.bench} --defence {defence} --attack {specs.readable(attack)} --n-images 64"
         return f"python -m hetpure_lab.evidence run {words}" + (f" --seed {seed}" if seed else "")
 
     def measured(self, attacks: dict[str, str]) -> tuple[dict[str, Evidence], list[str]]:
@@ -106,11 +104,6 @@ class Case:
     @property
     def purifier(self) -> HetPure | Uniform | None:
         return specs.parse(self.defence, DEFENCES)[1]
-
-
-def _fraction(eps: float) -> str:
-    """2/255 for 0.00784..., but 0.5 for 0.5."""
-    return f"{round(255 * eps)}/255" if np.isclose(255 * eps, round(255 * eps)) else str(eps)
 
 
 def difference(a: Evidence, b: Evidence, column: str = "adversarial") -> Accuracy:

@@ -499,7 +499,7 @@ def status(element: Element, results: Path = RESULTS) -> str:
 
 def listing(results: Path = RESULTS) -> list[dict]:
     """Every element as a row."""
-    rows = ((e, ELEMENTS[e.parts[0]].chapters if e.parts else e.chapters) for e in ELEMENTS.values())
+    rows = ((e, e.chapters or tuple(dict.fromkeys(c for part in e.parts for c in ELEMENTS[part].chapters))) for e in ELEMENTS.values())
     return [
         {"element": e.name, "chapter": chapters[0], "chapters": list(chapters), "says": e.says, "functions": list(e.functions)}
         | {"labels": list(e.labels), "parts": list(e.parts), "measured": round(share(e, results), 3), "status": status(e, results)}

@@ -527,10 +527,16 @@ def outlook(bench: str, budget: Budget) -> pd.DataFrame:
         lines[name] = {"activations": "recomputed" if one["recomputed"] else "kept", "images at once": one["rows"]}
         lines[name] |= {"GB": f"{one['bytes'] / 1e9:.2g}"}
         for part, found in zip(parts, (one, whole)):
-            lines[name] |= {f"{part}: FLOP": f"{found['flops']:.2g}", f"{part}: hours": f"{found['hours']:.2g}"}
+            lines[name] |= {f"{part}: FLOP": f"{found['flops']:.2g}", f"{part}: time": duration(found["hours"])}
         if whole["unpriced"]:
             lines[name]["not fully priced"] = ", ".join(whole["unpriced"])
     return pd.DataFrame(lines).T.fillna("")
+
+
+def duration(hours: float) -> str:
+    """Hours in the unit that suits them."""
+    unit, each = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if 3600 * hours >= s), ("s", 1))
+    return f"{3600 * hours / each:.2g} {unit}"
 
 
 # ---- afterwards ------------------------------------------------------------------------------------------------------------

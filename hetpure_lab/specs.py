@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, fields
 from fractions import Fraction
 
@@ -39,6 +40,16 @@ def normal(text: str, known: dict[str, type | None]) -> str:
     """A spec as records name it: only what differs from the defaults, in the order of the settings."""
     slug, settings = parse(text, known)
     return write({"name": slug} | (asdict(settings) if settings else {}), known)
+
+
+def readable(text: str) -> str:
+    """A spec with its radius as people write it: ``eps=2/255`` for 0.00784..., but ``eps=0.5``. It names the same settings."""
+
+    def radius(match: re.Match) -> str:
+        levels = 255 * float(match[0])
+        return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-5 * levels else match[0]
+
+    return re.sub(r"(?<=eps=)\d[\d.e-]*(?![\d/])", radius, text)
 
 
 def _text(value) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from functools import lru_cache
@@ -113,17 +114,30 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
     return line | {"n": n, "note": claim.note, "record": record}
 
 
+SPECS = ("defence", "defence here", "attack", "spec", "longer", "strided")  # columns
+
+
 def show(frame: pd.DataFrame) -> Styler:
-    """A table for the page: small print, no index; each record is a link to its file, which the book carries along, or the options that
-    make it."""
+    """A table for the page: small print, no index. Each record is a link to its file, which the book carries along, or the options that
+    make it; settings may be broken after a comma; notes stand below the table, each once."""
+    notes = {text: i for i, text in enumerate(dict.fromkeys(filter(None, frame.get("note", []))), 1)}
 
     def link(text: str) -> str:
         if text.startswith("--"):
             return f"<code>{escape(text)}</code>"
         return text and f'<a href="../{text}">{text.rpartition("--")[2].removesuffix(".jsonl")}</a>'
 
-    styled = frame.style.hide(axis="index").format({c: link for c in frame if c == "record"})
+    formats = {"record": link, "note": lambda text: str(notes.get(text, ""))} | dict.fromkeys(SPECS, breakable)
+    styled = frame.style.hide(axis="index").format({c: f for c, f in formats.items() if c in frame})
+    if notes:
+        styled = styled.set_caption("<br>".join(f"{i}: {escape(text)}" for text, i in notes.items()))
+        styled = styled.set_table_styles([{"selector": "caption", "props": "caption-side: bottom; text-align: left"}])
     return styled.set_table_attributes('class="dataframe" style="font-size: 75%"')
+
+
+def breakable(text: object) -> str:
+    """Settings with a place to break the line after each."""
+    return re.sub(r"([,+])", r"\1<wbr>", escape(specs.readable(str(text))))
 
 
 def compare(reference: Path, other: Path) -> dict:

@@ -579,3 +579,8 @@ def test_unknown_options_are_refused():
 def test_bfloat16_passes_on_the_size_of_its_network(denoiser):
     denoiser.size = 16
     assert precision.Bfloat16(denoiser).size == 16
+
+
+@pytest.mark.parametrize(("hours", "text"), [(1.15e-8, "4.1e-05 s"), (0.005, "18 s"), (0.25, "15 min"), (718.0, "7.2e+02 h")])
+def test_durations_have_the_unit_that_suits_them(hours, text):
+    assert cost.duration(hours) == text

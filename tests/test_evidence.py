@@ -43,6 +43,13 @@ def test_specs_round_trip_and_refuse_nonsense():
             specs.parse(bad, DEFENCES)
 
 
+@pytest.mark.parametrize("text", ["pgd:eps=2/255", "pgd:norm=L2,eps=0.5", "pgd:eps=1/510", "pgd", "pgd:eps=4/255,eot=4"])
+def test_radii_are_shown_as_people_write_them_and_mean_the_same(text):
+    written = specs.normal(text, ATTACKS)
+    assert specs.normal(specs.readable(written), ATTACKS) == written == specs.normal(specs.readable(text), ATTACKS)
+    assert specs.readable(written) == (text if "510" not in text else written)
+
+
 def test_an_experiment_is_its_settings_not_its_wording():
     assert Experiment("hetpure", FAST).key == Experiment("hetpure:tau=0.8,U=10", FAST).key
     assert len({Experiment(d, FAST).key for d in ("hetpure", "hetpure:tau=0.7", "uniform", "none")}) == 4

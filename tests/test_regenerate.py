@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -182,3 +183,15 @@ def test_the_table_of_inputs_pairs_every_row_with_the_first():
     table = inputs.table(hits)
     assert table.loc["b", "clean"].startswith("25.0") and table.loc["b", "change, clean"].startswith("-50.0")
     assert table.loc["a", "change, clean"] == ""
+
+
+def test_a_table_for_the_page_lists_each_note_once_below_and_may_break_settings():
+    notes = ["not ours", "", "not ours", "another"]
+    settings = {"defence here": ["hetpure:t_l=0.4,t_s=0.2"] * 4, "attack": ["pgd:eps=0.01568627450980392,eot=4"] * 4}
+    frame = pd.DataFrame(settings | {"note": notes})
+    html = tables.show(frame).to_html()
+    assert html.count("not ours") == html.count("another") == 1 and "1: not ours<br>2: another" in html
+    cells = [cell.split("<")[0] for cell in html.split('col2" >')[1:]]
+    assert cells == ["1", "", "1", "2"]
+    assert "t_l=0.4,<wbr>t_s=0.2" in html and "pgd:eps=4/255,<wbr>eot=4" in html
+    assert "<caption" not in tables.show(frame.assign(note="")).to_html()
