@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hetpure_lab import data, evidence, pixels, rescore
+from hetpure_lab.cases import BARE, HEADLINE
 from hetpure_lab.evidence import Experiment
 from hetpure_lab.rescore import Note
 
@@ -81,3 +82,16 @@ def test_records_of_other_weights_are_refused(made, images):
     config = record["config"] | {"weights": {name: "0" * 16 for name in record["config"]["weights"]}}
     with pytest.raises(ValueError, match="weights are not those"):
         rescore.differing([record | {"config": config}], images)
+
+
+@pytest.mark.parametrize("defence", ["none", "uniform:t=0.2", "hetpure"])
+def test_committed_records_score_as_recorded(defence):
+    try:
+        images = data.load("cifar10", "test", quiet=True)
+    except data.NoData:
+        pytest.skip("needs the CIFAR-10 test images that the records are about")
+    path = Experiment(defence, BARE if defence == "none" else HEADLINE).path()
+    records = list(evidence.read(path).values())[:2]
+    if not {r["image"] for r in records} <= set(images.ids):
+        pytest.skip("the CIFAR-10 images on this machine are not those of the records")
+    assert max(rescore.differing(records, images)) <= 1  # of 60: a processor that rounds in another order may decide a tie otherwise
