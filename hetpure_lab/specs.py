@@ -49,7 +49,7 @@ def readable(text: str) -> str:
         levels = 255 * float(match[0])
         return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-5 * levels else match[0]
 
-    return re.sub(r"(?<=eps=)\d[\d.e-]*(?![\d/])", radius, text)
+    return re.sub(r"(?<=\beps=)\d[\d.e-]*(?![\d/])", radius, text)
 
 
 def _text(value) -> str:

@@ -132,7 +132,8 @@ def show(frame: pd.DataFrame) -> Styler:
     if notes:
         styled = styled.set_caption("<br>".join(f"{i}: {escape(text)}" for text, i in notes.items()))
         styled = styled.set_table_styles([{"selector": "caption", "props": "caption-side: bottom; text-align: left"}])
-    return styled.set_table_attributes('class="dataframe" style="font-size: 75%"')
+    kind = "dataframe beside" if "type" in frame else "dataframe"  # its first column is narrow
+    return styled.set_table_attributes(f'class="{kind}" style="font-size: 75%"')
 
 
 def breakable(text: object) -> str:

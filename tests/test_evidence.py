@@ -48,6 +48,7 @@ def test_radii_are_shown_as_people_write_them_and_mean_the_same(text):
     written = specs.normal(text, ATTACKS)
     assert specs.normal(specs.readable(written), ATTACKS) == written == specs.normal(specs.readable(text), ATTACKS)
     assert specs.readable(written) == (text if "510" not in text else written)
+    assert specs.readable("hetpure:steps=2,U=3") == "hetpure:steps=2,U=3"
 
 
 def test_an_experiment_is_its_settings_not_its_wording():
