@@ -431,7 +431,7 @@ TASKS = {
     "atop": (atop_loss, atop_metrics),
 }
 CLASSIFIER_TASKS = ("classify", "adversarial", "me-net")
-KEEP_HIGHEST = {"adversarial": "pgd10", "atop": "pgd10"}
+KEEP_HIGHEST = {"adversarial": "pgd10"}
 
 
 def kept_entry(recipe: Recipe, log: list[dict]) -> dict:
