@@ -137,8 +137,8 @@ def show(frame: pd.DataFrame) -> Styler:
 
 
 def breakable(text: object) -> str:
-    """Settings with a place to break the line after each."""
-    return re.sub(r"([,+])", r"\1<wbr>", escape(specs.readable(str(text))))
+    """Settings with places to break the line: after each, and inside long names."""
+    return re.sub(r"([,+]|/(?=[A-Z])|(?<=\w\w)_(?=\w\w))", r"\1<wbr>", escape(specs.readable(str(text))))
 
 
 def compare(reference: Path, other: Path) -> dict:

@@ -193,5 +193,6 @@ def test_a_table_for_the_page_lists_each_note_once_below_and_may_break_settings(
     html = tables.show(frame).to_html()
     assert html.count("not ours") == html.count("another") == 1 and "1: not ours<br>2: another" in html
     assert re.findall(r'class="data row\d col2" >([^<]*)<', html) == ["1", "", "1", "2"]
+    assert tables.breakable("at:model=Linf/Pang2022_WRN28_10") == "at:model=Linf/<wbr>Pang2022_<wbr>WRN28_<wbr>10"
     assert "t_l=0.4,<wbr>t_s=0.2" in html and "pgd:eps=4/255,<wbr>eot=4" in html
     assert "<caption" not in tables.show(frame.assign(note="")).to_html()
