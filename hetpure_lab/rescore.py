@@ -76,6 +76,13 @@ def notes(path: Path | None = None) -> list[Note]:
     return [Note(**{k: line[k] for k in Note.__annotations__}) for line in read(path or NOTES).values()]
 
 
+def summary(found: Sequence[Note] | None = None) -> str:
+    """How many stored images were scored again, and with what outcome, in a sentence."""
+    found = notes() if found is None else found
+    differing, labels = sum(n.differing for n in found), sum(n.of for n in found)
+    return f"Scored again: {len({n.record for n in found})} stored adversarial images, of whose {labels} labels {differing} came out differently."
+
+
 def same_code(records: dict[str, dict], found: Sequence[Note] | None = None) -> bool:
     """Whether one version of the code made all `records`, or scores those of every version exactly as recorded."""
     versions: dict[str, set[str]] = {}

@@ -60,6 +60,7 @@ def test_versions_that_score_alike_count_as_one(made, images, tmp_path):
     apart = [Note(**vars(n) | {"by": f"version {i}"}) for i, n in enumerate(found)]
     assert not rescore.same_code(records, apart)
     assert rescore.same_code(dict(list(records.items())[:2]), [])  # one version needs no proof
+    assert rescore.summary(found) == "Scored again: 2 stored adversarial images, of whose 24 labels 0 came out differently."
 
 
 def test_the_command_rescores_a_file_and_fails_when_it_disagrees(made, images, tmp_path, monkeypatch, capsys):
