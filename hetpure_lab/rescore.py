@@ -80,7 +80,8 @@ def summary(found: Sequence[Note] | None = None) -> str:
     """How many stored images were scored again, and with what outcome, in a sentence."""
     found = notes() if found is None else found
     differing, labels = sum(n.differing for n in found), sum(n.of for n in found)
-    return f"Scored again: {len({n.record for n in found})} stored adversarial images, of whose {labels} labels {differing} came out differently."
+    images = len({n.record for n in found})
+    return f"Scored again: {images} stored adversarial images, of whose {labels} labels {differing} came out differently."
 
 
 def same_code(records: dict[str, dict], found: Sequence[Note] | None = None) -> bool:
