@@ -319,7 +319,7 @@ def teaser(bench_name: str = "cifar10-small") -> Drawing:
     rows |= {"noisy": (merge(mask, strong, weak) + 1) / 2, "purified": purified}
     found = tables.headline(bench_name)
     figure = plt.figure(figsize=(9.6, 3.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.45, 1))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     for i, (name, pictures) in enumerate(rows.items()):
         for j, picture in enumerate(pictures):
             axis = left.add_subplot(len(rows), len(x), i * len(x) + j + 1, xticks=[], yticks=[], frame_on=False)
