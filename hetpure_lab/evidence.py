@@ -279,6 +279,23 @@ def queue(path: Path = QUEUE) -> Iterator[list[str]]:
             yield words
 
 
+def outstanding(path: Path = QUEUE, results: Path = RESULTS) -> Iterator[tuple[list[str], int, int]]:
+    """The lines of the queue that are not done, how many images they have on record, and how many they want.
+
+    Networks that are not trained yet leave nothing on record.
+    """
+    parser = argparse.ArgumentParser()
+    _add_experiment(parser)
+    for words in queue(path):
+        args = parser.parse_args(words)
+        try:
+            found = len(read(_experiment(args).path(results)))
+        except (benches.BenchError, checkpoints.CheckpointError):
+            found = 0
+        if found < args.n_images:
+            yield words, found, args.n_images
+
+
 # ---- command line --------------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +314,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--scheduler", help="address of a Dask scheduler whose workers do the work, see book/scaling")
         if name == "run":
             _add_experiment(command)
+    commands.add_parser("left", help="list what results/queue.txt has that is not done, with the images on record and those wanted")
     command = commands.add_parser("export", help="write an experiment's adversarial images as PNG files")
     command.add_argument("file", type=Path, help="a file of records")
     command.add_argument("--to", type=Path, required=True, help="folder for IMAGE-ID.png and labels.csv")
@@ -322,8 +340,12 @@ def _share(text: str) -> tuple[int, int]:
     return i, n
 
 
+def _experiment(args: argparse.Namespace) -> Experiment:
+    return Experiment(args.defence, args.attack, args.bench, args.split, args.K, args.seed)
+
+
 def _run(args: argparse.Namespace, shared: argparse.Namespace, client: Client | None) -> None:
-    experiment, (i, n) = Experiment(args.defence, args.attack, args.bench, args.split, args.K, args.seed), _share(shared.shard)
+    experiment, (i, n) = _experiment(args), _share(shared.shard)
     images = data.load(benches.dataset(args.bench), args.split, shared.data, quiet=True).take(args.n_images)
     if i >= len(images):
         return
@@ -345,6 +367,12 @@ def _list(as_json: bool) -> None:
     print(json.dumps(rows, indent=1) if as_json else "\n".join(f"{r['defence']:40} {r['attack']} n={r['n']}" for r in rows))
 
 
+def _left() -> None:
+    lines = [f"{found:4} of {wanted:4}  {shlex.join(words)}" for words, found, wanted in outstanding()]
+    print(*lines, sep="\n")
+    print(f"{len(lines)} of {sum(1 for _ in queue())} lines are not done; make evidence runs them")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     try:
@@ -352,6 +380,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             return _list(args.json)
         if args.command == "export":
             return _export(args)
+        if args.command == "left":
+            return _left()
         torch.set_num_threads(args.threads)
         client = scale.connect(args.scheduler) if args.scheduler else None
         if args.command == "run":

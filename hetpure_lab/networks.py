@@ -113,6 +113,23 @@ class EfficientNetLite0(EfficientNet):
         return [self._blocks[i]._swish for i in (2, 4, 10)] + [self._swish]
 
 
+class ReducedWideResNet(WideResNet):
+    """A Wide ResNet of photographs: images (n, 3, h, w) in [0, 1] to logits (n, 1000) of ImageNet's numbering, all but `classes` closed.
+
+    It averages images down to `size`, which has to divide h and w: noise within an l-infinity ball stays within a ball of that radius.
+    """
+
+    def __init__(self, size: int = 32, classes: tuple[int, ...] = IMAGENETTE, depth: int = 16, width: int = 2):
+        super().__init__(depth, width, len(classes), mean=0.5, std=0.25)
+        self.size, self.classes = size, list(classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(F.avg_pool2d(x, x.shape[-1] // self.size))
+        closed = logits.new_full((len(x), 1000), -1e4)
+        closed[:, self.classes] = logits
+        return closed
+
+
 # ---- denoiser ---------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +247,7 @@ NETWORKS = {
     "wrn_28_10": lambda: WideResNet(28, 10),
     "efficientnet_lite0": EfficientNetLite0,
     "efficientnet_lite0_imagenette": lambda: EfficientNetLite0(classes=IMAGENETTE),
-    "efficientnet_lite0_imagenette_128": lambda: EfficientNetLite0(128, IMAGENETTE),
+    "wrn_16_2_imagenette_32": ReducedWideResNet,
     "unet_64_64": lambda: UNet((64, 64), (1, 2)),
     "unet_64_96_128": lambda: UNet((64, 96, 128), (1, 1, 2), patch=4),
     "pixelcnn_96": lambda: PixelCNN(96),

@@ -296,13 +296,13 @@ def test_check_explains_errors(arguments, message):
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_adversarial_training_on_photographs_starts_from_the_ten_class_classifier_at_the_images_own_size():
+def test_adversarial_training_on_photographs_reads_them_reduced_and_answers_in_imagenets_numbering():
     (name,) = defences.networks("at:model=fast-at-linf", "imagenet-small-10")
-    recipe, net = train.RECIPES[name], networks.build(train.RECIPES[name].network)
-    assert recipe.start == benches.network_name("imagenet-small-10", "classifier") and recipe.eps == 4 / 255
-    start = networks.build("efficientnet_lite0_imagenette")
-    net.load_state_dict(start.state_dict())
-    x = torch.rand(2, 3, 64, 64)
-    scaled = torch.nn.functional.interpolate(x, (128, 128), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(net.eval()(x), start.eval().logits((255 * scaled - 127) / 128))
-    assert torch.equal(net.train()(x), net(x))  # nothing is dropped at random: a run can be continued
+    recipe, net = train.RECIPES[name], networks.build(train.RECIPES[name].network).eval()
+    net.load_state_dict(benches.load_network(recipe.start).state_dict())
+    assert recipe.eps == 4 / 255
+    x = torch.rand(2, 3, 128, 128)
+    blocks = x.unfold(2, 4, 4).unfold(3, 4, 4).mean((-1, -2))
+    logits = net(x)
+    torch.testing.assert_close(logits[:, networks.IMAGENETTE], benches.load_network(recipe.start)(blocks))
+    assert logits.shape == (2, 1000) and set(logits.argmax(1).tolist()) <= set(networks.IMAGENETTE)

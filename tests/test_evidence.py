@@ -353,3 +353,11 @@ def test_the_queue_is_made_of_valid_experiments():
     for words in evidence.queue():
         options = dict(zip(words[::2], words[1::2]))
         Experiment(options["--defence"], options["--attack"])
+
+
+def test_what_the_queue_lacks_is_listed_with_the_images_on_record(images, tmp_path):
+    evidence.run(Experiment("none", FAST), images.take(2), progress=False, results=tmp_path)
+    line = f"--defence none --attack {FAST} --n-images"
+    (tmp_path / "queue.txt").write_text(f"# of three lines two are not done\n{line} 2\n{line} 5\n{line} 2 --seed 9\n")
+    left = [(found, wanted) for _, found, wanted in evidence.outstanding(tmp_path / "queue.txt", tmp_path)]
+    assert left == [(2, 5), (0, 2)]

@@ -285,3 +285,9 @@ def test_the_command_prints_the_flags_of_committed_records(capsys):
     printed = json.loads(capsys.readouterr().out)
     assert [f["name"] for f in printed] == [f.name for f in flags.committed()]
     assert all(np.all([f["about"], f["seen"], f["meaning"]]) for f in printed)
+
+
+def test_the_price_of_a_defence_is_named_once_however_many_attacks_met_it():
+    paths = {path.stem: path for path in evidence.files()}
+    costly = [flags._defence(Evidence(f.about, evidence.read(paths[f.about]))) for f in flags.committed() if f.name == "costly-defence"]
+    assert len(costly) == len(set(costly)) > 1
