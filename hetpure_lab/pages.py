@@ -1,6 +1,7 @@
-"""The generated pages of the book: ``python -m hetpure_lab.pages`` writes ``book/equations.md`` and ``book/scorecard.md``.
+"""The generated pages of the book: ``python -m hetpure_lab.pages`` writes ``book/equations.md``, ``scorecard.md`` and ``findings.md``.
 
-The first maps every element of the paper to its place here, the second holds each claim against the records. Verdicts are functions
+The first maps every element of the paper to its place here, the second holds each claim against the records, the third is what was found
+(see `findings`). Verdicts are functions
 of intervals: a claim is *supported* or *contradicted* if the interval of the paired difference leaves 0 out, else *open*.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetpure_core import HetPure, linear_schedule
-from hetpure_lab import ablations, claims, evidence, specs, stats, studies
+from hetpure_lab import ablations, claims, evidence, findings, specs, stats, studies
 from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.data import ROOT
 from hetpure_lab.defences import DEFENCES
@@ -32,7 +33,7 @@ Numbers in the column *here* are this book's. This page is generated, and a test
 
 ```bash
 python -m hetpure_lab.claims --elements    # the list
-python -m hetpure_lab.pages                # this page and the scorecard
+python -m hetpure_lab.pages                # this page, the scorecard and the findings
 ```
 
 States are computed, not typed. **done**: the chapters use the functions and define the equations, and every cell or point that the item
@@ -216,7 +217,12 @@ def scorecard(results: Path = RESULTS) -> str:
     return "\n".join(parts)
 
 
-PAGES = {"equations.md": equations, "scorecard.md": scorecard}
+def found(results: Path = RESULTS) -> str:
+    """The page of `findings`."""
+    return findings.page(results, _chapter)
+
+
+PAGES = {"equations.md": equations, "scorecard.md": scorecard, "findings.md": found}
 
 
 def main() -> None:

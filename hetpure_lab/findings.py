@@ -1,0 +1,196 @@
+"""Findings: the questions that a reader brings, each answered by one paired difference. Page: ``book/findings.md`` (see `pages`).
+
+An answer is a function of an interval: *yes* if the difference is established, *no* if its opposite is, else *open*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetpure_lab import ablations, benches, specs, stats, tables
+from hetpure_lab.audit import equal_accuracy, equal_energy, random_mask
+from hetpure_lab.cases import ATTEMPTS, HEADLINE, Case, NotMeasured, difference
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.evidence import RESULTS
+from hetpure_lab.stats import Accuracy, above, opposite
+
+ENOUGH = 64  # images, for a level of uniform noise to be called the best
+LEVELS = {
+    "exact gradient": HEADLINE,
+    "identity backward (BPDA)": ATTEMPTS["BPDA"],
+    "AutoAttack, averaged decisions": ATTEMPTS["AutoAttack"],
+    "AutoAttack as packaged": ATTEMPTS["acceptance"],
+    "released surrogate": ATTEMPTS["surrogate"],
+}
+PHOTOGRAPHS, TEN = "pgd:eps=4/255,eot=4", "imagenet-small-10"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, the two `sides` whose difference answers it, and the chapter that has the details."""
+
+    text: str
+    sides: str
+    chapter: int
+    answer: Callable[[Case], Accuracy]
+    bench: str = "cifar10-small"
+
+
+def minus(attack: str, other: str | Callable[[Case], str]) -> Callable[[Case], Accuracy]:
+    """What the defence leaves under `attack` minus what `other`, a defence or a function that finds one, leaves under it."""
+
+    def answer(case: Case) -> Accuracy:
+        return difference(*case.get(case.cell(attack), case.cell(attack, other if isinstance(other, str) else other(case))))
+
+    return answer
+
+
+def between(attack: str, *others: str) -> Callable[[Case], Accuracy]:
+    """What `attack` leaves minus what the strongest of `others` leaves."""
+
+    def answer(case: Case) -> Accuracy:
+        e, *rest = case.get(*map(case.cell, (attack, *others)))
+        return max((difference(e, other) for other in rest), key=lambda d: d.value)
+
+    return answer
+
+
+def of_best_noise(attack: str, other: str) -> Callable[[Case], Accuracy]:
+    """`attack` minus `other`, for uniform noise at its best level."""
+
+    def answer(case: Case) -> Accuracy:
+        name = best_noise(HEADLINE)(case)
+        return difference(*case.get(case.cell(attack, name), case.cell(other, name)))
+
+    return answer
+
+
+def best_noise(attack: str, enough: int = ENOUGH) -> Callable[[Case], str]:
+    """The uniform purification that leaves most under `attack`, of those measured on `enough` images."""
+
+    def name(case: Case) -> str:
+        same = {d: e for (d, a, seed), e in case.found.items() if d.startswith("uniform") and (a, seed) == case.cell(attack)[1:]}
+        left = {d: e.outcomes.single("adversarial").value for d, e in same.items() if len(e.records) >= enough}
+        return max(left, key=left.get, default="uniform:t=0.2")
+
+    return name
+
+
+def vote(case: Case) -> Accuracy:
+    (e,) = case.get(case.cell())
+    return stats.paired_difference(e.outcomes.majority_correct("adversarial"), e.rates("adversarial"))
+
+
+UNIFORM, TRAINED = "the method minus uniform noise", "the method minus adversarial training"
+PACKAGED = "as packaged minus averaged decisions"
+ACCEPTED = ATTEMPTS["acceptance"], ATTEMPTS["AutoAttack"]
+STEERED = [attack for name, attack in ATTEMPTS.items() if name.startswith("mask:")]
+
+QUESTIONS = (
+    Question(
+        "Does the attack of the released code, on a short surrogate, overstate what is left?",
+        "released surrogate minus exact gradient",
+        4,
+        between(ATTEMPTS["surrogate"], HEADLINE),
+    ),
+    Question("Does AutoAttack, deciding by single purifications, overstate it?", PACKAGED, 4, between(*ACCEPTED)),
+    Question("Does it for uniform noise at its best level?", PACKAGED, 4, of_best_noise(*ACCEPTED)),
+    Question("Would twice the iterations and purifications break more?", "20 x 8 minus 40 x 16", 5, between(HEADLINE, ATTEMPTS["budget"])),
+    Question("Does steering the mask break more?", "exact gradient minus the best of three", 4, between(HEADLINE, *STEERED)),
+    Question("Does a vote of 20 help under attack?", "majority minus one purification", 8, vote),
+    Question("Does it help to mask where the classifier looks?", "attention minus a random mask", 8, minus(HEADLINE, random_mask)),
+    Question("Does noise on two levels beat one of equal energy and cost?", UNIFORM, 11, minus(HEADLINE, equal_energy)),
+    Question("One of the nearest clean accuracy?", UNIFORM, 5, minus(HEADLINE, equal_accuracy)),
+    Question("One at its best level?", UNIFORM, 5, minus(HEADLINE, best_noise(HEADLINE))),
+    Question(
+        "Does the paper's reading leave more than that of the released code?",
+        "paper minus released",
+        8,
+        minus(ablations.ATTACK, "hetpure:reading=released"),
+    ),
+    Question("Is the method more robust than adversarial training of its classifier?", TRAINED, 11, minus(HEADLINE, "at")),
+    Question("On digits, does it beat noise at its best level?", UNIFORM, 6, minus(HEADLINE, best_noise(HEADLINE, 32)), "svhn-small"),
+    Question("On photographs of ten classes, at 4/255?", UNIFORM, 7, minus(PHOTOGRAPHS, best_noise(PHOTOGRAPHS, 16)), TEN),
+    Question("Does it beat adversarial training there?", TRAINED, 7, minus(PHOTOGRAPHS, "at:model=fast-at-linf"), TEN),
+)
+
+
+def verdict(d: Accuracy) -> str:
+    """``yes``, ``no`` or ``open``."""
+    return "yes" if above(d) else "no" if above(opposite(d)) else "open"
+
+
+def answers(results: Path = RESULTS) -> Iterator[tuple[Question, Accuracy | None]]:
+    """Every question with its difference; None where records are missing."""
+    cases = {bench: Case.of(bench, specs.describe(benches.method(bench), DEFENCES), results) for bench in {q.bench for q in QUESTIONS}}
+    for question in QUESTIONS:
+        try:
+            yield question, question.answer(cases[question.bench])
+        except NotMeasured:
+            yield question, None
+
+
+def left(results: Path = RESULTS) -> dict[str, dict[str, str]]:
+    """Per cent of right answers of the main defences on CIFAR-10, one purification, clean and under each of `LEVELS`."""
+    case = Case.of("cifar10-small", "hetpure", results)
+    names = {"no defence": "none", "the method": "hetpure", "uniform noise": best_noise(HEADLINE)(case), "adversarial training": "at"}
+    rows = {}
+    for title, defence in names.items():
+        found = {column: case.found.get(case.cell(attack, defence)) for column, attack in LEVELS.items()}
+        first = found["exact gradient"]
+        cells = {"clean": _cell(first and first.outcomes.single("clean"))}
+        cells |= {column: _cell(e and e.outcomes.single("adversarial")) for column, e in found.items()}
+        rows[f"{title}, `{defence}`"] = cells | {"images": str(len(first.records)) if first else "–"}
+    return rows
+
+
+def _cell(a: Accuracy | None) -> str:
+    return str(a) if a else "–"
+
+
+# ---- the page ----------------------------------------------------------------------------------------------------------------
+
+PAGE = r"""# Findings
+
+What the records say today, on one page; derivations, controls and limits are in the chapters. All of it is computed from `results/` by
+`python -m hetpure_lab.pages`, and a test fails if it is not up to date. The networks are small ones trained by this project: read
+directions and orders of size, not the paper's numbers.
+
+## What is left
+
+CIFAR-10, $\ell_\infty$ 8/255, per cent of right answers of one purification with a 95 % interval over images.
+"""
+
+ANSWERS = r"""
+## Questions
+
+Each is answered by one difference of what is left, paired on the same images, in points, with a 95 % interval. **yes**: it is above zero.
+**no**: it is below. **open**: the images do not decide. One line in twenty may err, and the best level of uniform noise is chosen on the
+images that it is compared on.
+"""
+
+RIVALS = r"""
+## Rivals
+
+Every purifier that has met the same attack, after Holm's correction ([chapter 11](../chapters/11_rivals.ipynb)):
+"""
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+
+
+def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
+    """The page; `chapter` makes a link of a chapter's number."""
+    rows = left(results)
+    levels = table(["defence", *next(iter(rows.values()))], [[name, *cells.values()] for name, cells in rows.items()])
+    lines = []
+    for q, d in answers(results):
+        seen = [verdict(d), str(d), str(d.n)] if d else ["not measured yet", "–", "–"]
+        lines.append([q.text, q.sides, *seen, chapter(q.chapter)])
+    questions = table(["question", "difference", "answer", "points", "images", "chapter"], lines)
+    said = tables.conclusions(tables.against_the_method("cifar10-small", results=results))
+    return "\n".join([PAGE, levels, ANSWERS, questions, RIVALS, *(f"- {line}" for line in said), ""])

@@ -1,0 +1,54 @@
+"""Findings: answers follow from intervals, from the records that the tables use, and from nothing where there are none."""
+
+from __future__ import annotations
+
+import pytest
+
+from hetpure_lab import evidence, findings, tables
+from hetpure_lab.evidence import RESULTS
+from hetpure_lab.stats import Accuracy
+
+
+@pytest.mark.parametrize("low, high, word", [(0.01, 0.1, "yes"), (-0.1, -0.01, "no"), (-0.1, 0.1, "open")])
+def test_the_answer_is_the_side_of_zero_that_the_interval_lies_on(low, high, word):
+    assert findings.verdict(Accuracy((low + high) / 2, low, high, 50)) == word
+
+
+def test_without_records_every_question_waits_and_no_level_is_shown(tmp_path):
+    assert [d for _, d in findings.answers(tmp_path)] == [None] * len(findings.QUESTIONS)
+    cells = {value for row in findings.left(tmp_path).values() for value in row.values()}
+    assert cells == {"–"} and findings.page(tmp_path).count("not measured yet") == len(findings.QUESTIONS)
+
+
+@pytest.fixture(scope="module")
+def answered():
+    return {q.text: d for q, d in findings.answers()}
+
+
+def file(defence: str, attack: str):
+    return RESULTS / "cifar10-small" / evidence.Experiment(defence, attack).path().name
+
+
+@pytest.mark.parametrize(
+    "question, reference, other",
+    [
+        ("mask where the classifier looks", ("hetpure:mask_kind=random", "pgd"), ("hetpure", "pgd")),
+        ("AutoAttack, deciding by single purifications", ("hetpure", findings.ACCEPTED[1]), ("hetpure", findings.ACCEPTED[0])),
+        ("robust than adversarial training", ("at", "pgd"), ("hetpure", "pgd")),
+    ],
+)
+def test_an_answer_is_the_comparison_that_the_tables_make(answered, question, reference, other):
+    (found,) = (d for text, d in answered.items() if question in text)
+    if found is None:
+        pytest.skip("no record yet")
+    # `compare` gives the first minus the second
+    expected = tables.compare(file(*other), file(*reference))["difference"]
+    assert (found.n, found.value) == (expected.n, pytest.approx(expected.value))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+def test_the_best_level_of_noise_leaves_most_of_those_seen_on_enough_images():
+    case = findings.Case.of("cifar10-small", "hetpure")
+    name = findings.best_noise("pgd")(case)
+    rows = [r for r in tables.common("cifar10-small") if r["defence"].startswith("uniform") and r["n"] >= findings.ENOUGH]
+    assert name == max(rows, key=lambda r: r["adversarial_single"]["value"])["defence"]
