@@ -147,7 +147,8 @@ def left(results: Path = RESULTS) -> dict[str, dict[str, str]]:
 
 
 def _cell(a: Accuracy | None) -> str:
-    return str(a) if a else "–"
+    """The accuracy or difference, its interval on one line; a dash for none."""
+    return str(a).replace(", ", ",\u00a0") if a else "–"
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------------------
@@ -189,8 +190,8 @@ def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
     levels = table(["defence", *next(iter(rows.values()))], [[name, *cells.values()] for name, cells in rows.items()])
     lines = []
     for q, d in answers(results):
-        seen = [verdict(d), str(d), str(d.n)] if d else ["not measured yet", "–", "–"]
-        lines.append([q.text, q.sides, *seen, chapter(q.chapter)])
+        said = f"**{verdict(d)}**" if d else "not measured yet"
+        lines.append([q.text, q.sides, said, _cell(d), str(d.n) if d else "–", chapter(q.chapter)])
     questions = table(["question", "difference", "answer", "points", "images", "chapter"], lines)
-    said = tables.conclusions(tables.against_the_method("cifar10-small", results=results))
-    return "\n".join([PAGE, levels, ANSWERS, questions, RIVALS, *(f"- {line}" for line in said), ""])
+    sentences = tables.conclusions(tables.against_the_method("cifar10-small", results=results))
+    return "\n".join([PAGE, levels, ANSWERS, questions, RIVALS, *(f"- {line}" for line in sentences), ""])
