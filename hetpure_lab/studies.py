@@ -120,11 +120,9 @@ def purifiers(method: HetPure) -> tuple[str, ...]:
 
 
 def adaptive(lab: Lab, defence: str, images: Images) -> tuple[Tensor, list[int]]:
-    """The adversarial images that the headline attack made against `defence`, and which of `images` they belong to; for uniform noise and
-    the method only, so that a file does not depend on how far the evidence was when it was begun.
+    """The adversarial images that the headline attack made against `defence`, and which of `images` they belong to: those on record. A study
+    that was run before the evidence lacks the others; its file has to be removed for them.
     """
-    if defence not in (*purifiers(lab.bench.method)[1:3], purifiers(lab.bench.method)[-1]):
-        return images.floats[:0], []
     found = evidence.read(Experiment(defence, "pgd", lab.bench.name).path(lab.results))
     places = [i for i, key in enumerate(images.ids) if key in found]
     made = evidence.adversarial_images(images, found).float() / 255 if places else images.floats[:0]

@@ -57,8 +57,9 @@ def test_what_is_not_purified_has_no_distance_and_transferred_images_have(bench,
     assert set(rows.defence) == set(studies.purifiers(bench.method)) and set(rows.kind) == {"natural", "transferred"}
 
 
-def test_adaptive_images_are_those_of_the_records(bench, images, tmp_path):
-    method = studies.purifiers(bench.method)[-1]
+@pytest.mark.parametrize("place", [-1, -3])
+def test_adaptive_images_are_those_of_the_records(place, bench, images, tmp_path):
+    method = studies.purifiers(bench.method)[place]
     delta = torch.zeros(3, 8, 8, dtype=torch.int8)
     file = evidence.Experiment(method, "pgd", bench.name).path(tmp_path)
     append(file, [{"image": images.ids[1], "delta": pixels.pack(delta)}])
