@@ -120,8 +120,8 @@ def purifiers(method: HetPure) -> tuple[str, ...]:
 
 
 def adaptive(lab: Lab, defence: str, images: Images) -> tuple[Tensor, list[int]]:
-    """The adversarial images that the headline attack made against `defence`, and which of `images` they belong to: those on record. A study
-    that was run before the evidence lacks the others; its file has to be removed for them.
+    """The adversarial images that the headline attack made against `defence`, and which of `images` they belong to: those on record. A
+    study that was run before the evidence lacks the others; its file has to be removed for them.
     """
     found = evidence.read(Experiment(defence, "pgd", lab.bench.name).path(lab.results))
     places = [i for i, key in enumerate(images.ids) if key in found]
