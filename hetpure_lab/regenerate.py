@@ -124,9 +124,10 @@ def verdicts(pairs: pd.DataFrame) -> str:
     """What the paired table allows one to say, as Markdown."""
     if pairs.empty:
         return "No record compares the method with another defence yet."
-    lines = [f"Against `{name.removeprefix('method - ')}` the method's accuracy under attack is: **{row['the method is']}**."
-             for name, row in pairs.iterrows()]  # fmt: skip
-    return "\n\n".join(lines)
+    said: dict[str, list[str]] = {}
+    for name, row in pairs.iterrows():
+        said.setdefault(row["the method is"], []).append(f"`{name.removeprefix('method - ')}`")
+    return "The method's accuracy under attack: " + "; ".join(f"**{word}** against {', '.join(names)}" for word, names in said.items()) + "."
 
 
 def radius_effect(rows: dict[float, Sequence[dict]], bench: str) -> pd.DataFrame:
