@@ -127,7 +127,8 @@ def verdicts(pairs: pd.DataFrame) -> str:
     said: dict[str, list[str]] = {}
     for name, row in pairs.iterrows():
         said.setdefault(row["the method is"], []).append(f"`{name.removeprefix('method - ')}`")
-    return "The method's accuracy under attack: " + "; ".join(f"**{word}** against {', '.join(names)}" for word, names in said.items()) + "."
+    parts = (f"**{word}** against {', '.join(names)}" for word, names in said.items())
+    return f"The method's accuracy under attack: {'; '.join(parts)}."
 
 
 def radius_effect(rows: dict[float, Sequence[dict]], bench: str) -> pd.DataFrame:
