@@ -97,9 +97,9 @@ QUESTIONS = (
     ),
     Question("Does AutoAttack, deciding by single purifications, overstate it?", PACKAGED, 4, between(*ACCEPTED)),
     Question("Does it for uniform noise at its best level?", PACKAGED, 4, of_best_noise(*ACCEPTED)),
-    Question("Would twice the iterations and purifications break more?", "20 x 8 minus 40 x 16", 5, between(HEADLINE, ATTEMPTS["budget"])),
-    Question("Does steering the mask break more?", "exact gradient minus the best of three", 4, between(HEADLINE, *STEERED)),
-    Question("Does a vote of 20 help under attack?", "majority minus one purification", 8, vote),
+    Question("Would twice the iterations and purifications break more?", "once minus twice", 5, between(HEADLINE, ATTEMPTS["budget"])),
+    Question("Does steering the mask break more?", "exact gradient minus the best steered attack", 4, between(HEADLINE, *STEERED)),
+    Question("Does a vote help under attack?", "majority minus one purification", 8, vote),
     Question("Does it help to mask where the classifier looks?", "attention minus a random mask", 8, minus(HEADLINE, random_mask)),
     Question("Does noise on two levels beat one of equal energy and cost?", UNIFORM, 11, minus(HEADLINE, equal_energy)),
     Question("One of the nearest clean accuracy?", UNIFORM, 5, minus(HEADLINE, equal_accuracy)),
@@ -142,7 +142,8 @@ def left(results: Path = RESULTS) -> dict[str, dict[str, str]]:
         first = found["exact gradient"]
         cells = {"clean": _cell(first and first.outcomes.single("clean"))}
         cells |= {column: _cell(e and e.outcomes.single("adversarial")) for column, e in found.items()}
-        rows[f"{title}, `{defence}`"] = cells | {"images": str(len(first.records)) if first else "–"}
+        sizes = {len(e.records) for e in found.values() if e}
+        rows[f"{title}, `{defence}`"] = cells | {"images": f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(*sizes) or "–"}
     return rows
 
 
@@ -175,7 +176,7 @@ images that it is compared on.
 RIVALS = r"""
 ## Rivals
 
-Every purifier that has met the same attack, after Holm's correction ([chapter 11](../chapters/11_rivals.ipynb)):
+Every defence that has met the same attack, after Holm's correction ([chapter 11](../chapters/11_rivals.ipynb)):
 """
 
 

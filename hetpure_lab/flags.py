@@ -383,16 +383,17 @@ def _noise_use(experiment: Experiment, defence: Purified, attack: Any, images: I
 def committed(results: Path = RESULTS) -> list[Flag]:
     """The flags of all records of the current weights, one experiment at a time and side by side.
 
-    What a defence leaves without attack does not depend on the attack: it is looked at once, where it was seen on the most images.
+    What a defence costs does not depend on the attack: it is said once, where it was seen on the most images.
     """
     experiments = [Evidence(path.stem, evidence.read(path)) for path in evidence.files(results)]
     largest = {_defence(e): e for e in sorted(experiments, key=lambda e: len(e.records))}
-    alone = [flag for e in experiments for flag in examine(e, reference_accuracy(e) if largest[_defence(e)] is e else None)]
-    return alone + compare(experiments)
+    alone = [(e, flag) for e in experiments for flag in examine(e, reference_accuracy(e))]
+    return [flag for e, flag in alone if flag.name != "costly-defence" or largest[_defence(e)] is e] + compare(experiments)
 
 
 def _defence(e: Evidence) -> str:
-    return json.dumps([e.config[key] for key in ("bench", "split", "defence", "weights")])
+    """What is the same for all attacks on a defence; options that came after a record count as their defaults."""
+    return json.dumps([e.config["bench"], e.config["split"], specs.write(e.config["defence"], DEFENCES), e.config["weights"]])
 
 
 def reference_accuracy(e: Evidence) -> float | None:

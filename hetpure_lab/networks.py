@@ -87,20 +87,21 @@ IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # the ten classes
 class EfficientNetLite0(EfficientNet):
     """EfficientNet-Lite0 for ImageNet: images (n, 3, h, w) in [0, 1] of any size to logits (n, 1000).
 
-    `size` is what it scales images to, the one it was trained at by default (None: as they come). With `classes`, the logits of all
-    others are lowered beyond reach: a classifier of a few classes that keeps ImageNet's numbering. Architecture and parameter names
+    It scales images to the size it was trained at. With `classes`, the logits of all others are lowered beyond reach: a classifier of a
+    few classes that keeps ImageNet's numbering. Architecture and parameter names
     are those of the package ``efficientnet_lite_pytorch`` (Tan & Le 2019), without its random dropping in training.
     """
 
-    def __init__(self, size: int | None = 224, classes: tuple[int, ...] | None = None):
+    size = 224
+
+    def __init__(self, classes: tuple[int, ...] | None = None):
         super().__init__(*get_model_params("efficientnet-lite0", {"dropout_rate": 0.0, "drop_connect_rate": 0.0}))
-        self.size = size
         closed = torch.ones(1000) if classes else torch.zeros(1000)
         closed[list(classes or ())] = 0
         self.register_buffer("closed", 1e4 * closed, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.size and x.shape[-1] != self.size:
+        if x.shape[-1] != self.size:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
         return self.logits((255 * x - 127) / 128)
 
@@ -116,7 +117,8 @@ class EfficientNetLite0(EfficientNet):
 class ReducedWideResNet(WideResNet):
     """A Wide ResNet of photographs: images (n, 3, h, w) in [0, 1] to logits (n, 1000) of ImageNet's numbering, all but `classes` closed.
 
-    It averages images down to `size`, which has to divide h and w: noise within an l-infinity ball stays within a ball of that radius.
+    It averages images down to `size`: noise within an l-infinity ball stays within a ball of that radius. Raises `ValueError` for images
+    that are not square or whose side is no multiple of `size`.
     """
 
     def __init__(self, size: int = 32, classes: tuple[int, ...] = IMAGENETTE, depth: int = 16, width: int = 2):
@@ -124,7 +126,10 @@ class ReducedWideResNet(WideResNet):
         self.size, self.classes = size, list(classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(F.avg_pool2d(x, x.shape[-1] // self.size))
+        h, w = x.shape[-2:]
+        if h != w or w % self.size:
+            raise ValueError(f"images must be square with a side that is a multiple of {self.size}, not {h} x {w}")
+        logits = super().forward(F.avg_pool2d(x, w // self.size))
         closed = logits.new_full((len(x), 1000), -1e4)
         closed[:, self.classes] = logits
         return closed

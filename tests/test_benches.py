@@ -306,3 +306,10 @@ def test_adversarial_training_on_photographs_reads_them_reduced_and_answers_in_i
     logits = net(x)
     torch.testing.assert_close(logits[:, networks.IMAGENETTE], benches.load_network(recipe.start)(blocks))
     assert logits.shape == (2, 1000) and set(logits.argmax(1).tolist()) <= set(networks.IMAGENETTE)
+    with pytest.raises(ValueError, match="multiple of 32, not 100 x 100"):
+        net(x[..., :100, :100])
+
+
+def test_the_classifier_of_photographs_drops_nothing_at_random():
+    net, x = networks.build("efficientnet_lite0_imagenette").train(), torch.rand(2, 3, 64, 64)
+    assert torch.equal(net(x), net(x))
