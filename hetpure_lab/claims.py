@@ -273,7 +273,7 @@ TABLES = {
                 Claim(
                     "AP", "Nie et al. (DiffPure, t* = 0.4)", "61.71", ("41.67",), "uniform:t=0.4,steps=6", QUOTED, 4 / 255, "uniform:t=0.4"
                 ),
-                Claim("AP", "Bai et al.", "70.41", ("41.7",), "contrastive:t=0.1", QUOTED, 4 / 255),
+                Claim("AP", "Bai et al.", "70.41", ("41.7",), "contrastive:t=0.1,steps=3", QUOTED, 4 / 255, "contrastive:t=0.1"),
                 Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
                 Claim("AP", "Song et al. (MimicDiffusion)", "62.25", ("51.14",), "mimic:t=0.4,steps=10", "radius of the source unknown"),
                 Claim("AP", "Zollicoffer et al.", "73.98", ("56.54",), "lorid:t=0.05,steps=2", "E32: Geigh et al.; radius unknown"),

@@ -77,11 +77,11 @@ def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
 def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
     """Attacked single-shot accuracy of `rows` (summaries) against denoiser calls (linear up to one), with 95 % intervals.
 
-    Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM) are named in place,
-    the others beside the axis. Rows of equal cost stand side by side.
+    Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM) are named in place.
+    One colour, named beside the axis, is one purifier at any setting; its longer chains are hollow. Rows of equal cost stand side by side.
     """
     points = {r["defence"]: (tables.cost(r["defence"]), 100 * r["adversarial_single"]["value"]) for r in rows}
-    front, seen = tables.pareto(points), Counter()
+    front, seen, families = tables.pareto(points), Counter(), set()
     for r in sorted(rows, key=lambda r: -points[r["defence"]][1]):
         name, a = r["defence"], r["adversarial_single"]
         (calls, value), best = points[name], name in front
@@ -89,8 +89,11 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
         seen[calls] += 1
         error = [[value - 100 * a["low"]], [100 * a["high"] - value]]
         named = best or name in ("none", "hetpure") or (name.startswith("uniform") and "," not in name)
-        style = {"fmt": "D" if best else "o", "color": plots.colour(name), "label": None if named else name}
-        axis.errorbar(place, value, error, markersize=4, linewidth=0.7, **style)
+        family = name.partition(":")[0]
+        style = {"fmt": "D" if best else "o", "color": plots.colour(name), "label": None if family in families else family}
+        style["markerfacecolor"] = axis.get_facecolor() if name in tables.LONGER else plots.colour(name)
+        families.add(family)
+        axis.errorbar(place, value, error, markersize=4, linewidth=0.7, clip_on=False, **style)
         if named:
             side, align = (4, "left") if calls < 2 else (-4, "right")  # dear ones on the left, where there is room
             halo = [patheffects.withStroke(linewidth=1.5, foreground="white")]  # or bars run through the name

@@ -89,15 +89,29 @@ def test_records_of_another_radius_count_for_nothing(tmp_path):
     assert claims.share(element, tmp_path / "quoted") == claims.share(element, tmp_path / "large")
 
 
-def test_the_scorecard_pairs_records_of_the_tables_own_radius(tmp_path):
-    for defence in (claims.STRONGER, "uniform:t=0.2,steps=6"):
+def test_the_scorecard_pairs_records_of_the_tables_own_radius_and_clean_images_of_any(tmp_path):
+    rival = "lorid:t=0.05,steps=2"
+    attacked, clean = (
+        next(c for c in pages.comparisons() if (c.table.name, c.rival.ours, c.column) == ("Table 6", rival, column))
+        for column in ("PGD+EOT", "standard")
+    )
+    for defence in (claims.STRONGER, rival):
         written(tmp_path, defence, 4 / 255)
-    claim = next(c for c in pages.comparisons() if c.table.name == "Table 6" and c.rival.ours == "uniform:t=0.2,steps=6")
-    assert pages.measure(claim, pages.load(tmp_path)) is None
+    assert pages.measure(attacked, pages.load(tmp_path)) is None
     written(tmp_path, claims.STRONGER, 8 / 255)
-    assert pages.measure(claim, pages.load(tmp_path)) is None, "the method at 8/255 beside noise at 4/255"
-    written(tmp_path, "uniform:t=0.2,steps=6", 8 / 255)
-    assert pages.measure(claim, pages.load(tmp_path))[0].n == 3
+    assert pages.measure(attacked, pages.load(tmp_path)) is None, "the method at 8/255 beside a rival at 4/255"
+    assert pages.measure(clean, pages.load(tmp_path))[0].n == 3
+    written(tmp_path, rival, 8 / 255)
+    assert pages.measure(attacked, pages.load(tmp_path))[0].n == 3
+    assert pages.measure(clean, {("another bench", *clean.place[1:]): pages.load(tmp_path)[clean.place]}) is None
+
+
+def test_clean_images_are_taken_from_the_file_that_has_most():
+    claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "standard" and c.rival.ours)
+    rows = {"pgd": {"hetpure": records([0.9] * 8)}, "pgd:eot=4": {"hetpure": records([0.5] * 4)}}
+    elsewhere = {(claim.place[0], "L2", 0.5, "autoattack"): {"autoattack": {claim.rival.ours: records([0.4] * 6)}}}
+    difference, setting = pages.measure(claim, {claim.place: rows} | elsewhere)
+    assert (setting, difference.n) == ("any", 6) and difference.value == pytest.approx(0.5)
 
 
 def test_a_figure_with_a_study_is_done_when_it_is_measured(tmp_path):

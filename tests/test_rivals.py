@@ -621,8 +621,9 @@ def test_diffpures_grid_has_every_sampler_at_every_level(tmp_path):
     assert grid.loc["DDPM", "t* = 0.2"].startswith("100.0") and "/ 25.0" in grid.loc["DDPM", "t* = 0.2"]
 
 
-def test_the_pareto_plot_shows_every_row_at_its_cost_in_its_colour_and_marks_the_front():
-    accuracy = {"none": 0.0, "uniform:t=0.14,steps=1": 0.2, "adp": 0.1, "gdmp": 0.15, "hetpure": 0.3, "gradual": 0.4}
+def test_the_pareto_plot_shows_every_row_at_its_cost_in_its_colour_and_marks_the_front_and_longer_chains():
+    accuracy = {"none": 0.0, "uniform:t=0.14,steps=1": 0.2, "adp": 0.1, "gdmp": 0.15, "hetpure": 0.3, "gradual": 0.4, "sde": 0.05}
+    accuracy["sde:t=0.1,steps=100"] = 0.25
     rows = [
         {"defence": name, "bench": "b", "file": name, "adversarial_single": {"value": a, "low": a / 2, "high": a + 0.1}}
         for name, a in accuracy.items()
@@ -633,7 +634,9 @@ def test_the_pareto_plot_shows_every_row_at_its_cost_in_its_colour_and_marks_the
     points = [c.lines[0] for c in axis.containers]
     assert [float(p.get_xdata()[0]) for p in points] == pytest.approx([tables.cost(name) for name in accuracy], rel=0.06)
     assert [p.get_color() for p in points] == [plots.colour(name) for name in accuracy]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["gdmp", "adp"]
+    families = dict.fromkeys(name.partition(":")[0] for name in accuracy)
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(families)
+    assert [name for name, p in zip(accuracy, points) if p.get_markerfacecolor() != p.get_color()] == ["sde:t=0.1,steps=100"]
     front = ["gradual", "hetpure", "uniform:t=0.14,steps=1", "none"]
     assert [name for name, p in zip(accuracy, points) if p.get_marker() == "D"] == front == [text.get_text() for text in axis.texts]
     assert axis.get_xscale() == "symlog" and axis.get_xlim()[0] < 0 < axis.get_xlim()[1]
