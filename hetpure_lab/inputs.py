@@ -66,6 +66,12 @@ def outcomes(variant: Variant, images: Tensor, labels: Tensor, batch: int = 16) 
     return (predicted == labels).cpu().numpy()
 
 
+def recorded(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+    """Outcomes by variant and kind of image from rows of the study `studies.feeding`, images in one order throughout."""
+    hits = {name: by_kind.pivot(index="image", columns="kind", values="right") for name, by_kind in rows.groupby("fed", sort=False)}
+    return {name: {kind: wide[kind].to_numpy(bool) for kind in wide} for name, wide in hits.items()}
+
+
 def table(correct: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
     """Accuracies with 95 % intervals from outcomes by variant and kind of image, and the paired change against the first variant."""
     first = next(iter(correct.values()))

@@ -1,11 +1,12 @@
-"""The numbers behind Figs 3, 8 and 9, measured once and kept: figures and chapters read them in a moment.
+"""The numbers behind Figs 3, 8 and 9 and beside Table 6, measured once and kept: figures and chapters read them in a moment.
 
     python -m hetpure_lab.studies                                # the studies, and how many images each has
     python -m hetpure_lab.studies distance --n-images 128        # measure the images that are missing
     python -m hetpure_lab.studies cost --device cuda             # time and memory of another machine, in a file of its own
+    python -m hetpure_lab.studies feeding --bench imagenet-small # what the classifier of photographs is fed
 
 A study's file, ``results/BENCH/studies/NAME--KEY.jsonl``, holds one line per image: the rows of numbers that it gave, their settings, and
-what produced them. It is append-only and resumable like the evidence; the key follows the settings and the weights. Book: chapters 9, 10.
+what produced them. It is append-only and resumable like the evidence; the key follows the settings and the weights. Book: ch. 7, 9, 10.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ import torch
 from torch import Tensor
 
 from hetpure_core import HetPure, Purified, Uniform
-from hetpure_lab import attacks, benches, data, defences, evidence, inside, measure, specs, stats
+from hetpure_lab import attacks, benches, data, defences, evidence, inputs, inside, measure, specs, stats
 from hetpure_lab.attacks import PGD, Undefended
 from hetpure_lab.benches import Bench
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Experiment
+from hetpure_lab.networks import EfficientNetLite0
 from hetpure_lab.records import append, provenance, read
 
 Rows = list[dict]
@@ -41,6 +43,7 @@ BACKGROUND = 100  # images whose median feature distance is the unit of every di
 LENGTHS = (1, 2, 5, 10, 20)  # of the resampling, U
 STEPS = (5, 10, 20)  # reverse steps, T
 READINGS = ("multi-step", "paper", "released")
+MILD = 0.1  # the level at which photographs keep most of their detail
 TRANSFER = PGD(iterations=20, eot=1, confirm=0)
 
 
@@ -99,8 +102,8 @@ def distance(lab: Lab, images: Images) -> list[Rows]:
         defence = attacks.reseeded(defences.build(text, bench), f"study {lab.seed}")
         every = list(range(len(ids)))
         chosen = {"natural": (x, every), "transferred": (transferred, every), "adaptive": adaptive(lab, text, images)}
-        for kind, (inputs, places) in chosen.items():
-            for i, seen in zip(places, lab.seen(x[places], purified(defence, inputs, [ids[i] for i in places]), y[places])):
+        for kind, (shown, places) in chosen.items():
+            for i, seen in zip(places, lab.seen(x[places], purified(defence, shown, [ids[i] for i in places]), y[places])):
                 rows[i].append({"kind": kind, "defence": text} | seen)
     return rows
 
@@ -133,6 +136,29 @@ def cost(lab: Lab, images: Images) -> list[Rows]:
     """Calls, passes, bytes and seconds of one exact gradient against U and against T, activations kept and recomputed. Paper: Fig 8, §7."""
     x, y = images.floats.to(lab.bench.device), images.labels.to(lab.bench.device)
     return [[gradient(lab, *point, x[i : i + 1], y[i : i + 1], [key]) for point in points(lab)] for i, key in enumerate(images.ids)]
+
+
+@torch.no_grad()
+def feeding(lab: Lab, images: Images) -> list[Rows]:
+    """Whether the classifier is right on clean images and on uniformly purified ones (t = `MILD`), fed in each of the `inputs.variants`.
+
+    Raises `ValueError` for a classifier of anything but photographs. Paper: beside Table 6.
+    """
+    bench = lab.bench
+    if not isinstance(bench.classifier, EfficientNetLite0):
+        raise ValueError(
+            f"the study of what photographs are fed as needs the classifier of imagenet-small or imagenet-small-10, not {bench.name}'s"
+        )
+    x, y = images.floats.to(bench.device), images.labels.to(bench.device)
+    flat = bench.defended(
+        bench.classifier, bench.denoiser, Uniform(MILD, bench.method.steps), schedule=bench.schedule, seed=f"study {lab.seed}"
+    )
+    kinds = {"clean": x, "purified": purified(flat, x, images.ids)}
+    rows: list[Rows] = [[] for _ in images.ids]
+    for (name, variant), (kind, pictures) in product(inputs.variants(bench.classifier).items(), kinds.items()):
+        for row, right in zip(rows, inputs.outcomes(variant, pictures, y)):
+            row.append({"fed": name, "kind": kind, "right": int(right)})
+    return rows
 
 
 def points(lab: Lab) -> list[tuple[str, int, int, bool]]:
@@ -168,6 +194,7 @@ class Study:
 STUDIES = {
     "consistency": Study("Fig 3", consistency, 32, lambda _: [LENGTHS]),
     "cost": Study("Fig 8", cost, 1, lambda _: [LENGTHS, STEPS], host=True),
+    "feeding": Study("Table 6", feeding, 400, lambda method: [MILD, method.steps]),
     "distance": Study("Fig 9", distance, 64, lambda method: [purifiers(method), specs.describe(TRANSFER, attacks.ATTACKS)]),
 }
 

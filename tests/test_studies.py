@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
 from hetpure_core import HetPure, Purified, linear_schedule
-from hetpure_lab import data, evidence, pixels, studies
+from hetpure_lab import data, evidence, inputs, pixels, studies
 from hetpure_lab.benches import Bench
+from hetpure_lab.networks import EfficientNetLite0
 from hetpure_lab.records import append, read
 
 
@@ -92,7 +94,7 @@ def test_other_settings_or_another_machine_are_another_file():
     paths = {studies.path("cost", "cifar10-small", seed, device) for seed in (0, 1) for device in ("cpu", "cuda")}
     assert len(paths) == 4
     assert studies.path("distance", "cifar10-small", device="cuda") == studies.path("distance", "cifar10-small")
-    with pytest.raises(ValueError, match="unknown study 'costs'; known: consistency, cost, distance"):
+    with pytest.raises(ValueError, match="unknown study 'costs'; known: consistency, cost, feeding, distance"):
         studies.path("costs", "cifar10-small")
 
 
@@ -140,6 +142,38 @@ def test_the_list_names_files_and_errors_are_explained(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(studies.STUDIES)
     with pytest.raises(SystemExit, match="unknown study 'time'"):
         studies.main(["time"])
+
+
+class Photographer(EfficientNetLite0):
+    """Sees the mean of what it is fed, and that it is fed at 224 pixels or not."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.register_buffer("closed", torch.zeros(2), persistent=False)
+
+    def taps(self):
+        return []
+
+    def logits(self, x):
+        return torch.stack([torch.full((len(x),), float(x.shape[-1] != 224)), torch.full((len(x),), 0.5)], 1)
+
+
+def test_feeding_compares_what_the_classifier_is_shown_image_by_image(bench, denoiser, tmp_path):
+    images = data.Images(torch.zeros(3, 3, 128, 128, dtype=torch.uint8), torch.tensor([0, 0, 1]), torch.ones(3, dtype=torch.bool), "black")
+    of_photographs = replace(bench, classifier=Photographer(), denoiser=denoiser.float())
+    rows = studies.feeding(lab(of_photographs, tmp_path), images)
+    frame = pd.DataFrame([{"image": i} | row for i, image in enumerate(rows) for row in image])
+    hits = inputs.recorded(frame)
+    assert list(hits) == list(inputs.variants(Photographer())) and all(set(kinds) == {"clean", "purified"} for kinds in hits.values())
+    other_size = {"C3: a weaker classifier (128 pixels)", "C4: not normalised, 256 pixels"}
+    for name, kinds in hits.items():
+        expected = [True, True, False] if name in other_size else [False, False, True]
+        assert kinds["clean"].tolist() == kinds["purified"].tolist() == expected
+
+
+def test_feeding_is_for_photographs(bench, images, tmp_path):
+    with pytest.raises(ValueError, match="not cifar10-small's"):
+        studies.feeding(lab(bench, tmp_path), images)
 
 
 def test_committed_studies_are_of_the_committed_weights(root):
