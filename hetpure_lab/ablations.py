@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from statsmodels.stats.multitest import multipletests
 
 from hetpure_core import HetPure
 from hetpure_lab import benches, data, evidence, specs, stats
@@ -147,7 +146,7 @@ def _pairs(found: Found, reference: str, column: str) -> dict[str, tuple[np.ndar
 
 def _corrected(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
     p = [stats.sign_flip(*pair) for pair in pairs.values()]
-    corrected = multipletests(p, method="holm")[1] if p else []
+    corrected = stats.holm(p)
     differences = [stats.paired_difference(*pair) for pair in pairs.values()]
     lines = {
         label: {"n": d.n, "difference, points": str(d), "p": f"{raw:.2g}", "p (Holm)": f"{holm:.2g}", "accuracy is": stats.word(d, holm)}

@@ -77,12 +77,12 @@ ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"
 
 def attack_of(column: str, bench: str) -> str:
     """The attack whose records fill a column: the paper's own at its scale; on the small benches AutoAttack is corrected for randomness."""
-    return "autoattack-corrected" if column == "AutoAttack" and bench.endswith("-small") else ATTACK_NAMES[column]
+    return "autoattack-corrected" if column == "AutoAttack" and "-small" in bench else ATTACK_NAMES[column]
 
 
 METHOD = "hetpure"
-# DiffPure is the reverse SDE; its cousin by DDIM is random at the start only and costs half as much. On images larger than CIFAR-10's the
-# cousin stands for it: Euler's steps of an SDE must be small.
+# DiffPure is the reverse SDE; its cousin by DDIM is random at the start only and costs half as much. On photographs the cousin stands for
+# it: Euler's steps of an SDE must be small.
 DIFFPURE, DIFFPURE_L2, COUSIN = "sde:t=0.1", "sde:t=0.075", "by DDIM: uniform:t=0.1"
 STRONGER = "hetpure:t_l=0.4,t_s=0.2,steps=6"
 GRADUAL = {
@@ -90,6 +90,7 @@ GRADUAL = {
     "imagenet": "gradual:levels=30+30+30+30+50+50+200+200,steps=1+1+1+1+2+2+6+6",
 }
 QUOTED = "D6: attacked at 4/255"
+BY_DDIM = "here by DDIM, not the reverse SDE"
 AT = "at:model="  # a network of the bench, or, as THREAT/NAME, RobustBench's: see `zoo`
 STAND_IN = "here: PGD training of the small network"
 DOWNLOAD = "published weights: needs RobustBench's download on the paper bench"
@@ -259,19 +260,40 @@ TABLES = {
                     "Wong et al.",
                     "53.83",
                     ("28.04",),
-                    "",
-                    f"{NO_IMAGENET}, where RobustBench shows it 288 pixels and the bench 224; here, of ten classes only: {AT}fast-at-linf",
+                    f"{AT}fast-at-linf",
+                    f"{QUOTED}; RobustBench shows its network 288 pixels, the paper bench 224; here a small one, of ten classes only",
                     4 / 255,
                     f"{AT}Linf/Wong2020Fast",
                 ),
                 Claim(
-                    "AP", "Nie et al. (DiffPure, t* = 0.2)", "73.96", ("40.63",), "uniform:t=0.2,steps=6", QUOTED, 4 / 255, "uniform:t=0.2"
+                    "AP",
+                    "Nie et al. (DiffPure, t* = 0.2)",
+                    "73.96",
+                    ("40.63",),
+                    "uniform:t=0.2,steps=6",
+                    f"{QUOTED}; {BY_DDIM}",
+                    4 / 255,
+                    "uniform:t=0.2",
                 ),
                 Claim(
-                    "AP", "Nie et al. (DiffPure, t* = 0.3)", "72.85", ("48.24",), "uniform:t=0.3,steps=6", QUOTED, 4 / 255, "uniform:t=0.3"
+                    "AP",
+                    "Nie et al. (DiffPure, t* = 0.3)",
+                    "72.85",
+                    ("48.24",),
+                    "uniform:t=0.3,steps=6",
+                    f"{QUOTED}; {BY_DDIM}",
+                    4 / 255,
+                    "uniform:t=0.3",
                 ),
                 Claim(
-                    "AP", "Nie et al. (DiffPure, t* = 0.4)", "61.71", ("41.67",), "uniform:t=0.4,steps=6", QUOTED, 4 / 255, "uniform:t=0.4"
+                    "AP",
+                    "Nie et al. (DiffPure, t* = 0.4)",
+                    "61.71",
+                    ("41.67",),
+                    "uniform:t=0.4,steps=6",
+                    f"{QUOTED}; {BY_DDIM}",
+                    4 / 255,
+                    "uniform:t=0.4",
                 ),
                 Claim("AP", "Bai et al.", "70.41", ("41.7",), "contrastive:t=0.1,steps=3", QUOTED, 4 / 255, "contrastive:t=0.1"),
                 Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
@@ -288,7 +310,7 @@ TABLES = {
                 ),
             ),
             eps=8 / 255,
-            bench="imagenet-small",
+            bench="imagenet-small-10",  # on a thousand classes the small denoiser leaves nothing to attack
         ),
         Table(
             "Table 7",
@@ -310,9 +332,9 @@ TABLES = {
                 Claim("AT", "Rade & Moosavi-Dezfooli (ResNet-18)", "93.08", ("52.83",), "at", NO_SVHN),
                 Claim("AT", "Gowal et al. 2020", "92.87", ("56.83",), note=NO_SVHN),
                 Claim("AT", "Gowal et al. 2021", "94.15", ("60.90",), note=NO_SVHN),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "92.57", ("35.54",), "uniform:t=0.2", "E25"),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "85.74", ("45.12",), "uniform:t=0.3", "E25"),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "73.63", ("43.55",), "uniform:t=0.4", "E25"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "92.57", ("35.54",), "sde:t=0.2", "E25; by DDIM: uniform:t=0.2"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "85.74", ("45.12",), "sde:t=0.3", "E25; by DDIM: uniform:t=0.3"),
+                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "73.63", ("43.55",), "sde:t=0.4", "E25; by DDIM: uniform:t=0.4"),
                 Claim("AP", "Lee & Kim", "95.55", ("49.65",), GRADUAL["svhn"], "E25: other networks"),
                 Claim("AP", "the method", "90.04", ("62.50",), "hetpure:t_l=0.4,t_s=0.2", "E25: levels not stated"),
             ),
@@ -447,10 +469,13 @@ def place(bench: str, norm: str, eps: float, attack: str) -> Place:
 
 
 @cache
-def measured_cells(results: Path) -> frozenset[tuple[Place, str]]:
-    """(place, defence) of every experiment with records of the current weights."""
-    configs = [next(iter(evidence.read(path).values()))["config"] for path in evidence.files(results)]
-    return frozenset((place_of(c), specs.write(c["defence"], DEFENCES)) for c in configs)
+def measured_cells(results: Path) -> dict[tuple[Place, str], list[Path]]:
+    """The files of every (place, defence) that has records of the current weights."""
+    found: dict[tuple[Place, str], list[Path]] = {}
+    for path in evidence.files(results):
+        config = next(iter(evidence.read(path).values()))["config"]
+        found.setdefault((place_of(config), specs.write(config["defence"], DEFENCES)), []).append(path)
+    return found
 
 
 def place_of(config: dict) -> Place:
@@ -460,25 +485,35 @@ def place_of(config: dict) -> Place:
 
 
 def cells(table: Table) -> list[tuple[Place, str]]:
-    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number, at its radius.
+    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number, at its radius,
+    and at the radius of every quoted row the method, which the paper has not.
 
     A row that says why nothing measures it here needs nothing.
     """
+    where = lambda row, attack: place(table.bench, table.norm, row.eps or table.radius, attack_of(attack, table.bench))
     pairs = [(row, attack) for row in table.rows if row.ours for attack, value in zip(table.attacks, row.robust) if value != "-"]
-    return [(place(table.bench, table.norm, row.eps or table.radius, attack_of(attack, table.bench)), row.ours) for row, attack in pairs]
+    meetings = [(where(row, attack), table.rows[-1].ours) for row, attack in pairs if row.eps]
+    return list(dict.fromkeys([(where(row, attack), row.ours) for row, attack in pairs] + meetings))
+
+
+def needed(element: Element, results: Path = RESULTS) -> list[list[Path]]:
+    """The files that hold what an element shows, for each thing that it shows; an empty list where a thing has no record yet.
+
+    Things are the cells of a table, the points of a figure's grids, its study.
+    """
+    if element.study:
+        paths = [studies.path(element.study, "cifar10-small", results=results)]
+    else:
+        paths = [e.path(results) for name in element.grids for e in ablations.experiments(name).values()]
+    if element.name in TABLES and not paths:
+        return [measured_cells(results).get(cell, []) for cell in cells(TABLES[element.name])]
+    return [[path] if path.exists() else [] for path in paths]
 
 
 def share(element: Element, results: Path = RESULTS) -> float:
-    """How much of what an element shows is measured: cells of a table, points of a figure's grids, its study; 1 if it needs no records."""
-    if element.study:
-        return float(studies.path(element.study, "cifar10-small", results=results).exists())
-    if element.grids:
-        points = [e for name in element.grids for e in ablations.experiments(name).values()]
-        return sum(e.path(results).exists() for e in points) / len(points)
-    if element.name in TABLES:
-        needed = cells(TABLES[element.name])
-        return sum(cell in measured_cells(results) for cell in needed) / len(needed)
-    return 0 if element.name.startswith("Table") else 1
+    """How much of what an element shows is measured (`needed`); 1 if it needs no records, which only a table always does."""
+    things = needed(element, results)
+    return sum(map(bool, things)) / len(things) if things else float(not element.name.startswith("Table"))
 
 
 def status(element: Element, results: Path = RESULTS) -> str:
@@ -503,6 +538,7 @@ def listing(results: Path = RESULTS) -> list[dict]:
     return [
         {"element": e.name, "chapter": chapters[0], "chapters": list(chapters), "says": e.says, "functions": list(e.functions)}
         | {"labels": list(e.labels), "parts": list(e.parts), "measured": round(share(e, results), 3), "status": status(e, results)}
+        | {"records": sorted({path.relative_to(results).as_posix() for files in needed(e, results) for path in files})}
         for e, chapters in rows
     ]
 

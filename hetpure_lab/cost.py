@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hetpure_core import FLAT_UP_TO, HetPure, Purified, Schedule, Uniform, linear_schedule
 from hetpure_lab import attacks, benches, defences, evidence, microbatch, networks, protocols, published, specs, zoo
 from hetpure_lab.attacks import PGD, Attack, Defence, Undefended, logits_of, loss_and_gradient, seen_by_the_attack
-from hetpure_lab.budgets import Budget, choose
+from hetpure_lab.budgets import BUDGETS, Budget, choose
 from hetpure_lab.data import DATASETS
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.ensemble import AutoAttack
@@ -513,7 +513,7 @@ def summary(found: dict) -> str:
     return "\n".join(lines + [f"not in the price of {row}: {why}" for row, why in found["unpriced"].items()])
 
 
-def outlook(bench: str, budget: Budget) -> pd.DataFrame:
+def outlook(bench: str, budget: Budget = BUDGETS["paper"]) -> pd.DataFrame:
     """The planner as a table for the head of a chapter: the method's cell and the whole table, and what they need on every machine."""
     number = int(protocols.main_table(bench).table.split()[1])
     parts = {"one cell": None, f"Table {number}": number}

@@ -46,7 +46,7 @@ def equations(results: Path = RESULTS) -> str:
     rows, parts = claims.listing(results), [EQUATIONS]
     for kind, title in KINDS.items():
         chosen = [row for row in rows if row["element"].startswith(kind)]
-        head = "| paper | here | what | chapter | functions | measured | state |\n|---|---|---|---|---|---|---|"
+        head = "| paper | here | what | chapter | functions | measured | records | state |\n|---|---|---|---|---|---|---|---|"
         parts.append(f"## {title}\n\n{head}\n" + "\n".join(map(_element, chosen)) + "\n")
     return "\n".join(parts)
 
@@ -58,7 +58,16 @@ def _element(row: dict) -> str:
     needs_records = row["measured"] != 1 or element.name in claims.TABLES or element.grids or element.study
     measured = f"{row['measured']:.0%}" if needs_records and not row["parts"] else "–"
     chapters = ", ".join(map(_chapter, row["chapters"]))
-    return f"| {row['element']} | {here} | {row['says']} | {chapters} | {functions} | {measured} | {row['status']} |"
+    cells = (row["element"], here, row["says"], chapters, functions, measured, _records(row["records"]), row["status"])
+    return f"| {' | '.join(cells)} |"
+
+
+def _records(files: list[str]) -> str:
+    """How many files, and on a click their keys, each a link to its file, which the book carries along."""
+    if not files:
+        return "–"
+    links = " ".join(f'<a href="../{name}">{name.rpartition("--")[2].removesuffix(".jsonl")}</a>' for name in files)
+    return f"<details><summary>{len(files)}</summary>{links}</details>"
 
 
 def _chapter(number: int) -> str:

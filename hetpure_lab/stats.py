@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, bootstrap, permutation_test
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 
@@ -66,7 +68,8 @@ def _bootstrap(values: np.ndarray, scale: tuple[float, float], seed: int, resamp
     low, high = scale
     if len(values) > 1:
         rng = np.random.default_rng(seed)
-        low, high = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=rng).confidence_interval
+        interval = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=rng).confidence_interval
+        low, high = (round(end, 12) for end in interval)  # a mean of exact zeros may come out as 1e-18, which is not above zero
     return Accuracy(float(values.mean()), float(low), float(high), len(values))
 
 
@@ -120,6 +123,11 @@ def sign_flip(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
     mean = lambda x, y, axis: np.mean(x - y, axis=axis)
     options = {"permutation_type": "samples", "n_resamples": 9999, "vectorized": True, "rng": np.random.default_rng(seed)}
     return float(permutation_test((a, b), mean, **options).pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values of one table after Holm's correction for their number."""
+    return multipletests(p, method="holm")[1].tolist() if len(p) else []
 
 
 def word(difference: Accuracy, p: float, level: float = 0.05) -> str:

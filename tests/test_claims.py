@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -63,7 +64,9 @@ def test_a_table_is_done_when_all_its_cells_are_measured(monkeypatch, tmp_path):
     rows = (Claim("AP", "a", "90", ("50",), "none"), Claim("AP", "b", "90", ("-",), "uniform:t=0.1"))
     for attacks, share in ((("PGD+EOT",), 1), (("BPDA+EOT",), 0)):
         monkeypatch.setitem(TABLES, "Table 5", Table("Table 5", "", attacks, rows))
-        monkeypatch.setattr(claims, "measured_cells", lambda _: {(claims.place("cifar10-small", "Linf", 8 / 255, "pgd"), "none")})
+        monkeypatch.setattr(
+            claims, "measured_cells", lambda _: {(claims.place("cifar10-small", "Linf", 8 / 255, "pgd"), "none"): [Path("a")]}
+        )
         assert claims.share(element) == share
         assert claims.status(element) == ("done" if share else "planned")
     monkeypatch.undo()
@@ -73,20 +76,38 @@ def test_a_table_is_done_when_all_its_cells_are_measured(monkeypatch, tmp_path):
 def written(results, defence, eps):
     """A file of one record of the ImageNet bench, attacked at that radius and always right."""
     _, purifier = specs.parse(defence, DEFENCES)
-    config = {"bench": "imagenet-small", "defence": {"name": defence.partition(":")[0]} | vars(purifier), "seed": 0, "weights": {}}
+    config = {"bench": "imagenet-small-10", "defence": {"name": defence.partition(":")[0]} | vars(purifier), "seed": 0, "weights": {}}
     config["attack"] = {"name": "pgd"} | vars(PGD(eps=eps))
     columns = {c: {"labels": [0], "soft": 0} for c in evidence.COLUMNS}
-    path = results / "imagenet-small" / f"{config['defence']['name']}-{round(255 * eps)}.jsonl"
+    path = results / "imagenet-small-10" / f"{config['defence']['name']}-{round(255 * eps)}.jsonl"
     record_files.append(path, [{"image": key, "label": 0, "config": config} | columns for key in "abc"])
 
 
 def test_records_of_another_radius_count_for_nothing(tmp_path):
-    written(tmp_path / "small", claims.STRONGER, 4 / 255)
-    written(tmp_path / "large", claims.STRONGER, 8 / 255)
-    element = ELEMENTS["Table 6"]
-    assert claims.share(element, tmp_path / "small") == 0 < claims.share(element, tmp_path / "large")
-    written(tmp_path / "quoted", "uniform:t=0.2,steps=6", 4 / 255)  # a row that the paper quotes at 4/255
-    assert claims.share(element, tmp_path / "quoted") == claims.share(element, tmp_path / "large")
+    """The method is needed at the caption's radius, and where the quoted rows were attacked."""
+    places = [place for place, defence in claims.cells(TABLES["Table 6"]) if defence == claims.STRONGER]
+    assert [round(255 * eps) for _, _, eps, _ in places] == [8, 4]
+    share = {}
+    for name, defence, radius in (
+        ("method", claims.STRONGER, 8),
+        ("lorid", "lorid:t=0.05,steps=2", 4),
+        ("noise", "uniform:t=0.2,steps=6", 4),
+    ):
+        written(tmp_path / name, defence, radius / 255)
+        share[name] = claims.share(ELEMENTS["Table 6"], tmp_path / name)
+    assert share["method"] == share["noise"] > share["lorid"] == 0, (
+        "LoRID's row is at the caption's radius, that of noise is quoted at 4/255"
+    )
+
+
+def test_an_element_names_the_records_of_what_it_shows(tmp_path):
+    written(tmp_path, claims.STRONGER, 8 / 255)
+    written(tmp_path, "lorid:t=0.05,steps=2", 4 / 255)
+    rows = {row["element"]: row["records"] for row in claims.listing(tmp_path)}
+    assert rows["Table 6"] == ["imagenet-small-10/hetpure-8.jsonl"] and rows["Table 1"] == rows["Eq 1"] == []
+    where = studies.path("distance", "cifar10-small", results=tmp_path)
+    record_files.append(where, [{"image": "a", "rows": []}])
+    assert {row["element"]: row["records"] for row in claims.listing(tmp_path)}["Fig 9"] == [where.relative_to(tmp_path).as_posix()]
 
 
 def test_the_scorecard_pairs_records_of_the_tables_own_radius_and_clean_images_of_any(tmp_path):
@@ -142,12 +163,12 @@ def queued():
         yield claims.place(options["--bench"], attack.norm, attack.eps, slug), specs.normal(options["--defence"], DEFENCES)
 
 
-SMALL = [name for name, table in TABLES.items() if table.bench.endswith("-small")]
+SMALL = [name for name, table in TABLES.items() if "-small" in table.bench]
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_table_is_done_once_the_queue_is(name, monkeypatch):
-    monkeypatch.setattr(claims, "measured_cells", lambda _: frozenset(queued()))
+    monkeypatch.setattr(claims, "measured_cells", lambda _: {cell: [Path("a")] for cell in queued()})
     assert set(claims.cells(TABLES[name])) <= set(queued()) and claims.share(ELEMENTS[name]) == 1
 
 

@@ -63,17 +63,18 @@ def test_the_captions_own_radius_is_not_that_of_the_quoted_rows():
     assert all(c.eps == 4 / 255 for c in rows if c.kind == "AT")
 
 
-@pytest.mark.parametrize(("table", "bench"), [("Table 6", "imagenet-small"), ("Table 8", "svhn-small")])
+@pytest.mark.parametrize(("table", "bench"), [("Table 6", "imagenet-small-10"), ("Table 8", "svhn-small")])
 def test_the_methods_row_is_measured_with_the_benchs_settings(table, bench):
     row = next(c for c in tables.TABLES[table].rows if c.method == "the method")
     method = benches.SMALL[bench][2]
     assert specs.parse(row.ours, DEFENCES)[1] == method and regenerate.spec(method) == row.ours
 
 
-def test_uniform_rows_run_as_many_steps_as_the_method():
-    for table, bench in (("Table 6", "imagenet-small"), ("Table 8", "svhn-small")):
-        uniform = [specs.parse(c.ours, DEFENCES)[1] for c in tables.TABLES[table].rows if c.ours.startswith("uniform")]
-        assert [u.t for u in uniform] == [0.2, 0.3, 0.4] and {u.steps for u in uniform} == {benches.SMALL[bench][2].steps}
+def test_rows_of_diffpure_have_its_levels_and_by_ddim_the_methods_steps():
+    rows = {t: [specs.parse(c.ours, DEFENCES) for c in tables.TABLES[t].rows if "DiffPure" in c.method] for t in ("Table 6", "Table 8")}
+    assert all([purifier.t for _, purifier in found] == [0.2, 0.3, 0.4] for found in rows.values())
+    assert {slug for slug, _ in rows["Table 8"]} == {"sde"} and {slug for slug, _ in rows["Table 6"]} == {"uniform"}
+    assert {purifier.steps for _, purifier in rows["Table 6"]} == {benches.SMALL["imagenet-small-10"][2].steps}
 
 
 def test_the_larger_radius_is_compared_image_by_image(both_radii, monkeypatch):
@@ -93,7 +94,7 @@ def test_the_field_is_of_one_radius_and_in_the_order_of_cost(both_radii):
 def test_the_paired_table_speaks_only_of_what_was_measured(both_radii, monkeypatch):
     monkeypatch.setattr(regenerate, "RESULTS", both_radii)
     pairs = regenerate.paired(tables.headline("imagenet-small", both_radii, 4 / 255), claims.STRONGER, "imagenet-small")
-    assert list(pairs.index) == ["method - uniform:t=0.2,steps=6"] and "no difference established" in regenerate.verdicts(pairs)
+    assert list(pairs.index) == ["method - uniform:t=0.2,steps=6"] and "not established" in regenerate.verdicts(pairs)
     alone = regenerate.paired(tables.headline("imagenet-small", both_radii, 8 / 255), claims.STRONGER, "imagenet-small")
     assert regenerate.verdicts(alone) == "No record compares the method with another defence yet."
 

@@ -60,6 +60,17 @@ def test_one_image_says_nothing_about_others():
     assert (difference.value, difference.low, difference.high) == (pytest.approx(0.4), -1, 1)
 
 
+def test_rounding_errors_are_no_difference():
+    """The lower end of this interval is 0, which floating point makes 2e-18."""
+    a = np.array([0.0, 0.0, 0.0, 0.0, 0.8, 0.1, 0.1, 0.0, 0.0, 0.0, -0.1, 0.0, 0.1, 0.0, 0.0, 0.2])
+    d = stats.paired_difference(a, np.zeros(16))
+    assert d.low == 0 and not stats.above(d)
+
+
+def test_holms_correction_is_the_textbooks():
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and stats.holm([]) == []
+
+
 def test_clopper_pearson_never_covers_too_rarely():
     """Exactly, from the binomial distribution, where Wilson's interval sometimes does."""
     n = 30
