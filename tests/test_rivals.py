@@ -219,8 +219,11 @@ def test_guidance_brings_the_result_closer_to_the_input(weak, strong, x):
     assert (near < far).all()
 
 
-def test_one_guided_step_of_gdmp_is_the_published_pull_towards_the_noised_input(x):
-    """Wang et al.: minus sigma^2 s grad MSE(x_t, x_ref), s = sqrt(1 - abar) / (m sqrt(abar)), m = ptb 2 / 255 / 3 / scale."""
+def test_one_guided_step_of_gdmp_is_the_published_strength_times_the_posterior_variance(x):
+    """Wang et al.: minus sigma^2 s grad MSE(x_t, x_ref), s = sqrt(1 - abar) / (m sqrt(abar)), m = ptb 2 / 255 / 3 / scale.
+
+    Their sigma^2 is beta_t and their MSE a mean over the batch; here the variance of the posterior and the MSE of one image.
+    """
     t, s, abar = 20, 16, SCHEDULE.abar.double()
     variance = (1 - abar[s]) / (1 - abar[t]) * (1 - abar[t] / abar[s])
     strength = ((1 - abar[t]) / abar[t]).sqrt() / (8 * 2 / 255 / 3 / 6e4)
@@ -284,6 +287,16 @@ def test_low_frequencies_come_from_the_reference_and_the_rest_stays(x):
 def test_image_gradient_mask_has_the_area_of_the_attention_mask_and_sits_on_edges(classifier):
     images = torch.full((2, 3, 16, 16), 0.2, dtype=torch.float64)
     images[0, :, :, 8:], images[1, :, 8:] = 0.9, 0.9
+def test_the_square_of_low_frequencies_holds_the_disc_of_the_release():
+    """On images of CIFAR-10's size at the default cut: 49 frequencies here, the 29 of the release among them."""
+    mine, other = torch.randn(2, 1, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    changed = rivals.with_low_frequencies(mine, other, FreqPure().cut, 0.0) - mine
+    square = torch.fft.fft2(changed)[0, 0].abs() > 1e-9
+    k = torch.fft.fftfreq(32, 1 / 32)
+    disc = (k[:, None] ** 2 + k[None] ** 2).sqrt() <= FreqPure().cut
+    assert (int(square.sum()), int(disc.sum())) == (49, 29) and (square | ~disc).all()
+
+
     control, method = ImageGradient(tau=0.7), HetPure(tau=0.7)
     masks = [p.mask(images, classifier, classifier.taps(), noise(2)) for p in (control, method)]
     assert torch.equal(*(m.sum((1, 2, 3)) for m in masks))
