@@ -592,9 +592,10 @@ def test_the_interval_of_one_row_among_many_is_no_verdict(tmp_path):
     assert pairs.loc["gradual", "difference"].startswith("100.0 [100.0") and pairs.loc["gradual", "verdict"] == "not established"
 
 
-def test_a_page_shows_the_level_that_the_papers_table_is_about(tmp_path):
-    record(tmp_path, "sde:t=0.075", "pgd:norm=L2,eps=0.5,step=0.05", 4)
-    page = tables.rival_row("sde", "Nie et al.", "cifar10-small", tmp_path).set_index("attack")
+@pytest.mark.parametrize(("rival", "method"), [("sde", "Nie et al."), ("contrastive", "Bai et al.")])
+def test_a_page_shows_the_level_that_the_papers_table_is_about(rival, method, tmp_path):
+    record(tmp_path, f"{rival}:t=0.075", "pgd:norm=L2,eps=0.5,step=0.05", 4)
+    page = tables.rival_row(rival, method, "cifar10-small", tmp_path).set_index("attack")
     assert page.loc["PGD+EOT, L2", "measured [95 %]"].startswith("50.0")
     assert page.loc["PGD+EOT, Linf", "measured [95 %]"] == "not measured yet"
 
