@@ -580,7 +580,8 @@ def test_rows_are_paired_under_the_methods_own_attack_and_corrected_for_their_nu
     assert list(pairs.index) == ["sde:t=0.1", "gradual"]
     assert pairs.loc["gradual", "p (vote, McNemar, Holm)"] == 4 * 0.5**8 and pairs.loc["sde:t=0.1", "p (vote, McNemar, Holm)"] == 1
     assert list(pairs["verdict"]) == ["not established", "higher"]
-    assert list(pairs["detectable"]) == ["none", f"{100 * stats.smallest_detectable(8, 1):.0f} points"]
+    least = stats.smallest_detectable(8, 1, alpha=0.05 / 2)  # at the strictest level of two rows
+    assert list(pairs["detectable"]) == ["none", f"{100 * least:.0f} points"]
     assert tables.against_the_method("cifar10-small", results=tmp_path / "none").empty
 
 
@@ -594,6 +595,7 @@ def test_the_interval_of_one_row_among_many_is_no_verdict(tmp_path):
 
 
 @pytest.mark.parametrize(("rival", "method"), [("sde", "Nie et al."), ("contrastive", "Bai et al.")])
+    assert pairs.loc["gradual", "detectable"] == "none"  # all six would not do
 def test_a_page_shows_the_level_that_the_papers_table_is_about(rival, method, tmp_path):
     record(tmp_path, f"{rival}:t=0.075", "pgd:norm=L2,eps=0.5,step=0.05", 4)
     page = tables.rival_row(rival, method, "cifar10-small", tmp_path).set_index("attack")
@@ -615,7 +617,7 @@ def test_a_published_row_stands_before_its_small_stand_in(tmp_path):
     claim = next(c for c in claims.TABLES["Table 1"].rows if c.published and c.ours)
     record(tmp_path, claim.ours, "pgd", 2)
     line = tables.beside_the_paper("Table 1", "cifar10-small", "Linf", tmp_path).set_index("method").loc[claim.method]
-    assert line["defence here"] == claim.ours and line["here: PGD+EOT"].startswith("25.0")
+    assert line["defence here"] == claim.ours and line["here: PGD+EOT"].startswith("25.0") and line["here: PGD+EOT"].endswith("] (8)")
     record(tmp_path, claim.published, "pgd", 6)
     line = tables.beside_the_paper("Table 1", "cifar10-small", "Linf", tmp_path).set_index("method").loc[claim.method]
     assert line["defence here"] == claim.published and line["here: PGD+EOT"].startswith("75.0")
@@ -624,6 +626,13 @@ def test_a_published_row_stands_before_its_small_stand_in(tmp_path):
 def test_the_strides_effect_is_paired_on_the_images_that_both_chains_have(tmp_path):
     record(tmp_path, "sde", "pgd", 8)
     record(tmp_path, "sde:steps=100", "pgd", 0, n=4)
+def test_every_value_beside_the_papers_has_its_own_number_of_images(tmp_path):
+    record(tmp_path, "hetpure", "pgd", 4)
+    record(tmp_path, "hetpure", "autoattack-corrected:iterations=20,eot=8,accept=16", 4, n=16)
+    line = tables.beside_the_paper("Table 1", "cifar10-small", "Linf", tmp_path).set_index("method").loc["the method"]
+    assert [line[f"here: {c}"].rpartition(" ")[2] for c in ("standard", "PGD+EOT", "AutoAttack")] == ["(8)", "(8)", "(16)"]
+
+
     found = tables.strides("cifar10-small", tmp_path).set_index("longer")
     assert found.loc["sde:t=0.1,steps=100", "n"] == 4 and found.loc["sde:t=0.1,steps=100", "longer minus strided"].startswith("-100.0")
     assert found.loc["gdmp:t=0.036,steps=36", "record"].startswith("--defence gdmp")
@@ -632,7 +641,7 @@ def test_the_strides_effect_is_paired_on_the_images_that_both_chains_have(tmp_pa
 def test_diffpures_grid_has_every_sampler_at_every_level(tmp_path):
     record(tmp_path, "uniform:t=0.2,sampler=ddpm", "pgd", 2)
     grid = tables.diffpure("cifar10-small", results=tmp_path).set_index("sampler")
-    assert grid.shape == (4, 4) and (grid == "not measured yet").sum().sum() == 15
+    assert grid.shape == (4, 5) and (grid == "not measured yet").sum().sum() == 15 and grid["calls"].tolist() == [20, 20, 10, 10]
     assert grid.loc["DDPM", "t* = 0.2"].startswith("100.0") and "/ 25.0" in grid.loc["DDPM", "t* = 0.2"]
 
 
