@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hetpure_core import HetPure, Purified, linear_schedule
 from hetpure_lab.defences import METHODS, RIVALS, TRAINED, assemble
+from hetpure_lab.gradients import seen_by_the_attack
 from hetpure_lab.networks import PixelCNN
-from hetpure_lab.rivals import Rival
 from hetpure_lab.trained import AdversarialTraining, Behind, PixelDefend
 
 
@@ -47,7 +47,7 @@ def trained_row(slug: str) -> dict:
     found = {"spec": slug, "settings": type(settings).__name__, "calls": settings.calls(linear_schedule()), "votes": 1}
     found |= {"random": is_random, "mask": False, "level per image": False, "looks back": False, "differentiates": ""}
     own = [name.removeprefix("bench-") for name in settings.weights("bench") if name != "bench-classifier"]
-    return found | {"own stand-in": False, "trained": ", ".join(own)}
+    return found | {"stand-in here": False, "trained": ", ".join(own)}
 
 
 def _networks() -> tuple[Noting, Noting, PixelCNN]:
@@ -79,7 +79,7 @@ def row(slug: str) -> dict:
         "level per image": denoiser.different_times,
         "looks back": _looks_back(defended, images),
         "differentiates": ", ".join(guided),
-        "own stand-in": _has_stand_in(type(defended.purifier)),
+        "stand-in here": _has_stand_in(defended),
         "trained": "",
     }
 
@@ -105,6 +105,9 @@ def _looks_back(defended: Purified, images: Tensor) -> bool:
     return not torch.equal(*ends)
 
 
-def _has_stand_in(kind: type) -> bool:
-    """Whether the authors published what their attack differentiates: the method's release does, and rivals that define `surrogate`."""
-    return kind is HetPure or getattr(kind, "surrogate", Rival.surrogate) is not Rival.surrogate
+def _has_stand_in(defended: Purified) -> bool:
+    """Whether an attack can differentiate a shorter chain instead, ``gradient=surrogate``."""
+    try:
+        return seen_by_the_attack(defended, "surrogate") is not defended
+    except ValueError:
+        return False

@@ -139,7 +139,7 @@ def seen_by_the_attack(defence: Defended, gradient: str) -> Defence:
 
     - ``surrogate`` is the released code's: its own order of operations on its coarsest grid, where stage 1 has a single step and the
       mask no effect. ``surrogate-masked`` keeps the defence's reading with the fewest steps of which two are in stage 1. For uniform
-      purification they run 2 and half of the steps; rivals name their own, if published.
+      purification they run 2 and half of the steps; rivals name their own, where they have one.
     - ``bpda`` is `StraightThrough`. ``mask-soft`` and ``mask-straight-through`` are `MaskAware`: exact, and through the mask as well; for
       a purifier whose mask does not depend on the image they are ``exact``.
     - ``undefended`` is the bare classifier: what the attack finds transfers or does not.

@@ -1,8 +1,8 @@
 """Rival purifiers that follow a gradient inside the purification: towards the input, the classifier's features or a smaller residual.
 
-Guidance is the gradient of a sum over the pixels of *one* image, so an image's fate does not depend on its batch; the public code of
-four of these papers takes means over the batch. While an attack records a gradient, guidance is itself differentiated (second
-derivatives); otherwise it is computed without keeping a graph.
+Guidance is the gradient of a sum over the pixels of *one* image, so an image's fate does not depend on its batch; the public code of GDMP,
+MimicDiffusion and contrastive guidance takes means over the batch. While an attack records a gradient, guidance is itself differentiated
+(second derivatives); otherwise it is computed without keeping a graph.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ def guidance(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 class GDMP(Rival):
     r"""GDMP: DDPM purification whose every step is pulled towards the input at the same noise level, and the whole repeated.
 
-    :math:`x_s \leftarrow x_s - \sigma^2 g_t \nabla_{x_t} \mathrm{MSE}(x_t, x_t^{ref})`, :math:`x_t^{ref} \sim q(x_t | x)`,
-    :math:`\sigma^2` the variance of the step, :math:`g_t = 3 \cdot 255\, \mathrm{scale}\, \sigma_t / (2\, \mathrm{ptb})`. Wang et al.
-    2022, CIFAR-10: t = 0.036 index by index, 4 loops (144 calls: ``steps=36``), scale 6e4, ptb 8; here 9 steps per loop. The published
-    MSE is a mean over the batch, here over one image. ``scale=0`` is unguided DDPM in loops.
+    :math:`x_s \leftarrow x_s - \sigma^2 g_t \nabla_{x_t} \mathrm{MSE}(x_t, x_t^{ref})`, :math:`x_t^{ref} \sim q(x_t | x)`, :math:`\sigma^2`
+    the variance of the step, :math:`g_t = 3 \cdot 255\, \mathrm{scale}\, \sigma_t / (2\, \mathrm{ptb})`. Wang et al. 2022, CIFAR-10: t =
+    0.036 index by index, 4 loops (144 calls: ``steps=36``), scale 6e4, ptb 8; here 9 steps per loop. Adaptations: the published MSE is a
+    mean over the batch, here over one image; the released network has "fixedlarge" variance, beta_t for guidance and noise, here it is the
+    posterior's, 0 on the last step; the release clips the estimate of the clean image. Its configuration against BPDA is another: 2 loops
+    from t = 0.06, and SSIM times 1e3 for the MSE. ``scale=0`` is unguided DDPM in loops.
     """
 
     published: ClassVar[dict] = {"steps": 36}
@@ -81,9 +83,10 @@ class MimicDiffusion(Rival):
     chain (20 % to 90 %), the network outside the graph as published. Song et al. 2024: 100 DDPM steps from T, :math:`\ell = \|\cdot\|_1`,
     3000 times its mean over a batch of 16 and 32 x 32 pixels, which is `rho` = 3000 / (16 * 32 * 32) = 0.183 per pixel. Adaptations: the
     small denoiser knows no time above 0.42 T, so pure noise enters at `t`; `rho` does not depend on the batch, and ours is 0.1, since a
-    sign overshoots by its own length and fewer steps follow the guided ones to smooth that; `smooth` rounds the kink, :math:`\ell = \sum
-    \sqrt{d^2 + \mathrm{smooth}^2}`. With ``smooth=0``, as published, the guidance is a sign: the exact gradient of the whole defence is
-    zero almost everywhere and no gradient attack can start, which is masking and not robustness.
+    sign overshoots by its own length and fewer steps follow the guided ones to smooth that; up_4 is bilinear, theirs copies the nearest
+    pixel; `smooth` rounds the kink, :math:`\ell = \sum \sqrt{d^2 + \mathrm{smooth}^2}`. With ``smooth=0``, as published, the guidance is a
+    sign: the exact gradient of the whole defence is zero almost everywhere and no gradient attack can start, which is masking and not
+    robustness.
     """
 
     published: ClassVar[dict] = {"steps": 100}
@@ -120,10 +123,11 @@ class Contrastive(ReverseSDE):
     r"""Contrastive guidance (Bai et al.): the reverse SDE, steered so that the classifier's view of a step agrees with that of the last.
 
     :math:`x_s \leftarrow x_s - \lambda \tfrac{B}{\sqrt{1 - \bar\alpha_t}} \nabla_{x_s} L`, :math:`L = -\ln \frac{e^{p}}{e^{p} + \sum_k
-    e^{n_k}}`, p the cosine of the logits of x_s and x_t. Bai et al. 2024: t = 0.1, 100 calls, lambda = 500. Adaptations: their n_k are
-    the other images of the batch, here the directions of the other classes; their features pass through a small network that is trained
-    anew on every image, here they are the logits themselves, on which 500 destroys an image, so `scale` is 1; they add the term to the next
-    predicted noise, here it is applied on arrival, so that a step needs no memory. A step consults the classifier twice and
+    e^{n_k}}`, p the cosine of the logits of x_s and x_t. Bai et al. 2024: t = 0.1 for l-infinity 8/255 and 0.075 for l2 0.5, as DiffPure,
+    steps of 1/1000 (100 calls: ``steps=100``), lambda = 500. Adaptations: their n_k are the other images of the batch, and hard ones count
+    more (tau+ = 0.1, beta = 1), here the directions of the other classes, all alike; their features pass through a small network that is
+    trained anew on every image, here they are the logits themselves, on which 500 destroys an image, so `scale` is 1; they add the term to
+    the next predicted noise, here it is applied on arrival, so that a step needs no memory. A step consults the classifier twice and
     differentiates it, so there are 10 steps by default. ``scale=0`` is the `ReverseSDE`.
     """
 
@@ -194,8 +198,9 @@ class ScoreOpt(Rival):
     r"""ScoreOpt: instead of sampling, optimise the image itself until the denoiser has nothing to change, on fresh noise each time.
 
     `steps` steps of Adam with rate `rate` on :math:`\|D(x + \sigma z; \sigma) - x\|^2`. Zhang et al. 2023, released settings against
-    BPDA+EOT: 5 steps, rate 0.1, sigma about 0.5 in [-1, 1] (t = 0.14); they draw sigma in a band of 0.1 around it, here it is fixed. The
-    gradient of the defence passes through the whole optimisation, Adam's moments included.
+    BPDA+EOT: 5 steps, rate 0.1, sigma about 0.5 in [-1, 1] (about t = 0.14); they draw sigma in a band of 0.1 around it, here it is fixed;
+    they clip the result. The gradient of the defence passes through the whole optimisation, Adam's moments included; their PGD
+    differentiates one-shot denoising instead, which is another defence and no `surrogate` here.
     """
 
     t: float = 0.14

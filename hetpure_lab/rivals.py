@@ -59,7 +59,7 @@ class Scene:
 
 
 class Rival:
-    """What rivals share: no mask, one vote, no published stand-in for attacks, and times like those of `Uniform`.
+    """What rivals share: no mask, one vote, no stand-in for attacks, and times like those of `Uniform`.
 
     `randomised` is False for purifiers that draw no noise; `published` has the settings that make the authors' chain where the default
     is a shorter one.
@@ -76,7 +76,7 @@ class Rival:
         """No mask."""
 
     def surrogate(self):
-        """The purifier that the authors' own attack differentiates, if they published one."""
+        """A shorter chain of the same kind that an attack differentiates instead, where the authors' own attack does so."""
         raise ValueError(f"{type(self).__name__} has no surrogate; attack it with gradient=exact or gradient=bpda")
 
     def times(self, schedule: Schedule) -> list[int]:
@@ -182,9 +182,9 @@ class DensePure(Rival):
     """DensePure: noise once, denoise several times from there, let the results vote.
 
     `votes` ancestral chains of `steps` calls share one noisy image. Xiao et al. 2023 wrap it in randomised smoothing at a sigma that
-    fixes `t` by sigma_t = 2 sigma (images in [-1, 1]), 100,000 draws of noise for CIFAR-10, and certify; here t = 0.14 is their
-    sigma = 0.25, with the released scripts' 2 steps and 10 votes and no smoothing around them. Adaptation: the mean probability of the
-    votes stands for their hard vote, which has no gradient.
+    fixes `t` by sigma_t = 2 sigma (images in [-1, 1]), 100,000 draws of noise for CIFAR-10, and certify; here t = 0.14 is about
+    their sigma = 0.25, 2 steps and 10 votes are the examples of their README, and no smoothing is around them. Adaptations: the mean
+    probability of the votes stands for their hard vote, which has no gradient; the estimate of the clean image is not clipped.
     """
 
     t: float = 0.14
@@ -208,8 +208,10 @@ class RandomSampling(Rival):
     \bar\alpha_s}\, z`.
 
     `guidance` g pulls the estimate to the input first, :math:`\hat x_0 \leftarrow \hat x_0 - g \sqrt{\bar\alpha_t} (\hat x_0 - x)`. Zhang
-    et al. 2024; their guidance is the gradient of a mean over the batch, so its strength depended on the batch: here per image, and off
-    by default.
+    et al. 2024. Adaptations: the released code draws noise of the DDPM posterior's standard deviation, :math:`\sqrt{(1 - \bar\alpha_t /
+    \bar\alpha_s)(1 - \bar\alpha_s) / (1 - \bar\alpha_t)}`, here it is that of the formula; its script starts from T, above what the small
+    denoiser knows; its guidance is on in the defence and off in the attack, and the gradient of a mean over a batch of 16 times 3e4, g = 2
+    * 3e4 / (16 * 3072) = 1.22: here per image, off by default, and in the attack what it is in the defence.
     """
 
     t: float = 0.1
@@ -305,7 +307,9 @@ class FreqPure(Rival):
     With F, F' the transforms of estimate and input, in the |k| <= `cut` lowest frequencies of both axes: :math:`F \leftarrow |F'|
     e^{i(\angle F' + \mathrm{clip}(\angle F - \angle F', \pm\delta))}`. Pei et al. 2025; released settings: cut 3, delta 0.3, levels 20 x
     5 and 50 x 5 (in thousandths of T) with 5 steps each (50 calls), attacked through a single step from level 50: `surrogate`. Here two
-    loops at each level, 20 calls.
+    loops at each level, 20 calls. Adaptations: the released code takes the disc of frequencies no longer than `cut`, 29 of them for cut 3,
+    where the square here has 49; it copies the phases before it limits them, so that they equal the input's, and clips the estimate to the
+    range of images; one version of it has a one-step estimate of the input, from level 20, in the input's place.
     """
 
     published: ClassVar[dict] = {"levels": (20,) * 5 + (50,) * 5}
@@ -399,8 +403,8 @@ class ADP(Rival):
     :math:`x \leftarrow x + \alpha s(x)`, :math:`\alpha = \kappa \lambda / (1 - z)`, :math:`z = \langle s(x + \lambda s), s \rangle /
     \|s\|^2`; an image rests once alpha is below 1e-3. Yoon et al. 2021, in [0, 1]: noise 0.25, lambda = 1e-3, kappa = 0.05, at most 10
     steps, alpha in [1e-5, 0.1], the mean of 10 copies. Adaptation: their score network knows no time; here the score is that of the
-    unscaled image at the fixed time `t` whose sigma_t is their noise, for which kappa is larger. No clip to [0, 1], and the copies are
-    the votes that every row gets. Two calls per step.
+    unscaled image at the fixed time `t` whose sigma_t is about their noise, for which kappa is larger. No clip to [0, 1], and the copies
+    are the votes that every row gets. Two calls per step.
     """
 
     t: float = 0.14

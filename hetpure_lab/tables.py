@@ -21,7 +21,7 @@ from hetpure_lab.claims import HEADLINE, TABLES, Claim, attack_of
 from hetpure_lab.defences import DEFENCES, published
 from hetpure_lab.evidence import RESULTS, Outcomes
 
-# The attack budget that every row gets: 20 iterations with 8 gradients each, whatever the attack.
+# The attack budget that every row gets: 20 iterations with 8 gradients each; AutoAttack spends it on each of its two losses.
 BUDGET = {
     "pgd": "pgd",
     "bpda": "bpda:iterations=20,eot=8",
@@ -34,6 +34,11 @@ def percent(row: dict, column: str) -> str:
     """A summary's accuracy as text: value [low, high], in percent."""
     a = row[column]
     return f"{100 * a['value']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
+
+
+def counted(row: dict, column: str) -> str:
+    """`percent`, and on how many images: value [low, high] (n)."""
+    return f"{percent(row, column)} ({row['n']})"
 
 
 @lru_cache(maxsize=8)
@@ -94,7 +99,7 @@ def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS, 
     """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet.
 
     One radius at a time, the table's own if `eps` is not given; numbers that the paper quotes from an attack of another are not shown.
-    Which attack fills a column: `claims.attack_of`.
+    Each measured value has its own number of images, in parentheses. Which attack fills a column: `claims.attack_of`.
     """
     table = TABLES[name]
     eps = eps or table.eps
@@ -108,10 +113,9 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
     matches = {c: next((r for spec in claim.specs for r in found[c] if r["defence"] == spec), None) for c in columns}
     any_match = next((r for r in matches.values() if r), None)
     line["defence here"] = any_match["defence"] if any_match else " or ".join(claim.specs)
-    line["here: standard"] = percent(any_match, "clean_single") if any_match else ""
-    line |= {f"here: {c}": percent(r, "adversarial_single") if r else "" for c, r in matches.items()}
-    n, record = (any_match["n"], f"{any_match['bench']}/{any_match['file']}") if any_match else ("", "")
-    return line | {"n": n, "note": claim.note, "record": record}
+    line["here: standard"] = counted(any_match, "clean_single") if any_match else ""
+    line |= {f"here: {c}": counted(r, "adversarial_single") if r else "" for c, r in matches.items()}
+    return line | {"note": claim.note, "record": f"{any_match['bench']}/{any_match['file']}" if any_match else ""}
 
 
 SPECS = ("defence", "defence here", "attack", "spec", "longer", "strided")  # columns
@@ -141,10 +145,10 @@ def breakable(text: object) -> str:
     return re.sub(r"([,+]|/(?=[A-Z])|(?<=\w\w)_(?=\w\w))", r"\1<wbr>", escape(specs.readable(str(text))))
 
 
-def compare(reference: Path, other: Path) -> dict:
+def compare(reference: Path, other: Path, level: float = 0.05) -> dict:
     """Two experiments on the images they share: paired difference of attacked single-shot accuracy, and McNemar on the vote.
 
-    `detectable`: with votes that differ on as many images, the difference that McNemar finds four times in five.
+    `detectable`: with votes that differ on as many images, the difference that McNemar at this level finds four times in five.
     """
     a, b = evidence.read(reference), evidence.read(other)
     shared = [key for key in a if key in b]
@@ -152,13 +156,14 @@ def compare(reference: Path, other: Path) -> dict:
     rates = [o.correct("adversarial").mean(1) for o in (first, second)]
     difference = stats.paired_difference(*rates)
     votes = [o.majority_correct("adversarial") for o in (first, second)]
-    tests = {"p (difference)": stats.sign_flip(*rates), "p (vote, McNemar)": stats.mcnemar(*votes), "detectable": _detectable(*votes)}
+    tests = {"p (difference)": stats.sign_flip(*rates), "p (vote, McNemar)": stats.mcnemar(*votes)}
+    tests["detectable"] = _detectable(*votes, level)
     return {"n": len(shared), "difference": difference} | tests | {"verdict": verdict(difference)}
 
 
-def _detectable(a: np.ndarray, b: np.ndarray) -> str:
+def _detectable(a: np.ndarray, b: np.ndarray, level: float) -> str:
     """`stats.smallest_detectable` in points, or that no difference would be found."""
-    least = stats.smallest_detectable(len(a), np.mean(a != b)) if (a != b).any() else None
+    least = stats.smallest_detectable(len(a), np.mean(a != b), alpha=level) if (a != b).any() else None
     return "none" if least is None else f"{100 * least:.0f} points"
 
 
@@ -196,7 +201,7 @@ def every_attack(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.
     lines: dict[str, dict[str, str]] = {}
     for r in rows:
         if r["defence"] in ("hetpure", "none") or (r["defence"].startswith("uniform") and "," not in r["defence"]):
-            lines.setdefault(r["attack"], {})[r["defence"]] = f"{percent(r, 'adversarial_single')} ({r['n']})"
+            lines.setdefault(r["attack"], {})[r["defence"]] = counted(r, "adversarial_single")
     names = sorted({name for line in lines.values() for name in line}, key=_price, reverse=True)
     return pd.DataFrame({"attack": a} | {name: line.get(name, "") for name in names} for a, line in lines.items())
 
@@ -262,16 +267,18 @@ def against_the_method(
     """Every row under the method's own attack, paired with the method on shared images.
 
     The difference of attacked accuracy, row minus method, with its interval and its sign-flip test; the exact McNemar test of the
-    votes; both after Holm's correction over the rows, which decides the verdict.
+    votes; both after Holm's correction over the rows, which decides the verdict. `detectable` is at the strictest level of that
+    correction, 0.05 over the number of rows: a p-value below it counts, whatever the others are.
     """
     rows = {r["defence"]: r for r in common(bench, norm, attack, results)}
     if method not in rows:
         return pd.DataFrame()
     same = [r for name, r in rows.items() if name != method and (name == "none" or r["attack"] == rows[method]["attack"])]
     files = {r["defence"]: results / bench / r["file"] for r in sorted(same, key=lambda r: _price(r["defence"]))}
-    pairs = {name: compare(path, results / bench / rows[method]["file"]) for name, path in files.items()}
-    if not pairs:
+    if not files:
         return pd.DataFrame()
+    reference, strictest = results / bench / rows[method]["file"], 0.05 / len(files)
+    pairs = {name: compare(path, reference, strictest) for name, path in files.items()}
     holm = {test: multipletests([p[test] for p in pairs.values()], method="holm")[1] for test in ("p (difference)", "p (vote, McNemar)")}
     lines = []
     for i, (name, pair) in enumerate(pairs.items()):
@@ -310,14 +317,16 @@ SAMPLERS = {
 
 
 def diffpure(bench: str, levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4), results: Path = RESULTS) -> pd.DataFrame:
-    """DiffPure by sampler and level under exact PGD: single-shot accuracy clean / attacked, in per cent, and n."""
+    """DiffPure by sampler and level under exact PGD: calls at every level, single-shot accuracy clean / attacked, in per cent, and n."""
     rows = {r["defence"]: r for r in common(bench, results=results)}
 
     def cell(spec: str) -> str:
         row = rows.get(specs.normal(spec, DEFENCES))
         return f"{percent(row, 'clean_single')} / {percent(row, 'adversarial_single')}, n = {row['n']}" if row else "not measured yet"
 
-    return pd.DataFrame({"sampler": name} | {f"t* = {t}": cell(spec.format(t)) for t in levels} for name, spec in SAMPLERS.items())
+    calls = {name: cost(spec.format(levels[0])) for name, spec in SAMPLERS.items()}  # a level changes the steps' size, not their number
+    cells = {name: {f"t* = {t}": cell(spec.format(t)) for t in levels} for name, spec in SAMPLERS.items()}
+    return pd.DataFrame({"sampler": name, "calls": calls[name]} | cells[name] for name in SAMPLERS)
 
 
 def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) -> pd.DataFrame:

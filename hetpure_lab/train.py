@@ -405,7 +405,7 @@ def fixed(name: str) -> nn.Module:
 
 def atop_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
     r"""Reconstruction and classification of images that fool the classifier alone,
-    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (Lin et al. 2024)."""
+    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (after Lin et al. 2024; what differs: `trained.AToP`)."""
     x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
     classifier, settings, noise = fixed(recipe.classifier), recipe.settings(), noise_of(recipe, step, len(x))
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):

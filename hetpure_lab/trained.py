@@ -322,14 +322,15 @@ class PixelDefend:
 class AToP:
     r"""AToP (Lin et al. 2024): destroy the perturbation with a random transform, repair with a purifier that is trained adversarially.
 
-    The transform adds Gaussian noise and blanks a `missing` share of `patch` x `patch` blocks,
-    :math:`x_t = (1 - B) \odot (\sqrt{\bar\alpha_t}\, x + \sqrt{1 - \bar\alpha_t}\, \epsilon)`; the purifier g repairs it in one call.
-    g is trained on :math:`\|g(x_t^{adv}) - x\|_1 + s\, \ell(F(g(x_t^{adv})), y)` with FGSM examples of the fixed classifier F. Defaults:
-    the release's combined transform for CIFAR-10 (noise of 0.25, which is t = 0.15, a quarter of the 4 x 4 blocks missing).
-    Adaptation: g is the bench's denoiser, started from its weights, read as :math:`\hat x_0`; no GAN term; s is 1 and not 0.05, so that a
-    small network repairs what the classifier looks at. As in the release the FGSM examples (here from a random start) fool F alone:
-    trained on examples of the whole chain g did not get beyond 31 % of the clean images. With nothing missing and the denoiser's own
-    weights it is one-shot denoising. Gradients are exact.
+    The transform adds Gaussian noise and blanks a `missing` share of `patch` x `patch` blocks, :math:`x_t = (1 - B) \odot
+    (\sqrt{\bar\alpha_t}\, x + \sqrt{1 - \bar\alpha_t}\, \epsilon)`; the purifier g repairs it in one call. g is trained on
+    :math:`\|g(x_t^{adv}) - x\|_1 + s\, \ell(F(g(x_t^{adv})), y)` with FGSM examples of the fixed classifier F. Defaults: the release's
+    combined transform for CIFAR-10 (noise of 0.25, which is about t = 0.15, a quarter of the 4 x 4 blocks missing). Adaptations: g is the
+    bench's denoiser, started from its weights, read as :math:`\hat x_0`; no GAN term; s is 1 and not 0.05, so that a small network repairs
+    what the classifier looks at; in the release the l1 term repairs the transformed clean image, and the classification term alone sees the
+    adversarial one; the released g is also told which blocks are missing, by a channel of its own. As in the release the FGSM examples
+    (here from a random start) fool F alone: trained on examples of the whole chain g did not get beyond 31 % of the clean images. With
+    nothing missing and the denoiser's own weights it is one-shot denoising. Gradients are exact.
     """
 
     t: float = 0.15
