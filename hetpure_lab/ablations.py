@@ -190,8 +190,12 @@ def side_by_side(points: dict[str, dict[str, Tested]]) -> pd.DataFrame:
 
 def in_words(points: dict[str, dict[str, Tested]]) -> list[str]:
     """The points of `established` that differ from their reference on one side at least, and what is known of the other side."""
-    differ = {point: tests for point, tests in points.items() if any(test.word != "not established" for test in tests.values())}
-    return [f"{point}: {', '.join(test.said(side) for side, test in tests.items())}" for point, tests in differ.items()]
+    lines = []
+    for point, tests in points.items():
+        if any(test.word != "not established" for test in tests.values()):
+            (n,) = {test.difference.n for test in tests.values()}
+            lines.append(f"{point}: {', '.join(test.said(side) for side, test in tests.items())} (n = {n})")
+    return lines
 
 
 def choice(found: Found, reference: str) -> str:
