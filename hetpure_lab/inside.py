@@ -13,16 +13,30 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
-from hetpure_core import Purified, trajectory, x0_xt
+from hetpure_core import HetPure, Noise, Purified, merge, q_xt_x0, trajectory, x0_xt
 
 PROJECTIONS = ("pca", "t-sne")
 
 
 @torch.no_grad()
 def ends(defended: Purified, images: Tensor, ids: Sequence, copies: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-    """The noised start and the purified end of images (n, 3, h, w) in [0, 1], both in that scale and not clamped. Paper: Fig 1."""
-    states = [x for _, x in trajectory(2 * images - 1, defended.plan(images, defended.noise(len(images), ids, copies)))]
-    return (states[0] + 1) / 2, (states[-1] + 1) / 2
+    """The noised `start` and the purified end of images (n, 3, h, w) in [0, 1], both in that scale and not clamped. Paper: Fig 1."""
+    noise = defended.noise(len(images), ids, copies)
+    mask = defended.mask(images, noise)
+    states = [x for _, x in trajectory(2 * images - 1, defended.plan(images, noise, mask))]
+    return start(defended, images, noise, mask, states[0]), (states[-1] + 1) / 2
+
+
+def start(defended: Purified, images: Tensor, noise: Noise, mask: Tensor | None, first: Tensor) -> Tensor:
+    """What the forward process makes of images, in their scale: Eq 5 where two levels are merged, else the `first` state.
+
+    A first state cannot show two levels: the network needs one for all pixels, so those outside the mask were noised on to it.
+    """
+    purifier, x = defended.purifier, 2 * images - 1
+    if type(purifier).plan is HetPure.plan and purifier.reading != "released":  # the released code never builds Eq 5
+        weak = q_xt_x0(x, defended.schedule.index(purifier.t_s), noise("start weak", x), defended.schedule)
+        first = merge(mask, first, weak)
+    return (first + 1) / 2
 
 
 @torch.no_grad()

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from hetpure_core import HetPure, Purified, Uniform, linear_schedule, merge, q_xt_x0, x0_xt
+from hetpure_core import HetPure, Purified, Uniform, linear_schedule, merge, q_xt_x0, trajectory, x0_xt
 from hetpure_lab import inside, measure
+from hetpure_lab.rivals import EqualEnergy
 
 METHOD = HetPure(t_l=0.2, t_s=0.1, steps=4, tau=0.5)
 
@@ -18,13 +19,20 @@ def defended(classifier, denoiser):
     return Purified(classifier, denoiser, METHOD)
 
 
-def test_the_ends_of_a_path_are_the_noised_and_the_purified_image(defended, images):
+def test_the_ends_of_a_path_are_the_image_of_eq_5_and_the_purified_image(defended, images):
     start, end = inside.ends(defended, images, range(4))
-    assert torch.equal(end, defended.purify(images, defended.noise(4, range(4))))
-    x, schedule, noise = 2 * images - 1, defended.schedule, defended.noise(4, range(4))
-    strong = q_xt_x0(x, schedule.index(0.2), noise("start", x), schedule)
-    mask = defended.mask(images, noise)
-    assert torch.allclose(merge(mask, 2 * start - 1, 0 * x), merge(mask, strong, 0 * x))
+    noise = defended.noise(4, range(4))
+    assert torch.equal(end, defended.purify(images, noise))
+    x, schedule, mask = 2 * images - 1, defended.schedule, defended.mask(images, noise)
+    strong, weak = (q_xt_x0(x, schedule.index(t), noise(draw, x), schedule) for t, draw in ((0.2, "start"), (0.1, "start weak")))
+    assert torch.allclose(2 * start - 1, merge(mask, strong, weak))
+
+
+@pytest.mark.parametrize("purifier", [Uniform(t=0.2, steps=3), HetPure(reading="released", steps=20), EqualEnergy(steps=4)])
+def test_a_start_on_one_level_is_the_first_state(classifier, denoiser, images, purifier):
+    defended = Purified(classifier, denoiser, purifier)
+    (_, first), *_ = trajectory(2 * images - 1, defended.plan(images, defended.noise(4, range(4))))
+    assert torch.equal(2 * inside.ends(defended, images, range(4))[0] - 1, 2 * ((first + 1) / 2) - 1)
 
 
 def test_a_path_believes_what_the_denoiser_says_and_ends_in_the_purified_image(defended, images):
