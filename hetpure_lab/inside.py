@@ -5,7 +5,7 @@ Paper: Figs 1, 3, 4, 6, 9 and §10, which name features and distances without de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hetpure_core import HetPure, Noise, Purified, merge, q_xt_x0, trajectory, x0_xt
 
 PROJECTIONS = ("pca", "t-sne")
+Statistic = Callable[[np.ndarray], np.ndarray]  # of a sample of images: their weights (..., n), which sum to 1, to values (...)
 
 
 @torch.no_grad()
@@ -80,6 +81,35 @@ def distance(classifier: nn.Module, a: Tensor, b: Tensor) -> Tensor:
 def spread(points: Tensor) -> float:
     """The median distance between two different ones of the points (n, d): the unit in which `distance` is easy to read."""
     return float(torch.pdist(points).median())
+
+
+def correlation(a: Tensor, b: Tensor) -> Statistic:
+    """Pearson's r of all values of images a and b (n, ...), pooled, as a function of the images' weights. Paper: Fig 6."""
+    a, b = (v.detach().cpu().double().flatten(1).numpy() for v in (a, b))
+    moments = np.stack([v.mean(1) for v in (a, b, a * a, b * b, a * b)], 1)
+
+    def r(weights: np.ndarray) -> np.ndarray:
+        mean_a, mean_b, aa, bb, ab = np.moveaxis(weights @ moments, -1, 0)
+        return (ab - mean_a * mean_b) / np.sqrt((aa - mean_a**2) * (bb - mean_b**2))
+
+    return r
+
+
+def wasserstein(a: Tensor, b: Tensor, levels: int = 4096) -> Statistic:
+    """Wasserstein distance of the pooled values of images a and b (n, ...), as a function of the images' weights. Paper: Fig 6.
+
+    It is the area between the two distribution functions, which are means over images; here on a grid of `levels`.
+    """
+    a, b = (v.detach().cpu().double().flatten(1).sort().values.numpy() for v in (a, b))
+    grid = np.linspace(min(a[:, 0].min(), b[:, 0].min()), max(a[:, -1].max(), b[:, -1].max()), levels)
+    below = lambda values: np.stack([np.searchsorted(v, grid, "right") for v in values]) / values.shape[1]
+    apart, step = below(a) - below(b), grid[1] - grid[0]
+    return lambda weights: np.abs(weights @ apart).sum(-1) * step
+
+
+def less(a: Statistic, b: Statistic) -> Statistic:
+    """The difference of two statistics of the same images, which is what pairs them."""
+    return lambda weights: a(weights) - b(weights)
 
 
 def project(background: Tensor, paths: Tensor, how: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

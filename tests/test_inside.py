@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wasserstein_distance
 from torch import nn
 
 from hetpure_core import HetPure, Purified, Uniform, linear_schedule, merge, q_xt_x0, trajectory, x0_xt
@@ -57,6 +58,19 @@ def test_distance_is_a_metric_between_features(classifier, images):
     assert torch.equal(inside.distance(classifier, a, a), torch.zeros(2, dtype=torch.float64))
     assert torch.equal(inside.distance(classifier, a, b), inside.distance(classifier, b, a))
     assert inside.spread(torch.tensor([[0.0], [1.0], [3.0]])) == 2
+
+
+def test_similarities_are_the_librarys_for_any_weights_of_the_images():
+    rng = torch.Generator().manual_seed(0)
+    a = (255 * torch.rand(6, 3, 8, 8, generator=rng)).round() / 255
+    b = (0.9 * a + 0.1 * torch.rand(6, 3, 8, 8, generator=rng)).clamp(0, 1)
+    counts = np.array([2, 0, 1, 1, 1, 1])
+    pooled = [np.repeat(v.numpy().reshape(6, -1), counts, 0).ravel() for v in (a, b)]
+    assert inside.correlation(a, b)(counts / 6) == pytest.approx(np.corrcoef(*pooled)[0, 1])
+    assert inside.wasserstein(a, b)(counts / 6) == pytest.approx(wasserstein_distance(*pooled), abs=1e-4)
+    many = np.stack([counts / 6, np.full(6, 1 / 6)])
+    for statistic in (inside.correlation(a, b), inside.wasserstein(a, b), inside.less(inside.wasserstein(a, b), inside.correlation(a, b))):
+        assert np.allclose(statistic(many), [statistic(w) for w in many])
 
 
 def test_pca_is_fitted_to_the_background_alone():
