@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from hetpure_lab.evidence import RESULTS, Experiment, Outcomes
 
 Found = dict[str, dict[str, dict]]  # by label of a point, then by image: records
 
+SIDES = {"under attack": "adversarial", "without attack": "clean"}  # what a setting may gain and lose, with the column that holds it
 ATTACK = "pgd:iterations=10,eot=4"  # half the headline's iterations and copies: a grid has many points
 N_IMAGES = 32
 METHOD = HetPure()
@@ -126,15 +127,92 @@ def rates(a: dict[str, dict], b: dict[str, dict], column: str = "adversarial") -
     return tuple(Outcomes.of({k: records[k] for k in shared}).correct(column).mean(1) for records in (a, b)) if shared else ((), ())
 
 
+@dataclass(frozen=True)
+class Tested:
+    """A paired difference in accuracy with the p-value of its sign-flip test, and Holm's over all tests that were made together."""
+
+    difference: stats.Accuracy
+    p: float
+    holm: float
+
+    @property
+    def word(self) -> str:
+        """``higher``, ``lower`` or ``not established``."""
+        return stats.word(self.difference, self.holm)
+
+    @property
+    def cells(self) -> dict[str, object]:
+        """The test as cells of a table, in points."""
+        d = self.difference
+        return {"n": d.n, "difference, points": str(d), "p": f"{self.p:.2g}", "p (Holm)": f"{self.holm:.2g}", "accuracy is": self.word}
+
+    def said(self, where: str) -> str:
+        """The test in words: which way `where`, and how far in points."""
+        if self.word == "not established":
+            return f"{self.word} {where} ({self.difference})"
+        return f"**{self.word}** {where} by {self.difference if self.word == 'higher' else stats.opposite(self.difference)}"
+
+
+def tested(pairs: dict[Hashable, tuple[np.ndarray, np.ndarray]]) -> dict[Hashable, Tested]:
+    """Every pair of per-image rates tested, Holm's correction over all of them."""
+    p = [stats.sign_flip(*pair) for pair in pairs.values()]
+    holm = stats.holm(p)
+    return {key: Tested(stats.paired_difference(*pairs[key]), *values) for key, *values in zip(pairs, p, holm)}
+
+
 def against(found: Found, reference: str, column: str = "adversarial") -> pd.DataFrame:
     """Every other point of a grid against `reference`, paired: difference with interval, p-value, Holm's over the grid, verdict."""
-    return _corrected(_pairs(found, reference, column)).rename_axis(f"against {reference}")
+    rows = {label: test.cells for label, test in tested(_pairs(found, reference, column)).items()}
+    return pd.DataFrame(rows).T.rename_axis(f"against {reference}")
 
 
-def established(grids: dict[str, Found], column: str = "adversarial") -> pd.DataFrame:
-    """Every point of every grid in `grids` against its grid's reference, as `against`, but Holm's correction is over all of them."""
-    pairs = {name: _pairs(found, GRIDS[name].reference, column) for name, found in grids.items()}
-    return _corrected({f"{name}: {label}": pair for name, by_label in pairs.items() for label, pair in by_label.items()})
+def established(grids: dict[str, Found]) -> dict[str, dict[str, Tested]]:
+    """Every point of every grid against its grid's reference, under attack and without: what it gains on one side it may pay on the other.
+
+    By point and by side of `SIDES`; Holm's correction is over all grids and both sides together.
+    """
+    pairs = {
+        (f"{name}: {label}", side): pair
+        for name, found in grids.items()
+        for side, column in SIDES.items()
+        for label, pair in _pairs(found, GRIDS[name].reference, column).items()
+    }
+    every = tested(pairs)
+    return {point: {side: every[point, side] for side in SIDES} for point in dict.fromkeys(point for point, _ in pairs)}
+
+
+def side_by_side(points: dict[str, dict[str, Tested]]) -> pd.DataFrame:
+    """`established` as a table with one row per point; empty if there is none."""
+    columns = {side: pd.DataFrame({point: tests[side].cells for point, tests in points.items()}).T for side in SIDES}
+    return pd.concat(columns, axis=1)
+
+
+def in_words(points: dict[str, dict[str, Tested]]) -> list[str]:
+    """The points of `established` that differ from their reference on one side at least, and what is known of the other side."""
+    lines = []
+    for point, tests in points.items():
+        if any(test.word != "not established" for test in tests.values()):
+            (n,) = {test.difference.n for test in tests.values()}
+            lines.append(f"{point}: {', '.join(test.said(side) for side, test in tests.items())} (n = {n})")
+    return lines
+
+
+def choice(found: Found, reference: str) -> str:
+    """What the records say of the claim that no point of a grid leaves more under attack than `reference`. Paper: Fig 7.
+
+    **contradicted** by the points that leave more, after Holm's correction over the grid; **not contradicted** if none does and some leave
+    less; else **open**.
+    """
+    tests = tested(_pairs(found, reference, "adversarial"))
+    if not tests:
+        return "not measured yet"
+    more, less = ([label for label, test in tests.items() if test.word == word] for word in ("higher", "lower"))
+    if not more and not less:
+        return "**open**: no point is told apart from it"
+    if not more:
+        return f"**not contradicted**: no point leaves more, and {len(less)} of {len(tests)} leave less"
+    lines = (f"{label} ({100 * tests[label].difference.value:+.1f} points, Holm p {tests[label].holm:.2g})" for label in more)
+    return f"**contradicted** by {', '.join(lines)}"
 
 
 def _pairs(found: Found, reference: str, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -142,17 +220,6 @@ def _pairs(found: Found, reference: str, column: str) -> dict[str, tuple[np.ndar
         return {}
     others = {label: rates(rows, found[reference], column) for label, rows in found.items() if label != reference}
     return {label: pair for label, pair in others.items() if len(pair[0])}
-
-
-def _corrected(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
-    p = [stats.sign_flip(*pair) for pair in pairs.values()]
-    corrected = stats.holm(p)
-    differences = [stats.paired_difference(*pair) for pair in pairs.values()]
-    lines = {
-        label: {"n": d.n, "difference, points": str(d), "p": f"{raw:.2g}", "p (Holm)": f"{holm:.2g}", "accuracy is": stats.word(d, holm)}
-        for label, d, raw, holm in zip(pairs, differences, p, corrected)
-    }
-    return pd.DataFrame(lines).T
 
 
 def curve(found: Found, column: str, rule: str = "single") -> dict[str, stats.Accuracy]:

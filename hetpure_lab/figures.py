@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hetpure_core import Purified, attention_maps, merge, q_xt_x0, trajectory
-from hetpure_lab import ablations, benches, claims, data, evidence, plots, studies, tables
+from hetpure_lab import ablations, benches, claims, data, evidence, inside, plots, studies, tables
 from hetpure_lab.data import ROOT
 from hetpure_lab.stats import Accuracy
 
@@ -269,23 +269,25 @@ def joint(axis: Axes, original: Tensor, purified: Tensor, bins: int = 48) -> flo
 
 
 def pipeline(defended: Purified, image: Tensor, key: str, names: Sequence[str]) -> Figure:
-    """One image (3, h, w) in [0, 1] on its way through the defence: maps, mask, states of both stages, verdicts. Paper: Fig 2."""
+    """One image (3, h, w) in [0, 1] on its way through the defence: maps, mask, Eq 5, states of both stages, verdicts. Paper: Fig 2."""
     x, noise = image[None], defended.noise(1, [key])
     maps, mask = attention_maps(x, defended.classifier, defended.tap_modules)[0], defended.mask(x, noise)
     with torch.no_grad():
         states = list(trajectory(2 * x - 1, defended.plan(x, noise, mask)))
         verdicts = [names[int(defended.classifier(y).argmax())] for y in (x, (states[-1][1] + 1) / 2)]
+        noised = inside.start(defended, x, noise, mask, states[0][1])[0]
     n_1 = len(defended.purifier.grid(defended.schedule)[0]) - 1
-    kept = sorted({0, n_1 // 2, n_1, (n_1 + len(states)) // 2, len(states) - 1})
+    kept = sorted({max(1, n_1 // 2), n_1, (n_1 + len(states)) // 2, len(states) - 1})
     figure = plt.figure(figsize=(plots.WIDTH, 2.6), layout="none")
     pair = [_place(figure, 0.0, 0.3, image, f"input\n“{verdicts[0]}”")]
     tiles = [_place(figure, 0.17 + 0.075 * (m % 2), 0.53 - 0.33 * (m // 2), a[None], f"block {m + 1}", 0.065) for m, a in enumerate(maps)]
     pair.append(_place(figure, 0.36, 0.3, mask[0], "mask"))
     _arrow(pair[0], tiles[0]), _arrow(tiles[min(1, len(tiles) - 1)], pair[1])
-    before = pair[1]
-    for i, k in enumerate(kept):
+    before = _place(figure, 0.5, 0.3, noised, f"noised (Eq 5)\nt = {states[0][0]} / {states[n_1][0]}", 0.09)
+    _arrow(pair[1], before)
+    for i, k in enumerate(kept, 1):
         t, state = states[k]
-        stage = "noised" if k == 0 else "stage 1" if k <= n_1 else "stage 2" if k < len(states) - 1 else f"purified\n“{verdicts[1]}”"
+        stage = "stage 1" if k <= n_1 else "stage 2" if k < len(states) - 1 else f"purified\n“{verdicts[1]}”"
         tile = _place(figure, 0.5 + 0.102 * i, 0.3, (state[0] + 1) / 2, f"{stage}\nt = {t}" if k < len(states) - 1 else stage, 0.09)
         _arrow(before, tile)
         before = tile
@@ -338,7 +340,7 @@ def pipeline_file(bench_name: str = "cifar10-small") -> Drawing:
     """Fig 2 for the first image of the sample that ships with Foolbox."""
     bench, images = benches.load(bench_name), data.embedded_sample(data.DATASETS["cifar10"])
     defended = Purified(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule)
-    alt = "From left to right: an image, its attention maps, the mask, noised and partly denoised states, and the purified image."
+    alt = "From left to right: an image, its attention maps, the mask, the image noised on two levels, states, and the purified image."
     return Drawing(pipeline(defended, images.floats[0], images.ids[0], bench.classes), [], alt)
 
 

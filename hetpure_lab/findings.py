@@ -29,20 +29,29 @@ PHOTOGRAPHS, TEN = "pgd:eps=4/255,eot=4", "imagenet-small-10"
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the two `sides` whose difference answers it, and the chapter that has the details."""
+    """A question, the two `sides` whose difference answers it, and the chapter that has the details.
+
+    If the sides are two defences, `beside` is their difference without attack: what one gains under it may be paid for there.
+    """
 
     text: str
     sides: str
     chapter: int
     answer: Callable[[Case], Accuracy]
     bench: str = "cifar10-small"
+    beside: Callable[[Case], Accuracy] | None = None
 
 
-def minus(attack: str, other: str | Callable[[Case], str]) -> Callable[[Case], Accuracy]:
-    """What the defence leaves under `attack` minus what `other`, a defence or a function that finds one, leaves under it."""
+def versus(text: str, sides: str, chapter: int, attack: str, other: str | Callable[[Case], str], bench: str = "cifar10-small") -> Question:
+    """A question whose sides are the defence and `other`, another one or a function that finds it, both under `attack`."""
+    return Question(text, sides, chapter, minus(attack, other), bench, minus(attack, other, "clean"))
+
+
+def minus(attack: str, other: str | Callable[[Case], str], column: str = "adversarial") -> Callable[[Case], Accuracy]:
+    """A column of the defence's records under `attack` minus that of `other`, a defence or a function that finds one."""
 
     def answer(case: Case) -> Accuracy:
-        return difference(*case.get(case.cell(attack), case.cell(attack, other if isinstance(other, str) else other(case))))
+        return difference(*case.get(case.cell(attack), case.cell(attack, other if isinstance(other, str) else other(case))), column)
 
     return answer
 
@@ -78,6 +87,18 @@ def best_noise(attack: str, enough: int = ENOUGH) -> Callable[[Case], str]:
     return name
 
 
+def best_point(*grids: str) -> Callable[[Case], str]:
+    """The point of ablation `grids` other than the defence itself that leaves most under their attack."""
+
+    def name(case: Case) -> str:
+        points = {e.defence for grid in grids for e in ablations.experiments(grid).values()} - {case.defence}
+        found = {d: case.found.get(case.cell(ablations.ATTACK, d)) for d in sorted(points)}
+        left = {d: e.outcomes.single("adversarial").value for d, e in found.items() if e}
+        return max(left, key=left.get, default=min(points))
+
+    return name
+
+
 def vote(case: Case) -> Accuracy:
     (e,) = case.get(case.cell())
     return stats.paired_difference(e.outcomes.majority_correct("adversarial"), e.rates("adversarial"))
@@ -100,20 +121,28 @@ QUESTIONS = (
     Question("Would twice the iterations and purifications break more?", "once minus twice", 5, between(HEADLINE, ATTEMPTS["budget"])),
     Question("Does steering the mask break more?", "exact gradient minus the best steered attack", 4, between(HEADLINE, *STEERED)),
     Question("Does a vote help under attack?", "majority minus one purification", 8, vote),
-    Question("Does it help to mask where the classifier looks?", "attention minus a random mask", 8, minus(HEADLINE, random_mask)),
-    Question("Does noise on two levels beat one of equal energy and cost?", UNIFORM, 11, minus(HEADLINE, equal_energy)),
-    Question("One of the nearest clean accuracy?", UNIFORM, 5, minus(HEADLINE, equal_accuracy)),
-    Question("One at its best level?", UNIFORM, 5, minus(HEADLINE, best_noise(HEADLINE))),
-    Question(
+    versus("Does it help to mask where the classifier looks?", "attention minus a random mask", 8, HEADLINE, random_mask),
+    versus("Does noise on two levels beat one of equal energy and cost?", UNIFORM, 11, HEADLINE, equal_energy),
+    versus("One of the nearest clean accuracy?", UNIFORM, 5, HEADLINE, equal_accuracy),
+    versus("One at its best level?", UNIFORM, 5, HEADLINE, best_noise(HEADLINE)),
+    versus(
+        "Do the paper's threshold and levels leave the most (Fig 7)?",
+        "the paper's choice minus the best other point of the two grids",
+        8,
+        ablations.ATTACK,
+        best_point("tau", "levels"),
+    ),
+    versus(
         "Does the paper's reading leave more than that of the released code?",
         "paper minus released",
         8,
-        minus(ablations.ATTACK, "hetpure:reading=released"),
+        ablations.ATTACK,
+        "hetpure:reading=released",
     ),
-    Question("Is the method more robust than adversarial training of its classifier?", TRAINED, 11, minus(HEADLINE, "at")),
-    Question("On digits, does it beat noise at its best level?", UNIFORM, 6, minus(HEADLINE, best_noise(HEADLINE, 32)), "svhn-small"),
-    Question("On photographs of ten classes, at 4/255?", UNIFORM, 7, minus(PHOTOGRAPHS, best_noise(PHOTOGRAPHS, 16)), TEN),
-    Question("Does it beat adversarial training there?", TRAINED, 7, minus(PHOTOGRAPHS, "at:model=fast-at-linf"), TEN),
+    versus("Is the method more robust than adversarial training of its classifier?", TRAINED, 11, HEADLINE, "at"),
+    versus("On digits, does it beat noise at its best level?", UNIFORM, 6, HEADLINE, best_noise(HEADLINE, 32), "svhn-small"),
+    versus("On photographs of ten classes, at 4/255?", UNIFORM, 7, PHOTOGRAPHS, best_noise(PHOTOGRAPHS, 16), TEN),
+    versus("Does it beat adversarial training there?", TRAINED, 7, PHOTOGRAPHS, "at:model=fast-at-linf", TEN),
 )
 
 
@@ -122,14 +151,15 @@ def verdict(d: Accuracy) -> str:
     return "yes" if above(d) else "no" if above(opposite(d)) else "open"
 
 
-def answers(results: Path = RESULTS) -> Iterator[tuple[Question, Accuracy | None]]:
-    """Every question with its difference; None where records are missing."""
+def answers(results: Path = RESULTS) -> Iterator[tuple[Question, Accuracy | None, Accuracy | None]]:
+    """Every question with its difference and, if its sides are two defences, the one without attack; None where records are missing."""
     cases = {bench: Case.of(bench, specs.describe(benches.method(bench), DEFENCES), results) for bench in {q.bench for q in QUESTIONS}}
     for question in QUESTIONS:
+        case = cases[question.bench]
         try:
-            yield question, question.answer(cases[question.bench])
+            yield question, question.answer(case), question.beside and question.beside(case)
         except NotMeasured:
-            yield question, None
+            yield question, None, None
 
 
 def left(results: Path = RESULTS) -> dict[str, dict[str, str]]:
@@ -168,9 +198,10 @@ CIFAR-10, $\ell_\infty$ 8/255, per cent of right answers of one purification wit
 ANSWERS = r"""
 ## Questions
 
-Each is answered by one difference of what is left, paired on the same images, in points, with a 95 % interval. **yes**: it is above zero.
-**no**: it is below. **open**: the images do not decide. One line in twenty may err, and the best level of uniform noise is chosen on the
-images that it is compared on.
+Each is answered by one difference of what is left under attack, paired on the same images, in points, with a 95 % interval. **yes**: it is
+above zero. **no**: it is below. **open**: the images do not decide. Where the sides are two defences, the difference of the same records
+without attack stands beside it, so that a gain in one can be weighed against a loss in the other. One line in twenty may err, and the best
+level of uniform noise and the best point of a grid are chosen on the images that they are compared on.
 """
 
 RIVALS = r"""
@@ -190,9 +221,9 @@ def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
     rows = left(results)
     levels = table(["defence", *next(iter(rows.values()))], [[name, *cells.values()] for name, cells in rows.items()])
     lines = []
-    for q, d in answers(results):
+    for q, d, clean in answers(results):
         said = f"**{verdict(d)}**" if d else "not measured yet"
-        lines.append([q.text, q.sides, said, _cell(d), str(d.n) if d else "–", chapter(q.chapter)])
-    questions = table(["question", "difference", "answer", "points", "images", "chapter"], lines)
+        lines.append([q.text, q.sides, said, _cell(d), _cell(clean), str(d.n) if d else "–", chapter(q.chapter)])
+    questions = table(["question", "difference", "answer", "points", "without attack", "images", "chapter"], lines)
     sentences = tables.conclusions(tables.against_the_method("cifar10-small", results=results))
     return "\n".join([PAGE, levels, ANSWERS, questions, RIVALS, *(f"- {line}" for line in sentences), ""])

@@ -5,7 +5,7 @@ Paper: Figs 1, 3, 4, 6, 9 and §10, which name features and distances without de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,16 +13,31 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
-from hetpure_core import Purified, trajectory, x0_xt
+from hetpure_core import HetPure, Noise, Purified, merge, q_xt_x0, trajectory, x0_xt
 
 PROJECTIONS = ("pca", "t-sne")
+Statistic = Callable[[np.ndarray], np.ndarray]  # of a sample of images: their weights (..., n), which sum to 1, to values (...)
 
 
 @torch.no_grad()
 def ends(defended: Purified, images: Tensor, ids: Sequence, copies: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-    """The noised start and the purified end of images (n, 3, h, w) in [0, 1], both in that scale and not clamped. Paper: Fig 1."""
-    states = [x for _, x in trajectory(2 * images - 1, defended.plan(images, defended.noise(len(images), ids, copies)))]
-    return (states[0] + 1) / 2, (states[-1] + 1) / 2
+    """The noised `start` and the purified end of images (n, 3, h, w) in [0, 1], both in that scale and not clamped. Paper: Fig 1."""
+    noise = defended.noise(len(images), ids, copies)
+    mask = defended.mask(images, noise)
+    states = [x for _, x in trajectory(2 * images - 1, defended.plan(images, noise, mask))]
+    return start(defended, images, noise, mask, states[0]), (states[-1] + 1) / 2
+
+
+def start(defended: Purified, images: Tensor, noise: Noise, mask: Tensor | None, first: Tensor) -> Tensor:
+    """What the forward process makes of images, in their scale: Eq 5 where two levels are merged, else the `first` state.
+
+    A first state cannot show two levels: the network needs one for all pixels, so those outside the mask were noised on to it.
+    """
+    purifier, x = defended.purifier, 2 * images - 1
+    if type(purifier).plan is HetPure.plan and purifier.reading != "released":  # the released code never builds Eq 5
+        weak = q_xt_x0(x, defended.schedule.index(purifier.t_s), noise("start weak", x), defended.schedule)
+        first = merge(mask, first, weak)
+    return (first + 1) / 2
 
 
 @torch.no_grad()
@@ -66,6 +81,35 @@ def distance(classifier: nn.Module, a: Tensor, b: Tensor) -> Tensor:
 def spread(points: Tensor) -> float:
     """The median distance between two different ones of the points (n, d): the unit in which `distance` is easy to read."""
     return float(torch.pdist(points).median())
+
+
+def correlation(a: Tensor, b: Tensor) -> Statistic:
+    """Pearson's r of all values of images a and b (n, ...), pooled, as a function of the images' weights. Paper: Fig 6."""
+    a, b = (v.detach().cpu().double().flatten(1).numpy() for v in (a, b))
+    moments = np.stack([v.mean(1) for v in (a, b, a * a, b * b, a * b)], 1)
+
+    def r(weights: np.ndarray) -> np.ndarray:
+        mean_a, mean_b, aa, bb, ab = np.moveaxis(weights @ moments, -1, 0)
+        return (ab - mean_a * mean_b) / np.sqrt((aa - mean_a**2) * (bb - mean_b**2))
+
+    return r
+
+
+def wasserstein(a: Tensor, b: Tensor, levels: int = 4096) -> Statistic:
+    """Wasserstein distance of the pooled values of images a and b (n, ...), as a function of the images' weights. Paper: Fig 6.
+
+    It is the area between the two distribution functions, which are means over images; here on a grid of `levels`.
+    """
+    a, b = (v.detach().cpu().double().flatten(1).sort().values.numpy() for v in (a, b))
+    grid = np.linspace(min(a[:, 0].min(), b[:, 0].min()), max(a[:, -1].max(), b[:, -1].max()), levels)
+    below = lambda values: np.stack([np.searchsorted(v, grid, "right") for v in values]) / values.shape[1]
+    apart, step = below(a) - below(b), grid[1] - grid[0]
+    return lambda weights: np.abs(weights @ apart).sum(-1) * step
+
+
+def less(a: Statistic, b: Statistic) -> Statistic:
+    """The difference of two statistics of the same images, which is what pairs them."""
+    return lambda weights: a(weights) - b(weights)
 
 
 def project(background: Tensor, paths: Tensor, how: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

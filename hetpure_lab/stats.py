@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -133,6 +133,24 @@ def holm(p: Sequence[float]) -> list[float]:
 def word(difference: Accuracy, p: float, level: float = 0.05) -> str:
     """What a test allows one to say: ``higher``, ``lower`` or ``not established``."""
     return "not established" if p >= level else "higher" if difference.value > 0 else "lower"
+
+
+# ---- statistics of a sample of images that are no means ------------------------------------------------------------------------
+
+
+def reweighted(statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int = 0, resamples: int = 2000) -> Accuracy:
+    """A statistic of n images, or the difference of two, with its bootstrap interval over images (BCa, since it may be biased).
+
+    `statistic` maps the weights of the images (..., n), which sum to 1, to values (...). Fewer than `FEW` images bound nothing.
+    """
+    low = high = np.nan
+    if n >= FEW:
+        images = np.arange(n)
+        of_sample = lambda index, axis=-1: statistic((index[..., None] == images).mean(-2))
+        options = {"n_resamples": resamples, "batch": 200, "vectorized": True, "method": "BCa", "rng": np.random.default_rng(seed)}
+        low, high = bootstrap((images,), of_sample, **options).confidence_interval
+    value, unknown = float(statistic(np.full(n, 1 / n))), np.isnan([low, high])
+    return Accuracy(value, *np.where(unknown, (-np.inf, np.inf), (low, high)).tolist(), n)
 
 
 # ---- what an interval allows one to say ----------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
-from statsmodels.stats.multitest import multipletests
 
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence, specs, stats
@@ -279,7 +278,7 @@ def against_the_method(
         return pd.DataFrame()
     reference, strictest = results / bench / rows[method]["file"], 0.05 / len(files)
     pairs = {name: compare(path, reference, strictest) for name, path in files.items()}
-    holm = {test: multipletests([p[test] for p in pairs.values()], method="holm")[1] for test in ("p (difference)", "p (vote, McNemar)")}
+    holm = {test: stats.holm([p[test] for p in pairs.values()]) for test in ("p (difference)", "p (vote, McNemar)")}
     lines = []
     for i, (name, pair) in enumerate(pairs.items()):
         corrected = {f"{test[:-1]}, Holm)": float(values[i]) for test, values in holm.items()}

@@ -114,17 +114,44 @@ def test_holm_corrects_for_the_number_of_points():
     assert one.loc["b", "accuracy is"] == "higher" and set(many["accuracy is"]) == {"not established"}
 
 
-def test_over_all_grids_the_correction_is_stricter_than_within_one():
+def test_over_all_grids_and_both_sides_the_correction_is_stricter_than_within_one():
     images = np.linspace(0, 0.9, 12)
     nudged = fake(images + np.where(np.arange(12) < 8, 0.1, 0))
     grid = {"p = 2": fake(images), "p = 1": nudged}
-    one, many = (
-        ablations.against(grid, "p = 2"),
-        ablations.established({"p": grid, "sampler": {}, "U": {"U = 10": fake(images), "U = 5": nudged}}),
-    )
-    assert list(many.index) == ["p: p = 1", "U: U = 5"]
-    assert float(many.loc["p: p = 1", "p (Holm)"]) == pytest.approx(2 * float(one.loc["p = 1", "p (Holm)"]), rel=0.1)
-    assert ablations.established({"p": {}}).empty
+    one = ablations.against(grid, "p = 2")
+    many = ablations.established({"p": grid, "sampler": {}, "U": {"U = 10": fake(images), "U = 5": nudged}})
+    assert list(many) == ["p: p = 1", "U: U = 5"] and {tuple(tests) for tests in many.values()} == {tuple(ablations.SIDES)}
+    assert many["p: p = 1"]["under attack"].holm == pytest.approx(4 * float(one.loc["p = 1", "p (Holm)"]), rel=0.1)
+    assert not ablations.established({"p": {}}) and ablations.side_by_side({}).empty
+
+
+def traded(attacked: float, clean: float, n: int = 20) -> dict[str, dict]:
+    """Records whose attacked and clean rates differ."""
+    return {i: a | {"clean": c["clean"]} for (i, a), c in zip(fake(np.full(n, attacked)).items(), fake(np.full(n, clean)).values())}
+
+
+def test_what_a_setting_gains_under_attack_stands_beside_what_it_pays_without():
+    found = ablations.established({"p": {"p = 2": traded(0.2, 0.8), "p = 1": traded(0.5, 0.4), "p = 3": traded(0.2, 0.8)}})
+    (line,) = ablations.in_words(found)
+    assert line.startswith("p: p = 1: **higher** under attack by 30.0 [") and ", **lower** without attack by 40.0 [" in line
+    table = ablations.side_by_side(found)
+    assert list(table["under attack"]["accuracy is"]) == ["higher", "not established"] and table.shape == (2, 10)
+    one_sided = ablations.established({"p": {"p = 2": traded(0.2, 0.8), "p = 1": traded(0.5, 0.8)}})
+    assert ", not established without attack (0.0 [" in ablations.in_words(one_sided)[0]
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({"tau = 0.5": 0.6, "tau = 0.9": 0.1}, "**contradicted** by tau = 0.5 (+30.0 points, Holm p 0.0"),
+        ({"tau = 0.5": 0.3, "tau = 0.9": 0.1}, "**not contradicted**: no point leaves more, and 1 of 2 leave less"),
+        ({"tau = 0.5": 0.3}, "**open**"),
+        ({}, "not measured yet"),
+    ],
+)
+def test_a_choice_is_contradicted_by_a_point_that_leaves_more_under_attack(others, said):
+    points = {"tau = 0.8": 0.3} | others
+    assert ablations.choice({label: fake(np.full(20, rate)) for label, rate in points.items()}, "tau = 0.8").startswith(said)
 
 
 def test_only_shared_images_are_compared():

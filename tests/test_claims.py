@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from hetpure_lab import claims, evidence, pages, specs, studies
+from hetpure_lab import ablations, claims, evidence, pages, specs, studies
 from hetpure_lab import records as record_files
 from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.claims import ELEMENTS, TABLES, Claim, Table
@@ -241,3 +241,10 @@ def test_the_scorecard_is_honest_about_what_is_missing(tmp_path):
     page = pages.scorecard(tmp_path)
     verdicts = re.findall(r"\| ([a-z ]+) \|$", page, re.MULTILINE)
     assert verdicts and {v for v in verdicts if v != "verdict"} == {"not measured yet"}
+    assert page.count("leaves more under attack than tau = 0.8 is not measured yet.") == 1
+
+
+def test_the_scorecard_says_in_words_whether_fig_7_holds():
+    page = pages.scorecard().partition("## Fig 7")[2].partition("\n## ")[0]
+    words = [ablations.choice(ablations.records(ablations.experiments(n)), ablations.GRIDS[n].reference) for n in ("tau", "levels")]
+    assert all(f"is {said}." in page for said in words)

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from seaborn.external import husl
 
 from hetpure_core import HetPure, Purified
-from hetpure_lab import chapters, evidence, figures, plots, tables
+from hetpure_lab import chapters, evidence, figures, inside, plots, tables
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.stats import Accuracy
 
@@ -186,7 +186,8 @@ def test_the_pipeline_is_drawn_from_the_defences_own_states(classifier, denoiser
     tiles = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
     mask = defended.mask(images[:1], defended.noise(1, ["a"]))[0]
     purified = defended.purify(images[:1], defended.noise(1, ["a"]))[0]
-    shown = [plots.to_numpy(picture) for picture in (images[0], mask, purified)]
+    noised = inside.ends(defended, images[:1], ["a"])[0][0]
+    shown = [plots.to_numpy(picture) for picture in (images[0], mask, noised, purified)]
     assert all(any(tile.shape == s.shape and np.allclose(tile, s) for tile in tiles) for s in shown)
     assert len(tiles) == 1 + len(defended.tap_modules) + 1 + 5
     plots.plt.close(figure)

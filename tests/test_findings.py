@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hetpure_lab import evidence, findings, tables
+from hetpure_lab import ablations, evidence, findings, tables
 from hetpure_lab.evidence import RESULTS
 from hetpure_lab.stats import Accuracy
 
@@ -15,14 +15,14 @@ def test_the_answer_is_the_side_of_zero_that_the_interval_lies_on(low, high, wor
 
 
 def test_without_records_every_question_waits_and_no_level_is_shown(tmp_path):
-    assert [d for _, d in findings.answers(tmp_path)] == [None] * len(findings.QUESTIONS)
+    assert {answer for _, *both in findings.answers(tmp_path) for answer in both} == {None}
     cells = {value for row in findings.left(tmp_path).values() for value in row.values()}
     assert cells == {"–"} and findings.page(tmp_path).count("not measured yet") == len(findings.QUESTIONS)
 
 
 @pytest.fixture(scope="module")
 def answered():
-    return {q.text: d for q, d in findings.answers()}
+    return {q.text: (d, clean) for q, d, clean in findings.answers()}
 
 
 def file(defence: str, attack: str):
@@ -38,11 +38,28 @@ def file(defence: str, attack: str):
     ],
 )
 def test_an_answer_is_the_comparison_that_the_tables_make(answered, question, reference, other):
-    (found,) = (d for text, d in answered.items() if question in text)
+    ((found, _),) = (both for text, both in answered.items() if question in text)
     # `compare` gives the first minus the second
     expected = tables.compare(file(*other), file(*reference))["difference"]
     assert (found.n, found.value) == (expected.n, pytest.approx(expected.value))
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+def test_where_the_sides_are_two_defences_the_difference_without_attack_stands_beside_the_answer(answered):
+    beside = {q.text for q in findings.QUESTIONS if q.beside}
+    assert beside and beside == {text for text, (_, clean) in answered.items() if clean}
+    ((found, clean),) = (both for text, both in answered.items() if "paper's reading" in text)
+    grid = ablations.records(ablations.experiments("order"))
+    for column, d in (("adversarial", found), ("clean", clean)):
+        a, b = ablations.rates(grid["paper"], grid["released"], column)
+        assert (d.n, d.value) == (len(a), pytest.approx((a - b).mean()))
+
+
+def test_fig_7_is_answered_by_the_point_of_its_grids_that_leaves_most(answered):
+    ((d, _),) = (both for text, both in answered.items() if "Fig 7" in text)
+    grids = [ablations.against(ablations.records(ablations.experiments(n)), ablations.GRIDS[n].reference) for n in ("tau", "levels")]
+    most = max(float(cell.split()[0]) for grid in grids for cell in grid["difference, points"])
+    assert -100 * d.value == pytest.approx(most, abs=0.051)
 
 
 def test_the_best_level_of_noise_leaves_most_of_those_seen_on_enough_images():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wasserstein_distance
 from torch import nn
 
-from hetpure_core import HetPure, Purified, Uniform, linear_schedule, merge, q_xt_x0, x0_xt
+from hetpure_core import HetPure, Purified, Uniform, linear_schedule, merge, q_xt_x0, trajectory, x0_xt
 from hetpure_lab import inside, measure
+from hetpure_lab.rivals import EqualEnergy
 
 METHOD = HetPure(t_l=0.2, t_s=0.1, steps=4, tau=0.5)
 
@@ -18,13 +20,20 @@ def defended(classifier, denoiser):
     return Purified(classifier, denoiser, METHOD)
 
 
-def test_the_ends_of_a_path_are_the_noised_and_the_purified_image(defended, images):
+def test_the_ends_of_a_path_are_the_image_of_eq_5_and_the_purified_image(defended, images):
     start, end = inside.ends(defended, images, range(4))
-    assert torch.equal(end, defended.purify(images, defended.noise(4, range(4))))
-    x, schedule, noise = 2 * images - 1, defended.schedule, defended.noise(4, range(4))
-    strong = q_xt_x0(x, schedule.index(0.2), noise("start", x), schedule)
-    mask = defended.mask(images, noise)
-    assert torch.allclose(merge(mask, 2 * start - 1, 0 * x), merge(mask, strong, 0 * x))
+    noise = defended.noise(4, range(4))
+    assert torch.equal(end, defended.purify(images, noise))
+    x, schedule, mask = 2 * images - 1, defended.schedule, defended.mask(images, noise)
+    strong, weak = (q_xt_x0(x, schedule.index(t), noise(draw, x), schedule) for t, draw in ((0.2, "start"), (0.1, "start weak")))
+    assert torch.allclose(2 * start - 1, merge(mask, strong, weak))
+
+
+@pytest.mark.parametrize("purifier", [Uniform(t=0.2, steps=3), HetPure(reading="released", steps=20), EqualEnergy(steps=4)])
+def test_a_start_on_one_level_is_the_first_state(classifier, denoiser, images, purifier):
+    defended = Purified(classifier, denoiser, purifier)
+    (_, first), *_ = trajectory(2 * images - 1, defended.plan(images, defended.noise(4, range(4))))
+    assert torch.equal(2 * inside.ends(defended, images, range(4))[0] - 1, 2 * ((first + 1) / 2) - 1)
 
 
 def test_a_path_believes_what_the_denoiser_says_and_ends_in_the_purified_image(defended, images):
@@ -49,6 +58,19 @@ def test_distance_is_a_metric_between_features(classifier, images):
     assert torch.equal(inside.distance(classifier, a, a), torch.zeros(2, dtype=torch.float64))
     assert torch.equal(inside.distance(classifier, a, b), inside.distance(classifier, b, a))
     assert inside.spread(torch.tensor([[0.0], [1.0], [3.0]])) == 2
+
+
+def test_similarities_are_the_librarys_for_any_weights_of_the_images():
+    rng = torch.Generator().manual_seed(0)
+    a = (255 * torch.rand(6, 3, 8, 8, generator=rng)).round() / 255
+    b = (0.9 * a + 0.1 * torch.rand(6, 3, 8, 8, generator=rng)).clamp(0, 1)
+    counts = np.array([2, 0, 1, 1, 1, 1])
+    pooled = [np.repeat(v.numpy().reshape(6, -1), counts, 0).ravel() for v in (a, b)]
+    assert inside.correlation(a, b)(counts / 6) == pytest.approx(np.corrcoef(*pooled)[0, 1])
+    assert inside.wasserstein(a, b)(counts / 6) == pytest.approx(wasserstein_distance(*pooled), abs=1e-4)
+    many = np.stack([counts / 6, np.full(6, 1 / 6)])
+    for statistic in (inside.correlation(a, b), inside.wasserstein(a, b), inside.less(inside.wasserstein(a, b), inside.correlation(a, b))):
+        assert np.allclose(statistic(many), [statistic(w) for w in many])
 
 
 def test_pca_is_fitted_to_the_background_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -51,6 +52,20 @@ def test_intervals_cover_where_few_images_survive():
     rng = np.random.default_rng(0)
     found = [stats.mean_rate((rng.random(64) < 0.01).astype(float), seed=i, resamples=200) for i in range(200)]
     assert np.mean([a.low <= 0.01 <= a.high for a in found]) >= 0.95
+
+
+def test_a_statistic_that_is_a_mean_has_the_interval_of_the_mean():
+    values = np.random.default_rng(0).normal(size=60)
+    a, mean = stats.reweighted(lambda w: w @ values, 60), stats.paired_difference(values, 0 * values)
+    assert a.value == pytest.approx(mean.value) and (a.low, a.high) == pytest.approx((mean.low, mean.high), abs=0.05)
+
+
+def test_a_statistic_of_few_images_or_one_that_never_differs_bounds_nothing():
+    for n, value in ((stats.FEW - 1, np.arange(stats.FEW - 1)), (20, np.zeros(20))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a bootstrap of equal values
+            a = stats.reweighted(lambda w, value=value: w @ value, n)
+        assert (a.low, a.high) == (-np.inf, np.inf)
 
 
 def test_one_image_says_nothing_about_others():
