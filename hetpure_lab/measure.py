@@ -27,10 +27,11 @@ class LiveBytes(TorchDispatchMode):
         self.peak = self.now = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._watch(tensor.untyped_storage())
+        storages = lambda tree: {t.untyped_storage()._cdata: t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, Tensor)}
+        given, result = storages((args, kwargs)), function(*args, **(kwargs or {}))
+        for key, storage in storages(result).items():
+            if key not in given:  # a view of a weight is not made here
+                self._watch(storage)
         return result
 
     def _watch(self, storage: torch.UntypedStorage) -> None:

@@ -121,6 +121,14 @@ def test_bytes_held_for_the_backward_pass_are_linear_in_calls_and_repeat(classif
     assert b - a == c - b > 0 and held(4) == b
 
 
+def test_live_bytes_are_of_what_is_made_not_of_views_of_what_was_there():
+    weight, x = torch.zeros(64, 32), torch.zeros(8, 32)
+    with measure.LiveBytes() as meter:
+        a = x @ weight.t()
+        b = a.reshape(-1)
+    assert meter.now == meter.peak == a.nbytes == b.nbytes == 8 * 64 * 4
+
+
 def test_checkpoints_hold_one_state_per_call_instead_of_activations(classifier, denoiser, images):
     def held(steps, checkpointing):
         defended = Purified(classifier, denoiser, Uniform(steps=steps), checkpointing=checkpointing)
