@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 import weakref
@@ -118,6 +119,8 @@ class _ProcessBytes:
             torch.cuda.reset_peak_memory_stats(self.device)
             self.before = torch.cuda.memory_allocated(self.device)
         elif RESET.exists():
+            if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # not every libc has it
+                trim(0)  # freed pages go back first, or what is measured would reuse them unseen
             RESET.write_text("5")  # sets the peak back to what is resident now
             self.before = _resident("VmRSS")
         return self

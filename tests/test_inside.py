@@ -129,6 +129,15 @@ def test_live_bytes_are_of_what_is_made_not_of_views_of_what_was_there():
     assert meter.now == meter.peak == a.nbytes == b.nbytes == 8 * 64 * 4
 
 
+@pytest.mark.skipif(not measure.RESET.exists(), reason="only Linux says how much memory a process has")
+def test_a_process_grows_by_what_is_made_however_often():
+    for _ in range(3):
+        with measure._ProcessBytes(torch.device("cpu")) as process:
+            parts = [torch.ones(2**16) for _ in range(128)]  # small enough for the allocator to keep them when they are freed
+        assert 0.8 * 2**25 < process.grown < 2**26
+        del parts
+
+
 def test_checkpoints_hold_one_state_per_call_instead_of_activations(classifier, denoiser, images):
     def held(steps, checkpointing):
         defended = Purified(classifier, denoiser, Uniform(steps=steps), checkpointing=checkpointing)
