@@ -322,7 +322,8 @@ def teaser(bench_name: str = "cifar10-small") -> Drawing:
         purified = defended.purify(x, noise, mask)
     rows = {"image": x, "attention": maps.amax(1, keepdim=True), "mask": mask}
     rows |= {"noisy": (merge(mask, strong, weak) + 1) / 2, "purified": purified}
-    found = tables.headline(bench_name)
+    plain = lambda name: "," not in name and (name in ("none", "hetpure", "hetpure:mask_kind=random", "at") or name.startswith("uniform"))
+    found = sorted((r for r in tables.common(bench_name) if plain(r["defence"])), key=lambda r: -r["clean_single"]["value"])
     figure = plt.figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     for i, (name, pictures) in enumerate(rows.items()):
