@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from hetpure_core import HetPure
-from hetpure_lab import benches, evidence, figures, plots, specs, stats, tables
+from hetpure_lab import benches, evidence, figures, plots, specs, tables
 from hetpure_lab import data as lab_data
 from hetpure_lab.attacks import Attack
 from hetpure_lab.benches import Bench, BenchError
@@ -104,13 +104,11 @@ def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
     files = {r["defence"]: RESULTS / bench / r["file"] for r in rows}
     attack = next((r["attack"] for r in rows if r["defence"] == method), None)
     same = [r["defence"] for r in rows if r["attack"] == attack or r["defence"] == "none"]
-    pairs = {n: tables.compare(files[method], files[n]) for n in same if attack and n != method}
-    holm = {test: stats.holm([p[test] for p in pairs.values()]) for test in ("p (difference)", "p (vote, McNemar)")}
     lines = {}
-    for i, (name, p) in enumerate(pairs.items()):
-        corrected = {f"{test[:-1]}, Holm)": f"{values[i]:.2g}" for test, values in holm.items()}
-        said = stats.word(p["difference"], holm["p (difference)"][i])
-        lines[f"method - {name}"] = {"n": p["n"], "difference, points": str(p["difference"])} | corrected | {"the method is": said}
+    for name, p in tables.together({n: (files[method], files[n]) for n in same if attack and n != method}).items():
+        corrected = {column: f"{p[column]:.2g}" for column in tables.TESTS.values()}
+        said = {"n": p["n"], "difference, points": str(p["difference"])}
+        lines[f"method - {name}"] = said | corrected | {"the method is": p["verdict"]}
     return pd.DataFrame(lines).T
 
 

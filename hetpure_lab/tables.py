@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Hashable
 from dataclasses import replace
 from functools import lru_cache
 from html import escape
@@ -160,6 +161,25 @@ def compare(reference: Path, other: Path, level: float = 0.05) -> dict:
     return {"n": len(shared), "difference": difference} | tests | {"verdict": verdict(difference)}
 
 
+# The tests of `compare`, and their names once they are corrected for how many were made.
+TESTS = {"p (difference)": "p (difference, Holm)", "p (vote, McNemar)": "p (vote, McNemar, Holm)"}
+
+
+def together(pairs: dict[Hashable, tuple[Path, Path]]) -> dict[Hashable, dict]:
+    """`compare` of every pair, the p-values after Holm's correction over them; that of the difference decides the verdict.
+
+    `detectable` is at the strictest level of that correction, 0.05 over the number of pairs: a p-value below it counts, whatever the
+    others are.
+    """
+    found = {name: compare(*pair, 0.05 / len(pairs)) for name, pair in pairs.items()}
+    for test, corrected in TESTS.items():
+        for pair, p in zip(found.values(), stats.holm([pair.pop(test) for pair in found.values()])):
+            pair[corrected] = float(p)
+    for pair in found.values():
+        pair["verdict"] = stats.word(pair["difference"], pair["p (difference, Holm)"])
+    return found
+
+
 def _detectable(a: np.ndarray, b: np.ndarray, level: float) -> str:
     """`stats.smallest_detectable` in points, or that no difference would be found."""
     least = stats.smallest_detectable(len(a), np.mean(a != b), alpha=level) if (a != b).any() else None
@@ -265,26 +285,19 @@ def against_the_method(
 ) -> pd.DataFrame:
     """Every row under the method's own attack, paired with the method on shared images.
 
-    The difference of attacked accuracy, row minus method, with its interval and its sign-flip test; the exact McNemar test of the
-    votes; both after Holm's correction over the rows, which decides the verdict. `detectable` is at the strictest level of that
-    correction, 0.05 over the number of rows: a p-value below it counts, whatever the others are.
+    The difference of attacked accuracy, row minus method, with its interval; the rest as `together` has it.
     """
     rows = {r["defence"]: r for r in common(bench, norm, attack, results)}
     if method not in rows:
         return pd.DataFrame()
     same = [r for name, r in rows.items() if name != method and (name == "none" or r["attack"] == rows[method]["attack"])]
-    files = {r["defence"]: results / bench / r["file"] for r in sorted(same, key=lambda r: _price(r["defence"]))}
-    if not files:
-        return pd.DataFrame()
-    reference, strictest = results / bench / rows[method]["file"], 0.05 / len(files)
-    pairs = {name: compare(path, reference, strictest) for name, path in files.items()}
-    holm = {test: stats.holm([p[test] for p in pairs.values()]) for test in ("p (difference)", "p (vote, McNemar)")}
+    reference = results / bench / rows[method]["file"]
+    found = together({r["defence"]: (results / bench / r["file"], reference) for r in sorted(same, key=lambda r: _price(r["defence"]))})
     lines = []
-    for i, (name, pair) in enumerate(pairs.items()):
-        corrected = {f"{test[:-1]}, Holm)": float(values[i]) for test, values in holm.items()}
+    for name, pair in found.items():
         said = {"difference": f"{pair['difference']} points", "detectable": pair["detectable"]}
-        verdict = stats.word(pair["difference"], corrected["p (difference, Holm)"])
-        lines.append({"defence": name, "calls": cost(name), "n": pair["n"]} | said | corrected | {"verdict": verdict})
+        tested = {column: pair[column] for column in (*TESTS.values(), "verdict")}
+        lines.append({"defence": name, "calls": cost(name), "n": pair["n"]} | said | tested)
     return pd.DataFrame(lines)
 
 

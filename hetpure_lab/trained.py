@@ -329,8 +329,8 @@ class AToP:
     bench's denoiser, started from its weights, read as :math:`\hat x_0`; no GAN term; s is 1 and not 0.05, so that a small network repairs
     what the classifier looks at; in the release the l1 term repairs the transformed clean image, and the classification term alone sees the
     adversarial one; the released g is also told which blocks are missing, by a channel of its own. As in the release the FGSM examples
-    (here from a random start) fool F alone: trained on examples of the whole chain g did not get beyond 31 % of the clean images. With
-    nothing missing and the denoiser's own weights it is one-shot denoising. Gradients are exact.
+    (here from a random start) fool F alone. With nothing missing and the denoiser's own weights it is one-shot denoising. Gradients are
+    exact.
     """
 
     t: float = 0.15
