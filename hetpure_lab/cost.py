@@ -104,10 +104,10 @@ class Costs:
         guidance = again.classifier["second"] * self.classifier.held + again.denoiser["second"] * self.denoiser.held
         return states + activations + kept + 3 * guidance
 
-    def on(self, memory: float, purifier: Purifier | None, most: int) -> tuple[Costs, int]:
+    def on(self, memory: float, purifier: Purifier | None, kind: str) -> tuple[Costs, int]:
         """The rows of a microbatch in `memory` bytes, chosen as `microbatch.fit` does, and these costs with or without recomputation."""
         either = [replace(self, checkpointing=how) for how in (True, False)]
-        rows, checkpointing = microbatch.choose(memory, *(c.row_bytes(purifier) for c in either), most)
+        rows, checkpointing = microbatch.choose(memory, *(c.row_bytes(purifier) for c in either), kind)
         return either[not checkpointing], rows
 
 
@@ -375,12 +375,10 @@ MACHINES = {
 
 @dataclass(frozen=True)
 class Rates:
-    """FLOP/s in gradients and in predictions, and the bytes and rows at most that one microbatch may take there."""
+    """FLOP/s in gradients and in predictions."""
 
     gradient: float
     forward: float
-    memory: float = microbatch.CPU_BUDGET
-    most: int = microbatch.MOST["cpu"]
 
     def seconds(self, work: Work) -> float:
         return work.gradient / self.gradient + work.forward / self.forward
@@ -400,18 +398,17 @@ def calibrate(bench: benches.Bench, rows: int = 32) -> Rates:
     gradient = timed(lambda: attacks.loss_and_gradient(defended, x, labels, range(rows), [0])[1].sum().item())
     forward = timed(lambda: attacks.logits_of(defended, x, range(rows), [0]).sum().item())
     one = gradients(c, bench.method, rows, bench.schedule), predictions(c, bench.method, rows, bench.schedule)
-    speeds = one[0].gradient / gradient, one[1].forward / forward
-    return Rates(*speeds, microbatch.budget(bench.device), microbatch.MOST[bench.device.type])
+    return Rates(one[0].gradient / gradient, one[1].forward / forward)
 
 
 def fitted(c: Costs, purifier: Purifier | None, machine: str) -> tuple[Costs, int]:
     """The costs and the rows of a microbatch on one of `MACHINES`, or, for any other name, on a CPU."""
     if machine not in MACHINES:
-        return c.on(microbatch.CPU_BUDGET, purifier, microbatch.MOST["cpu"])
+        return c.on(microbatch.CPU_BUDGET, purifier, "cpu")
     memory = MACHINES[machine].memory
     if (need := c.weights + c.row_bytes(purifier)) > memory:
         raise ValueError(f"one image needs {need / 1e9:.1f} GB of memory, {machine} has {memory / 1e9:.0f}")
-    return c.on((memory - c.weights) / 2, purifier, microbatch.MOST["cuda"])
+    return c.on((memory - c.weights) / 2, purifier, "cuda")
 
 
 # ---- plans -----------------------------------------------------------------------------------------------------------------
@@ -546,17 +543,19 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
     """Measured seconds per image of one experiment's `records`, and the prediction for the iterations that they spent.
 
     None where the planner has no formula for the attack or the defence. `seconds` are of the processor where the records have them, so that
-    a busy machine does not count, else of the clock on the wall.
+    a busy machine does not count, else of the clock on the wall. Whether activations were recomputed shows in the calls on record.
     """
     config, schedule = records[0]["config"], schedule or linear_schedule()
     attack = {k: v for k, v in config["attack"].items() if k != "name"}
     _, purifier = specs.parse(specs.write(config["defence"], DEFENCES), DEFENCES)
     if config["attack"]["name"] not in ("pgd", "bpda") or isinstance(purifier, MENet | PixelDefend):
         return None
-    c, _ = costs_of(config["bench"], purifier).on(rates.memory, purifier, rates.most)
     on_cpu = all(r["device"] == "cpu" and "cpu_seconds" in r for r in records)
     spent, clock = [r["iterations"] for r in records], "cpu_seconds" if on_cpu else "seconds"
-    work = cell_work(c, purifier, PGD(**attack), len(records), config["K"], schedule, spent)
+    price = lambda c: cell_work(c, purifier, PGD(**attack), len(records), config["K"], schedule, spent)
+    kept = replace(costs_of(config["bench"], purifier), checkpointing=False)
+    recomputed = sum(r.get("denoiser_calls", 0) for r in records) > 1.1 * price(kept).calls
+    work = price(replace(kept, checkpointing=recomputed))
     seconds, ours = sum(r[clock] for r in records) / len(records), rates.seconds(work) / len(records)
     return {"n": len(records), "clock": clock, "seconds": seconds, "predicted": ours, "ratio": ours / seconds}
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from hetpure_core import Purified
 from hetpure_lab.measure import LiveBytes
 
-MOST = {"cpu": 64, "cuda": 1024}  # larger batches are no faster
-CPU_BUDGET = 512 * 2**20  # bytes for one gradient, so that several processes fit side by side
-WORTH_KEEPING = 16  # rows: with fewer, storing activations instead of recomputing them saves little
+MOST = {"cpu": 32, "cuda": 1024}  # rows; larger batches are no faster
+WORTH_KEEPING = {"cpu": 4, "cuda": 16}  # rows; with fewer, storing activations instead of recomputing them saves little
+CPU_BUDGET = 2**30  # bytes for one gradient, so that several processes fit side by side
 
 Result = TypeVar("Result")
 _rows: dict[str, int] = {}  # what this process has found to fit, by device type
@@ -25,7 +25,12 @@ _rows: dict[str, int] = {}  # what this process has found to fit, by device type
 
 def rows(device: torch.device) -> int:
     """The rows that this process puts through at once."""
-    return _rows.get(device.type, MOST.get(device.type, 64))
+    return _rows.get(device.type, MOST[_kind(device)])
+
+
+def _kind(device: torch.device) -> str:
+    """Whose limits hold: what is no CUDA device is treated as a CPU."""
+    return "cuda" if device.type == "cuda" else "cpu"
 
 
 def recovering(work: Callable[[], Result], device: torch.device) -> Result:
@@ -50,22 +55,29 @@ def fit(defence: nn.Module, image: Tensor) -> None:
 
     Storing them is faster, if enough rows fit; the gradients are equal.
     """
-    room, most, purified = budget(image.device), MOST.get(image.device.type, 64), isinstance(defence, Purified)
+    room, purified = budget(image.device), isinstance(defence, Purified)
     if purified:
         defence.checkpointing = True
     recomputed, kept = _bytes_of_gradient(defence, image), room
-    if purified and recomputed * defence.purifier.calls(defence.schedule) < room:  # then it is safe to try
+    if purified and _most_to_keep(defence, image, recomputed) < room:  # then it is safe to try
         defence.checkpointing = False
         kept = _bytes_of_gradient(defence, image)
-    _rows[image.device.type], checkpointing = choose(room, recomputed, kept, most)
+    _rows[image.device.type], checkpointing = choose(room, recomputed, kept, _kind(image.device))
     if purified:
         defence.checkpointing = checkpointing
 
 
-def choose(room: float, recomputed: float, kept: float, most: int) -> tuple[int, bool]:
-    """How many rows to put through at once, and whether to recompute activations, from the bytes of a row either way."""
-    checkpointing = room // kept < WORTH_KEEPING
-    return int(max(1, min(room // (recomputed if checkpointing else kept), most))), checkpointing
+def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
+    """An upper bound of the bytes of a gradient of `image` that recomputes nothing, in which every call may be differentiated twice."""
+    with LiveBytes() as meter:
+        defence.denoiser(image.detach().clone().requires_grad_(), torch.ones(1, dtype=torch.long, device=image.device))
+    return recomputed + min(recomputed, 3 * meter.peak) * defence.purifier.calls(defence.schedule)
+
+
+def choose(room: float, recomputed: float, kept: float, kind: str) -> tuple[int, bool]:
+    """How many rows to put through at once, and whether to recompute activations, from the bytes of a row either way; by kind of device."""
+    checkpointing = room // kept < WORTH_KEEPING[kind]
+    return int(max(1, min(room // (recomputed if checkpointing else kept), MOST[kind]))), checkpointing
 
 
 def budget(device: torch.device) -> int:

@@ -225,7 +225,7 @@ def test_the_planner_chooses_rows_and_recomputation_as_a_run_does(networks, monk
     for room in (10**8, 3 * 10**6, 3 * 10**5):
         monkeypatch.setattr(microbatch, "CPU_BUDGET", room)
         microbatch.fit(defended, torch.rand(1, 3, 8, 8))
-        fit, rows = c.on(room, defended.purifier, 64)
+        fit, rows = c.on(room, defended.purifier, "cpu")
         assert fit.checkpointing is defended.checkpointing
         assert rows == pytest.approx(microbatch.rows(torch.device("cpu")), rel=0.6)
 
@@ -263,7 +263,7 @@ def test_calibration_divides_counted_work_by_measured_seconds(monkeypatch):
     bench = benches.load("cifar10-small")
     monkeypatch.setattr(microbatch, "_rows", {})
     rates, c = cost.calibrate(bench, rows=4), costs("cifar10-small")
-    c = c.on(microbatch.CPU_BUDGET, bench.method, 64)[0]
+    c = c.on(microbatch.CPU_BUDGET, bench.method, "cpu")[0]
     for work in (cost.predictions, cost.gradients):
         assert rates.seconds(work(c, bench.method, 4, SCHEDULE)) == pytest.approx(2.0)
 
@@ -275,10 +275,16 @@ def test_records_are_compared_with_the_prediction_for_what_they_spent(monkeypatc
     monkeypatch.setattr(evidence, "files", lambda: [tmp_path / "one.jsonl"])
     monkeypatch.setattr(evidence, "read", lambda path: records)
     (line,) = cost.measured("cifar10-small", Rates(1e9, 1e9))
-    c = replace(costs("cifar10-small"), checkpointing=False)  # ten calls of this denoiser fit
-    work = cost.cell_work(c, Uniform(0.1), PGD(iterations=4, eot=2), 2, 20, SCHEDULE, spent=[4, 2])
+    attack = PGD(iterations=4, eot=2)
+    price = lambda again: cost.cell_work(
+        replace(costs("cifar10-small"), checkpointing=again), Uniform(0.1), attack, 2, 20, SCHEDULE, spent=[4, 2]
+    )
+    work = price(False)
     assert line["n"] == 2 and line["predicted"] == pytest.approx(work.flops / 1e9 / 2)
     assert line["clock"] == "cpu_seconds" and line["ratio"] == pytest.approx(line["predicted"] / 3)
+    twice = [r | {"denoiser_calls": work.calls} for r in records.values()]
+    slower = cost.predicted(twice, Rates(1e9, 1e9))["predicted"]
+    assert slower == pytest.approx(price(True).flops / 1e9 / 2) and slower > line["predicted"]
     del records["0"]["cpu_seconds"]
     assert cost.predicted(list(records.values()), Rates(1e9, 1e9))["ratio"] == pytest.approx(line["predicted"] / 9)
 
