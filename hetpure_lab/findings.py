@@ -66,11 +66,11 @@ def between(attack: str, *others: str) -> Callable[[Case], Accuracy]:
     return answer
 
 
-def of_best_noise(attack: str, other: str) -> Callable[[Case], Accuracy]:
-    """`attack` minus `other`, for uniform noise at its best level."""
+def of_noise(which: Callable[[Case], str], attack: str, other: str) -> Callable[[Case], Accuracy]:
+    """What `attack` leaves minus what `other` leaves, for the uniform noise that `which` finds."""
 
     def answer(case: Case) -> Accuracy:
-        name = best_noise(HEADLINE)(case)
+        name = which(case)
         return difference(*case.get(case.cell(attack, name), case.cell(other, name)))
 
     return answer
@@ -106,6 +106,8 @@ def vote(case: Case) -> Accuracy:
 
 UNIFORM, TRAINED = "the method minus uniform noise", "the method minus adversarial training"
 PACKAGED = "as packaged minus averaged decisions"
+LONG = "20 iterations of 8 minus 200 of 20"
+LENGTHS = HEADLINE, ATTEMPTS["paper's budget"]
 ACCEPTED = ATTEMPTS["acceptance"], ATTEMPTS["AutoAttack"]
 STEERED = [attack for name, attack in ATTEMPTS.items() if name.startswith("mask:")]
 
@@ -117,13 +119,16 @@ QUESTIONS = (
         between(ATTEMPTS["surrogate"], HEADLINE),
     ),
     Question("Does AutoAttack, deciding by single purifications, overstate it?", PACKAGED, 4, between(*ACCEPTED)),
-    Question("Does it for uniform noise at its best level?", PACKAGED, 4, of_best_noise(*ACCEPTED)),
+    Question("Does it for uniform noise at its best level?", PACKAGED, 4, of_noise(best_noise(HEADLINE), *ACCEPTED)),
     Question("Would twice the iterations and purifications break more?", "once minus twice", 5, between(HEADLINE, ATTEMPTS["budget"])),
+    Question("Would the literature's 200 iterations of 20?", LONG, 5, between(*LENGTHS)),
+    Question("Would these of uniform noise of the nearest clean accuracy?", LONG, 5, of_noise(equal_accuracy, *LENGTHS)),
     Question("Does steering the mask break more?", "exact gradient minus the best steered attack", 4, between(HEADLINE, *STEERED)),
     Question("Does a vote help under attack?", "majority minus one purification", 8, vote),
     versus("Does it help to mask where the classifier looks?", "attention minus a random mask", 8, HEADLINE, random_mask),
     versus("Does noise on two levels beat one of equal energy and cost?", UNIFORM, 11, HEADLINE, equal_energy),
     versus("One of the nearest clean accuracy?", UNIFORM, 5, HEADLINE, equal_accuracy),
+    versus("And under 200 iterations of 20?", UNIFORM, 5, LENGTHS[1], equal_accuracy),
     versus("One at its best level?", UNIFORM, 5, HEADLINE, best_noise(HEADLINE)),
     versus(
         "Do the paper's threshold and levels leave the most (Fig 7)?",
