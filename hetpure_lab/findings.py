@@ -122,7 +122,7 @@ QUESTIONS = (
     Question("Does it for uniform noise at its best level?", PACKAGED, 4, of_noise(best_noise(HEADLINE), *ACCEPTED)),
     Question("Would twice the iterations and purifications break more?", "once minus twice", 5, between(HEADLINE, ATTEMPTS["budget"])),
     Question("Would the literature's 200 iterations of 20?", LONG, 5, between(*LENGTHS)),
-    Question("Would these of uniform noise of the nearest clean accuracy?", LONG, 5, of_noise(equal_accuracy, *LENGTHS)),
+    Question("Would they break more of uniform noise of the nearest clean accuracy?", LONG, 5, of_noise(equal_accuracy, *LENGTHS)),
     Question("Does steering the mask break more?", "exact gradient minus the best steered attack", 4, between(HEADLINE, *STEERED)),
     Question("Does a vote help under attack?", "majority minus one purification", 8, vote),
     versus("Does it help to mask where the classifier looks?", "attention minus a random mask", 8, HEADLINE, random_mask),
