@@ -69,8 +69,14 @@ def fit(defence: nn.Module, image: Tensor) -> None:
 
 def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
     """An upper bound of the bytes of a gradient of `image` that recomputes nothing, in which every call may be differentiated twice."""
+    given: list[tuple] = []  # images may be purified at another size than theirs
+    hook = defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs))
+    with torch.no_grad():
+        defence(image, ["the image that is measured"])
+    hook.remove()
+    x, t = given[0]
     with LiveBytes() as meter:
-        defence.denoiser(image.detach().clone().requires_grad_(), torch.ones(1, dtype=torch.long, device=image.device))
+        defence.denoiser(x.detach().clone().requires_grad_(), t)
     return recomputed + min(recomputed, 3 * meter.peak) * defence.purifier.calls(defence.schedule)
 
 
