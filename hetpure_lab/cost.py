@@ -543,7 +543,8 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
     """Measured seconds per image of one experiment's `records`, and the prediction for the iterations that they spent.
 
     None where the planner has no formula for the attack or the defence. `seconds` are of the processor where the records have them, so that
-    a busy machine does not count, else of the clock on the wall. Whether activations were recomputed shows in the calls on record.
+    a busy machine does not count, else of the clock on the wall. Whether activations were recomputed shows in the calls on record, a tenth
+    of which may be what the formulas do not count; of a file that was written both ways the price is too high.
     """
     config, schedule = records[0]["config"], schedule or linear_schedule()
     attack = {k: v for k, v in config["attack"].items() if k != "name"}

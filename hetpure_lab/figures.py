@@ -78,8 +78,8 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
     """Attacked single-shot accuracy of `rows` (summaries) against denoiser calls (linear up to one), with 95 % intervals.
 
     Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM, 64 images or more) are
-    named in place.
-    One colour, named beside the axis, is one purifier at any setting; its longer chains are hollow. Rows of equal cost stand side by side.
+    named in place. One colour, named beside the axis, is one purifier at any setting; its longer chains are hollow. Rows of equal cost
+    stand side by side.
     """
     points = {r["defence"]: (tables.cost(r["defence"]), 100 * r["adversarial_single"]["value"]) for r in rows}
     front, seen, families = tables.pareto(points), Counter(), set()

@@ -70,10 +70,8 @@ def fit(defence: nn.Module, image: Tensor) -> None:
 def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
     """An upper bound of the bytes of a gradient of `image` that recomputes nothing, in which every call may be differentiated twice."""
     given: list[tuple] = []  # images may be purified at another size than theirs
-    hook = defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs))
-    with torch.no_grad():
+    with torch.no_grad(), defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs)):
         defence(image, ["the image that is measured"])
-    hook.remove()
     x, t = given[0]
     with LiveBytes() as meter:
         defence.denoiser(x.detach().clone().requires_grad_(), t)
