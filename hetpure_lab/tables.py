@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from html import escape
@@ -307,17 +307,23 @@ LONGER |= {"langevin:t=0.03,stride=10": "langevin:t=0.03"}
 
 
 def strides(bench: str, results: Path = RESULTS) -> pd.DataFrame:
-    """What the stride costs: longer chains minus strided ones under exact PGD, on the images that both have."""
-    rows, options, lines = {r["defence"]: r for r in common(bench, results=results)}, planned(bench), []
+    """What the stride costs: longer chains minus strided ones on the images that both have, under exact PGD and, where planned, BPDA."""
+    return pd.DataFrame(line for title in ("PGD", "BPDA") for line in _strides(bench, title, results))
+
+
+def _strides(bench: str, title: str, results: Path) -> Iterator[dict]:
+    attack = COLUMNS[title]
+    rows, options = {r["defence"]: r for r in common(bench, attack=attack, results=results)}, planned(bench, attack=attack)
     for longer, strided in LONGER.items():
+        if longer not in rows and longer not in options:
+            continue
         line = {"longer": longer, "calls": cost(longer), "calls, published": cost(published(strided.partition(":")[0]))}
-        line |= {"strided": strided, "calls, strided": cost(strided)}
+        line |= {"strided": strided, "calls, strided": cost(strided), "attack": title}
         line |= {"n": "", "longer minus strided": "", "record": options.get(longer, "")}
         if longer in rows and strided in rows:
             pair = compare(*(results / bench / rows[name]["file"] for name in (longer, strided)))
             line |= {"n": pair["n"], "longer minus strided": f"{pair['difference']} points", "record": f"{bench}/{rows[longer]['file']}"}
-        lines.append(line)
-    return pd.DataFrame(lines)
+        yield line
 
 
 SAMPLERS = {

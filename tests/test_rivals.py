@@ -633,12 +633,17 @@ def test_every_value_beside_the_papers_has_its_own_number_of_images(tmp_path):
     assert [line[f"here: {c}"].rpartition(" ")[2] for c in ("standard", "PGD+EOT", "AutoAttack")] == ["(8)", "(8)", "(16)"]
 
 
-def test_the_strides_effect_is_paired_on_the_images_that_both_chains_have(tmp_path):
+def test_the_strides_effect_is_paired_on_the_images_that_both_chains_have_under_each_attack(tmp_path):
     record(tmp_path, "sde", "pgd", 8)
     record(tmp_path, "sde:steps=100", "pgd", 0, n=4)
-    found = tables.strides("cifar10-small", tmp_path).set_index("longer")
-    assert found.loc["sde:t=0.1,steps=100", "n"] == 4 and found.loc["sde:t=0.1,steps=100", "longer minus strided"].startswith("-100.0")
-    assert found.loc["gdmp:t=0.036,steps=36", "record"].startswith("--defence gdmp")
+    record(tmp_path, "langevin", "bpda:iterations=20,eot=8", 2)
+    record(tmp_path, "langevin:stride=1", "bpda:iterations=20,eot=8", 4, n=4)
+    found = tables.strides("cifar10-small", tmp_path).set_index(["longer", "attack"])
+    assert found.loc["sde:t=0.1,steps=100", "PGD"]["n"] == 4
+    assert found.loc["sde:t=0.1,steps=100", "PGD"]["longer minus strided"].startswith("-100.0")
+    assert found.loc["langevin:t=0.03,stride=1", "BPDA"]["n"] == 4
+    assert found.loc["gdmp:t=0.036,steps=36", "PGD"]["record"].startswith("--defence gdmp")
+    assert set(found.xs("PGD", level="attack").index) == set(tables.LONGER)  # an exact gradient is asked of every chain
 
 
 def test_diffpures_grid_has_every_sampler_at_every_level(tmp_path):
