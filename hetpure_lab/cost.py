@@ -92,17 +92,18 @@ class Costs:
         return self.classifier.weights + self.denoiser.weights
 
     def row_bytes(self, purifier: Purifier | None) -> int:
-        """Memory that one image of a microbatch adds to an exact gradient: the states between calls, the activations of the larger
-        network, or of all calls if none is recomputed, and three times those of a pass that is differentiated again, of all such passes
-        (an upper bound where a chain is cut into segments).
+        """Memory that one image of a microbatch adds to an exact gradient: the states between calls, the activations of all passes that are
+        not recomputed (an upper bound where a chain is cut into segments), and whichever is more, those of the larger network at the end
+        or three times those of a pass that guidance differentiates again, which builds its graphs one at a time.
         """
         votes, again = getattr(purifier, "votes", 1), passes(purifier, True, checkpointing=self.checkpointing)
         calls = passes(purifier, False, checkpointing=False).denoiser["forward"]
+        waiting = lambda rows: rows["backward"] - 3 * rows["second"]  # a guided pass goes backwards thrice and keeps nothing
         states = 3 * self.size**2 * 4 * (calls + 2 * votes)
-        activations = votes * max(self.classifier.bytes, self.denoiser.bytes)
-        kept = 0 if self.checkpointing else (calls - again.denoiser["second"]) * self.denoiser.held
-        guidance = again.classifier["second"] * self.classifier.held + again.denoiser["second"] * self.denoiser.held
-        return states + activations + kept + 3 * guidance
+        kept = (waiting(again.classifier) - votes) * self.classifier.held
+        kept += 0 if self.checkpointing else waiting(again.denoiser) * self.denoiser.held
+        guided = [net.held for net, rows in ((self.classifier, again.classifier), (self.denoiser, again.denoiser)) if rows["second"]]
+        return states + kept + max(votes * max(self.classifier.bytes, self.denoiser.bytes), *(3 * held for held in guided), 0)
 
     def on(self, memory: float, purifier: Purifier | None, kind: str) -> tuple[Costs, int]:
         """The rows of a microbatch in `memory` bytes, chosen as `microbatch.fit` does, and these costs with or without recomputation."""

@@ -2,7 +2,7 @@
 
 Guidance is the gradient of a sum over the pixels of *one* image, so an image's fate does not depend on its batch; the public code of GDMP,
 MimicDiffusion and contrastive guidance takes means over the batch. While an attack records a gradient, guidance is itself differentiated
-(second derivatives); otherwise it is computed without keeping a graph.
+(second derivatives), from a graph that the backward pass builds anew: none is kept.
 """
 
 from __future__ import annotations
@@ -22,12 +22,36 @@ from hetpure_core import Denoiser, Noise, Plan, Schedule, p_xs_xt, q_xt_x0, x0_x
 from hetpure_lab.rivals import ReverseSDE, Rival, Scene, chained, not_negative
 
 
-def guidance(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient in x of a loss per image (n,); differentiable again if gradients are being recorded."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = x if again and x.requires_grad else x.detach().requires_grad_()
-        return torch.autograd.grad(loss(x).sum(), x, create_graph=again)[0]
+class Guidance(torch.autograd.Function):
+    """The gradient in x of a loss per image, itself differentiable once.
+
+    The graph of the loss is never kept: the backward pass builds it again. Kept inside a recomputed segment of a long chain, it would have
+    that segment recomputed for every gradient taken in it.
+    """
+
+    @staticmethod
+    def forward(ctx, loss: Callable[..., Tensor], x: Tensor, *seen: Tensor) -> Tensor:
+        ctx.loss = loss
+        ctx.save_for_backward(x, *seen)
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved):
+            return _slope(loss, x.detach().requires_grad_(), *seen)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, direction: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = [saved.detach().requires_grad_() for saved in ctx.saved_tensors]
+        with torch.enable_grad():
+            slope = _slope(ctx.loss, *inputs, create_graph=True)
+        return None, *torch.autograd.grad(slope, inputs, direction, allow_unused=True)
+
+
+def _slope(loss: Callable[..., Tensor], x: Tensor, *seen: Tensor, create_graph: bool = False) -> Tensor:
+    return torch.autograd.grad(loss(x, *seen).sum(), x, create_graph=create_graph)[0]
+
+
+def guidance(loss: Callable[..., Tensor], x: Tensor, *seen: Tensor) -> Tensor:
+    """The gradient in x of ``loss(x, *seen)`` (n,); where gradients are recorded it is differentiable in x and in all that is `seen`."""
+    return Guidance.apply(loss, x, *seen)
 
 
 @dataclass(frozen=True)
@@ -109,7 +133,7 @@ class MimicDiffusion(Rival):
     def step(self, scene: Scene, t: int, s: int, guided: bool, x: Tensor) -> Tensor:
         x0 = x0_xt(x, t, scene.predict(x, t), scene.schedule)
         x = scene.ancestral(x, t, s, x0)
-        return x - self.rho * guidance(lambda y: self.distance(y - scene.x_adv), x0) if guided else x
+        return x - self.rho * guidance(lambda y, x_adv: self.distance(y - x_adv), x0, scene.x_adv) if guided else x
 
     def distance(self, d: Tensor) -> Tensor:
         """The rounded l1 norm of d and of its fourfold enlargement (n,)."""
@@ -154,7 +178,7 @@ class Contrastive(ReverseSDE):
         after = self.step(scene, t, s, x)
         features = lambda y: F.normalize(classifier((y + 1) / 2), dim=1)
         anchor = features(x)
-        gradient = guidance(lambda y: contrast(features(y), anchor), after)
+        gradient = guidance(lambda y, anchor: contrast(features(y), anchor), after, anchor)
         abar_t, abar_s = float(scene.schedule.abar[t]), float(scene.schedule.abar[s])
         return after - self.scale * math.log(abar_s / abar_t) / math.sqrt(1 - abar_t) * gradient
 
