@@ -378,9 +378,13 @@ def conclusions(pairs: pd.DataFrame) -> list[str]:
     """What the corrected tests allow one to say of every row against the method, in sentences."""
     if pairs.empty:
         return ["No record compares a rival with the method yet."]
-    words = {"higher": "more accurate under attack than the method", "lower": "less accurate under attack than the method"}
-    names = {v: [f"`{r.defence}`" for r in pairs.itertuples() if r.verdict == v] for v in dict.fromkeys(pairs["verdict"])}
-    said = [f"**{words.get(v, 'Not told apart from the method')}**: {', '.join(n)}." for v, n in names.items()]
+    words = {
+        "higher": "More accurate under attack than the method",
+        "lower": "Less accurate under attack than the method",
+        "not established": "Not told apart from the method",
+    }
+    names = {word: [f"`{r.defence}`" for r in pairs.itertuples() if r.verdict == v] for v, word in words.items()}
+    said = [f"**{word}**: {', '.join(found)}." for word, found in names.items() if found]
     told_apart = [f"`{name}`" for name, p in zip(pairs["defence"], pairs["p (vote, McNemar, Holm)"]) if p < 0.05]
     said.append(f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**: {', '.join(told_apart) or 'none'}.")
-    return [s[:2] + s[2].upper() + s[3:] for s in said]
+    return said

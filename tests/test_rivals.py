@@ -464,12 +464,13 @@ def test_the_front_is_what_no_cheaper_or_better_point_beats():
 
 
 def test_conclusions_follow_from_the_verdicts():
-    pairs = pd.DataFrame({"defence": ["a", "b", "c"], "verdict": ["lower", "not established", "lower"]})
-    pairs["p (vote, McNemar, Holm)"] = [0.04, 1, 0.06]
+    pairs = pd.DataFrame({"defence": ["a", "b", "c", "d"], "verdict": ["lower", "not established", "lower", "higher"]})
+    pairs["p (vote, McNemar, Holm)"] = [0.04, 1, 0.06, 0.07]
     assert tables.conclusions(pairs) == [
+        "**More accurate under attack than the method**: `d`.",
         "**Less accurate under attack than the method**: `a`, `c`.",
         "**Not told apart from the method**: `b`.",
-        "**Told apart by their votes, after Holm's correction for 3 tests**: `a`.",
+        "**Told apart by their votes, after Holm's correction for 4 tests**: `a`.",
     ]
     assert "No record" in tables.conclusions(pd.DataFrame())[0]
 
