@@ -102,8 +102,9 @@ class Costs:
         states = 3 * self.size**2 * 4 * (calls + 2 * votes)
         kept = (waiting(again.classifier) - votes) * self.classifier.held
         kept += 0 if self.checkpointing else waiting(again.denoiser) * self.denoiser.held
-        guided = [net.held for net, rows in ((self.classifier, again.classifier), (self.denoiser, again.denoiser)) if rows["second"]]
-        return states + kept + max(votes * max(self.classifier.bytes, self.denoiser.bytes), *(3 * held for held in guided), 0)
+        peaks = [votes * self.classifier.bytes, votes * self.denoiser.bytes]
+        peaks += [3 * net.held for net, rows in ((self.classifier, again.classifier), (self.denoiser, again.denoiser)) if rows["second"]]
+        return states + kept + max(peaks)
 
     def on(self, memory: float, purifier: Purifier | None, kind: str) -> tuple[Costs, int]:
         """The rows of a microbatch in `memory` bytes, chosen as `microbatch.fit` does, and these costs with or without recomputation."""

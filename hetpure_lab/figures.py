@@ -77,9 +77,9 @@ def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
 def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
     """Attacked single-shot accuracy of `rows` (summaries) against denoiser calls (linear up to one), with 95 % intervals.
 
-    Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM, 64 images or more) are
-    named in place. One colour, named beside the axis, is one purifier at any setting; its longer chains are hollow. Rows of equal cost
-    stand side by side.
+    Diamonds are the Pareto front, which is joined; it, the undefended network, the method and uniform noise (DDIM, `tables.ENOUGH` images)
+    are named in place. One colour, named beside the axis, is one purifier at any setting; its longer chains are hollow. Rows of equal
+    cost stand side by side.
     """
     points = {r["defence"]: (tables.cost(r["defence"]), 100 * r["adversarial_single"]["value"]) for r in rows}
     front, seen, families = tables.pareto(points), Counter(), set()
@@ -89,7 +89,7 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
         place = calls * (1 + 0.05 * ((seen[calls] + 1) // 2) * (-1) ** seen[calls])
         seen[calls] += 1
         error = [[value - 100 * a["low"]], [100 * a["high"] - value]]
-        named = best or name in ("none", "hetpure") or (name.startswith("uniform") and "," not in name and r["n"] >= 64)
+        named = best or name in ("none", "hetpure") or (name.startswith("uniform") and "," not in name and r["n"] >= tables.ENOUGH)
         family = name.partition(":")[0]
         style = {"fmt": "D" if best else "o", "color": plots.colour(name), "label": None if family in families else family}
         style["markerfacecolor"] = axis.get_facecolor() if name in tables.LONGER else plots.colour(name)

@@ -16,7 +16,6 @@ from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS
 from hetpure_lab.stats import Accuracy, above, opposite
 
-ENOUGH = 64  # images, for a level of uniform noise to be called the best
 LEVELS = {
     "exact gradient": HEADLINE,
     "identity backward (BPDA)": ATTEMPTS["BPDA"],
@@ -76,7 +75,7 @@ def of_noise(which: Callable[[Case], str], attack: str, other: str) -> Callable[
     return answer
 
 
-def best_noise(attack: str, enough: int = ENOUGH) -> Callable[[Case], str]:
+def best_noise(attack: str, enough: int = tables.ENOUGH) -> Callable[[Case], str]:
     """The uniform purification that leaves most under `attack`, of those measured on `enough` images."""
 
     def name(case: Case) -> str:

@@ -50,7 +50,10 @@ def _slope(loss: Callable[..., Tensor], x: Tensor, *seen: Tensor, create_graph: 
 
 
 def guidance(loss: Callable[..., Tensor], x: Tensor, *seen: Tensor) -> Tensor:
-    """The gradient in x of ``loss(x, *seen)`` (n,); where gradients are recorded it is differentiable in x and in all that is `seen`."""
+    """The gradient in x of ``loss(x, *seen)`` (n,); where gradients are recorded it is differentiable in x and in all that is `seen`.
+
+    What `loss` captures otherwise is taken as constant.
+    """
     return Guidance.apply(loss, x, *seen)
 
 

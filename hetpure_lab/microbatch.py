@@ -68,7 +68,11 @@ def fit(defence: nn.Module, image: Tensor) -> None:
 
 
 def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
-    """An upper bound of the bytes of a gradient of `image` that recomputes nothing, in which every call may be differentiated twice."""
+    """An upper bound of the bytes of a gradient of `image` that recomputes nothing.
+
+    A call keeps no more than the peak with recomputation, or three passes of the denoiser, whichever is less; one pass is its own, the
+    others are room for what guidance keeps of the classifier.
+    """
     given: list[tuple] = []  # images may be purified at another size than theirs
     with torch.no_grad(), defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs)):
         defence(image, ["the image that is measured"])

@@ -21,6 +21,8 @@ from hetpure_lab.claims import HEADLINE, TABLES, Claim, attack_of
 from hetpure_lab.defences import DEFENCES, published
 from hetpure_lab.evidence import RESULTS, Outcomes
 
+ENOUGH = 64  # images, for a level of uniform noise to be named, and called the best
+
 # The attack budget that every row gets: 20 iterations with 8 gradients each; AutoAttack spends it on each of its two losses.
 BUDGET = {
     "pgd": "pgd",

@@ -65,5 +65,5 @@ def test_fig_7_is_answered_by_the_point_of_its_grids_that_leaves_most(answered):
 def test_the_best_level_of_noise_leaves_most_of_those_seen_on_enough_images():
     case = findings.Case.of("cifar10-small", "hetpure")
     name = findings.best_noise("pgd")(case)
-    rows = [r for r in tables.common("cifar10-small") if r["defence"].startswith("uniform") and r["n"] >= findings.ENOUGH]
+    rows = [r for r in tables.common("cifar10-small") if r["defence"].startswith("uniform") and r["n"] >= tables.ENOUGH]
     assert name == max(rows, key=lambda r: r["adversarial_single"]["value"])["defence"]
