@@ -53,19 +53,19 @@ book: setup  ## build the book strictly into book/_build/html
 	$(BIN)/jupyter-book build . --path-output book -W -n --keep-going
 
 chapters: setup  ## redo what is derived, after a change of code, records or weights: chapters, figures, generated pages
-	$(BIN)/python -m hetpure_lab.chapters
-	$(BIN)/python -m hetpure_lab.figures
-	$(BIN)/python -m hetpure_lab.pages
+	$(BIN)/hetpure chapters
+	$(BIN)/hetpure figures
+	$(BIN)/hetpure pages
 
 bench: setup  ## measure speed and memory on this machine into out/bench.json
 	@mkdir -p out
-	$(BIN)/python -m hetpure_lab.bench
+	$(BIN)/hetpure bench
 
 evidence: setup  ## run what is missing of the experiments behind the tables (hours; resumes)
-	$(BIN)/python -m hetpure_lab.evidence queue
-	$(BIN)/python -m hetpure_lab.studies consistency cost distance
-	$(BIN)/python -m hetpure_lab.figures
-	$(BIN)/python -m hetpure_lab.pages
+	$(BIN)/hetpure queue
+	$(BIN)/hetpure study consistency cost distance
+	$(BIN)/hetpure figures
+	$(BIN)/hetpure pages
 
 clean:  ## remove what can be made again (not .venv)
 	rm -rf out book/_build book/_static/live

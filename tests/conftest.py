@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from hetpure_core import Purified, Uniform
 
 if TYPE_CHECKING:
+    from hetpure_lab.audit.flags import Evidence
     from hetpure_lab.data import Images
-    from hetpure_lab.flags import Evidence
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -154,8 +154,8 @@ def little() -> Images:
 
 def records_of(defence: str, attack: str, attacked: list[float], clean: list[float], null: list[float], K: int = 20, **config) -> Evidence:
     """Records with the given shares of right outcomes per image; every image was changed by the whole radius."""
-    from hetpure_lab import flags, pixels
-    from hetpure_lab.evidence import Experiment
+    from hetpure_lab.audit import flags
+    from hetpure_lab.evidence import Experiment, pixels
 
     about = Experiment(defence, attack, K=K).config | config
     delta = torch.full((3, 8, 8), int(255 * about["attack"]["eps"] + 1e-4), dtype=torch.int8)

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from hetpure_core import HetPure, Noise, Purified, linear_schedule
-from hetpure_lab import ablations, data, evidence, specs, stats
+from hetpure_lab import data, evidence
+from hetpure_lab.common import specs, stats
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.rivals import EqualEnergy
+from hetpure_lab.defences.rivals import EqualEnergy
+from hetpure_lab.evidence import ablations, command, engine
 
 FAST = "pgd:iterations=1,eot=1,confirm=0"
 
@@ -84,7 +86,7 @@ def test_a_grid_that_was_stopped_goes_on(classifier, denoiser, monkeypatch, tmp_
 
     networks = {"classifier": classifier.float(), "denoiser": denoiser.float(), "schedule": linear_schedule()}
     bench = SimpleNamespace(**networks, device=torch.device("cpu"), defended=Purified)
-    monkeypatch.setattr(evidence, "evaluate", evaluate)
+    monkeypatch.setattr(engine, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
         ablations.run(grid, images, bench, progress=False, results=tmp_path)
     assert list(ablations.records(grid, tmp_path)) == list(grid)[:2]
@@ -172,14 +174,14 @@ def test_the_queue_holds_each_experiment_once(capsys):
     ablations.main(["--queue", "--grid", "tau", "--grid", "p", "--n-images", "8"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines)) == 7 + 4 - 1
-    parsed = [evidence._parser().parse_args(["run", *line.split()]) for line in lines]
+    parsed = [command._parser().parse_args(["run", *line.split()]) for line in lines]
     assert {e.n_images for e in parsed} == {8} and {e.attack for e in parsed} == {ablations.ATTACK}
 
 
 def test_a_queue_line_is_the_experiment_that_would_run(capsys):
     for seed, K in ((0, 20), (3, 20), (1, 8)):
         ablations.main(["--queue", "--grid", "p", "--seed", str(seed), "--K", str(K)])
-        parsed = [evidence._parser().parse_args(["run", *line.split()]) for line in capsys.readouterr().out.splitlines()]
+        parsed = [command._parser().parse_args(["run", *line.split()]) for line in capsys.readouterr().out.splitlines()]
         keys = {evidence.Experiment(e.defence, e.attack, e.bench, K=e.K, seed=e.seed).key for e in parsed}
         assert keys == {e.key for e in ablations.experiments("p", K=K, seed=seed).values()}
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from hetpure_core import HetPure, Noise, Purified, Uniform
-from hetpure_lab import attacks, benches, data, gradients, microbatch, specs, threat, trained
-from hetpure_lab.attacks import ATTACKS, PGD, PRESETS, MaskPGD, RandomNoise, Transfer, Undefended
-from hetpure_lab.defences import DEFENCES, assemble
+from hetpure_lab import attacks, data
+from hetpure_lab.attacks import ATTACKS, PGD, PRESETS, MaskPGD, RandomNoise, Transfer, Undefended, gradients, threat
+from hetpure_lab.attacks.gradients import DRAWS, LOSSES, Frozen, MaskAware
+from hetpure_lab.common import microbatch, specs
+from hetpure_lab.defences import DEFENCES, assemble, trained
 from hetpure_lab.evidence import RESULTS, Experiment
-from hetpure_lab.gradients import DRAWS, LOSSES, Frozen, MaskAware
+from hetpure_lab.networks import benches
 
 FEW_STEPS = {"langevin": {"length": 4, "stride": 2}, "ssni": {"steps": 3, "probes": 2}, "lorid": {"steps": 2, "loops": 2}}
 
@@ -382,7 +384,7 @@ def test_steering_goes_through_the_networks_in_chunks_and_does_not_depend_on_the
     near, attack = (x + 0.02).clamp(0, 1), MaskPGD(steer=steer, weight=3.0)
     whole = *attack.loss_and_gradient(tiny, near, x, y, ids, [0]), attack.value(tiny, near, x, y, ids, [0])
     monkeypatch.setattr(microbatch, "rows", lambda device: 2)
-    monkeypatch.setattr(attacks, "smooth_mask", lambda defence, images: seen.append(len(images)) or inner(defence, images))
+    monkeypatch.setattr("hetpure_lab.attacks.pgd.smooth_mask", lambda defence, images: seen.append(len(images)) or inner(defence, images))
     parts = *attack.loss_and_gradient(tiny, near, x, y, ids, [0]), attack.value(tiny, near, x, y, ids, [0])
     assert max(seen) == 2 and sum(seen) == (4 if steer == "change" else 2) * len(x) and len(x) > 2
     for a, b in zip(whole, parts):

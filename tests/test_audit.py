@@ -11,12 +11,14 @@ from conftest import records_of
 from torch import nn
 
 from hetpure_core import Purified, linear_schedule
-from hetpure_lab import ablations, audit, cases, figures, plots, rescore, trial
-from hetpure_lab.audit import CHECKS, Verdict
-from hetpure_lab.benches import Bench
-from hetpure_lab.cases import ATTEMPTS, BARE, HEADLINE, Case
-from hetpure_lab.flags import Flag
-from hetpure_lab.stats import Accuracy
+from hetpure_lab.audit import cases, checks, own
+from hetpure_lab.audit.cases import ATTEMPTS, BARE, HEADLINE, Case
+from hetpure_lab.audit.checks import CHECKS, Verdict
+from hetpure_lab.audit.flags import Flag
+from hetpure_lab.common.stats import Accuracy
+from hetpure_lab.evidence import ablations, rescore
+from hetpure_lab.networks.benches import Bench
+from hetpure_lab.report import figures, plots
 
 N = 64
 EVERYTHING = frozenset({"purifier", "surrogate", "mask", "file"})
@@ -40,7 +42,7 @@ def case(*cells: tuple, defence: str = "hetpure", live: tuple[Flag, ...] | None 
 
 
 def verdict(name: str, case: Case) -> Verdict:
-    return audit.verdict(next(check for check in CHECKS if check.name == name), case)
+    return checks.verdict(next(check for check in CHECKS if check.name == name), case)
 
 
 def headline(**options) -> tuple:
@@ -156,21 +158,21 @@ def test_what_came_of_scoring_again_decides_and_is_asked_for_where_it_was_not_do
     for notes, state in outcomes:
         monkeypatch.setattr(rescore, "notes", lambda notes=notes: [rescore.Note(record, "code", "by", k, 60) for record, k in notes])
         assert verdict("rescored", found).state == state
-    assert verdict("rescored", found).run == f"python -m hetpure_lab.rescore results/{e.about}"
+    assert verdict("rescored", found).run == f"hetpure rescore results/{e.about}"
 
 
 def test_without_records_nothing_is_claimed_and_every_line_says_how_to_measure_it():
-    rows = audit.checklist(case())
+    rows = checks.checklist(case())
     assert {v.state for _, v in rows} == {"not measured"}
-    assert all(v.run.startswith("python -m hetpure_lab.") and not v.seen for _, v in rows)
-    assert audit.summary(rows) == f"Of {len(CHECKS)} checks: 0 passed, 0 failed, 0 open, {len(CHECKS)} not measured."
+    assert all(v.run.startswith("hetpure ") and not v.seen for _, v in rows)
+    assert checks.summary(rows) == f"Of {len(CHECKS)} checks: 0 passed, 0 failed, 0 open, {len(CHECKS)} not measured."
 
 
 def test_the_commands_name_exactly_what_is_missing():
     missing = verdict("mask attacks", case(headline(), *STEERS[:1])).run.splitlines()
     assert [line.split("--attack ")[1].split()[0] for line in missing] == STEERED[1:]
-    rows = audit.checklist(case())
-    assert len(audit.commands(rows)) == len(set(audit.commands(rows))) < sum(len(v.run.splitlines()) for _, v in rows)
+    rows = checks.checklist(case())
+    assert len(checks.commands(rows)) == len(set(checks.commands(rows))) < sum(len(v.run.splitlines()) for _, v in rows)
 
 
 def test_commands_name_radii_as_people_do():
@@ -180,7 +182,7 @@ def test_commands_name_radii_as_people_do():
 
 
 def test_checks_that_make_no_sense_for_a_defence_are_left_out(tmp_path):
-    names = lambda defence: {c.name for c, _ in audit.checklist(Case.of("cifar10-small", defence, tmp_path))}
+    names = lambda defence: {c.name for c, _ in checks.checklist(Case.of("cifar10-small", defence, tmp_path))}
     assert names("hetpure") == {check.name for check in CHECKS}
     assert names("uniform:t=0.1") == names("hetpure") - {"mask attacks", "random mask", "equal energy", "equal accuracy"}
     assert names("none") == {check.name for check in CHECKS if check.needs in ("", "file")}
@@ -213,7 +215,7 @@ def test_the_control_is_taken_from_the_grid_where_the_headline_has_none():
 
 def test_uniform_noise_of_the_nearest_clean_accuracy_is_chosen():
     passing, _ = PLANTED["equal accuracy"]
-    assert audit.equal_accuracy(passing) == "uniform:t=0.1"
+    assert checks.equal_accuracy(passing) == "uniform:t=0.1"
 
 
 # ---- from the reported number to the audited one -----------------------------------------------------------------------------------
@@ -259,7 +261,7 @@ def test_the_pictures_show_every_line_and_mark_what_is_missing():
     figure, axes = plots.plt.subplots(1, 2)
     a = Accuracy(0.4, 0.3, 0.5, 40)
     figures.ladder(axes[0], {"one": a, "two": None})
-    figures.forest(axes[1], {"x": ("failed", a), "y": ("open", Accuracy(0.0, -0.2, 0.2, 40))}, audit.TOLERANCE)
+    figures.forest(axes[1], {"x": ("failed", a), "y": ("open", Accuracy(0.0, -0.2, 0.2, 40))}, checks.TOLERANCE)
     assert [text.get_text() for text in axes[0].texts] == ["40.0", "not measured"]
     assert [label.get_text() for label in axes[1].get_yticklabels()] == ["x", "y"] and axes[1].get_xlim()[1] > 50
     plots.plt.close(figure)
@@ -290,19 +292,19 @@ def bench(classifier) -> Bench:
 
 
 def states(found: Case) -> dict[str, str]:
-    return {check.name: v.state for check, v in audit.checklist(found)}
+    return {check.name: v.state for check, v in checks.checklist(found)}
 
 
 def test_a_sound_purifier_of_your_own_passes_the_live_checks_and_a_rounding_one_fails(classifier, little):
     torch.manual_seed(0)
-    sound, masked = (states(trial.own(f, bench(classifier), little[torch.arange(2)], iterations=3, K=3)) for f in (Blur(), coarse))
+    sound, masked = (states(own.own(f, bench(classifier), little[torch.arange(2)], iterations=3, K=3)) for f in (Blur(), coarse))
     assert (sound["exact gradient"], sound["fresh noise"]) == ("passed", "passed")
     assert (masked["exact gradient"], masked["records"]) == ("failed", "failed")
     assert sound["averaging"] == "not measured" and "surrogate" not in sound
 
 
 def test_noise_of_your_own_purifier_is_replayed_per_image(classifier, little):
-    defence = Purified(classifier.float(), trial.Called(Blur()), trial.OneCall(), checkpointing=False)
+    defence = Purified(classifier.float(), own.Called(Blur()), own.OneCall(), checkpointing=False)
     x, ids = little.floats, little.ids
     together = defence(x, ids, [0] * len(x))
     assert torch.equal(together, defence(x, ids, [0] * len(x)))
@@ -314,8 +316,8 @@ def test_noise_of_your_own_purifier_is_replayed_per_image(classifier, little):
 
 
 def test_the_command_prints_the_checklist_of_committed_records(capsys):
-    audit.main(["--defence", "uniform:t=0.1", "--records-only", "--json"])
+    checks.main(["--defence", "uniform:t=0.1", "--records-only", "--json"])
     rows = json.loads(capsys.readouterr().out)
-    expected = audit.checklist(Case.of("cifar10-small", "uniform:t=0.1"))
+    expected = checks.checklist(Case.of("cifar10-small", "uniform:t=0.1"))
     assert [(row["check"], row["state"]) for row in rows] == [(c.name, v.state) for c, v in expected]
     assert all(row["seen"] or row["run"] for row in rows)

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from hetpure_core import HetPure, linear_schedule
-from hetpure_lab import bench, microbatch
 from hetpure_lab.attacks import PGD
-from hetpure_lab.benches import Bench
+from hetpure_lab.common import microbatch
+from hetpure_lab.cost import benchmark
 from hetpure_lab.data import Images
+from hetpure_lab.networks.benches import Bench
 
 
 @pytest.fixture
@@ -34,21 +35,21 @@ def test_waiting_costs_no_processor_time_and_works_are_told_apart():
         while time.process_time() < until:
             pass
 
-    waiting, working = bench.cpu_seconds(lambda: time.sleep(0.05), spin, repeats=1)
+    waiting, working = benchmark.cpu_seconds(lambda: time.sleep(0.05), spin, repeats=1)
     assert waiting < 0.02 and 0.03 <= working < 0.05
 
 
 def test_the_released_loop_takes_the_same_step_as_ours(tiny, pixels8):
     x, y, attack = pixels8.floats.double(), pixels8.labels, PGD(norm="L2", eps=0.5, step=0.2, eot=3)
     tiny.classifier.double(), tiny.denoiser.double()
-    theirs, ours = bench.as_released(tiny), bench.behind(tiny)
-    released = bench.released_iteration(theirs, x, x, y, attack)
-    assert torch.allclose(released, bench.our_iteration(ours, x, x, y, attack), atol=1e-12) and (released - x).abs().max() > 0.01
+    theirs, ours = benchmark.as_released(tiny), benchmark.behind(tiny)
+    released = benchmark.released_iteration(theirs, x, x, y, attack)
+    assert torch.allclose(released, benchmark.our_iteration(ours, x, x, y, attack), atol=1e-12) and (released - x).abs().max() > 0.01
     assert all(p.grad is not None for p in theirs.parameters()) and all(p.grad is None for p in ours.parameters())
 
 
 def test_undecided_images_are_charged_the_whole_budget(tiny, pixels8, monkeypatch):
-    monkeypatch.setattr(PGD, "run", lambda self, defence, x, *_: (x, torch.tensor([5, bench.LOOK, 10, bench.LOOK])))
-    found = bench.released_loop_over_ours(tiny, pixels8)
+    monkeypatch.setattr(PGD, "run", lambda self, defence, x, *_: (x, torch.tensor([5, benchmark.LOOK, 10, benchmark.LOOK])))
+    found = benchmark.released_loop_over_ours(tiny, pixels8)
     assert found["iterations_over_spent"] == pytest.approx(200 / ((5 + 200 + 10 + 200) / 4)) and found["undecided"] == 2
     assert found["released_loop_over_ours"] == pytest.approx(found["released_loop_per_iteration"] * found["iterations_over_spent"])

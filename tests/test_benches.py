@@ -14,11 +14,15 @@ import pytest
 import torch
 
 from hetpure_core import tapped
-from hetpure_lab import benches, claims, data, defences, networks, specs, train
-from hetpure_lab import check as lab_check
-from hetpure_lab.benches import BenchError
-from hetpure_lab.networks import IMAGENETTE
-from hetpure_lab.train import Recipe
+from hetpure_lab import data, defences
+from hetpure_lab.common import specs
+from hetpure_lab.networks import benches, small
+from hetpure_lab.networks.benches import BenchError
+from hetpure_lab.networks.small import IMAGENETTE
+from hetpure_lab.paper import printed
+from hetpure_lab.training import check as lab_check
+from hetpure_lab.training import train
+from hetpure_lab.training.train import Recipe
 
 NAMES = ("cifar10-small-classifier", "cifar10-small-denoiser")
 
@@ -26,7 +30,7 @@ NAMES = ("cifar10-small-classifier", "cifar10-small-denoiser")
 def skip_untrained(*names):
     for name in names:
         if not (benches.WEIGHTS / f"{name}.json").exists():
-            pytest.skip(f"not trained yet: python -m hetpure_lab.train {name}")
+            pytest.skip(f"not trained yet: hetpure train {name}")
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def test_weights_of_another_network_are_refused(weights):
 
 def test_missing_weights_say_how_to_get_them(weights):
     (weights / f"{NAMES[0]}.safetensors").unlink()
-    with pytest.raises(BenchError, match="python -m hetpure_lab.train cifar10-small-classifier"):
+    with pytest.raises(BenchError, match="hetpure train cifar10-small-classifier"):
         benches.load_network(NAMES[0], folder=weights)
 
 
@@ -235,7 +239,7 @@ def test_digits_are_never_mirrored():
 @pytest.mark.parametrize("name", [n for n, r in train.RECIPES.items() if n.startswith(("svhn", "imagenet")) and type(r) is train.Recipe])
 def test_recipes_of_the_benches_fit_their_networks(name):
     recipe = train.RECIPES[name]
-    net, size = networks.build(recipe.network), data.DATASETS[next(iter(recipe.shares)).split("/")[0]].size
+    net, size = small.build(recipe.network), data.DATASETS[next(iter(recipe.shares)).split("/")[0]].size
     assert name in {benches.network_name(b, part) for b in benches.SMALL for part in ("classifier", "denoiser")}
     x = torch.rand(1, 3, size, size)
     assert net(x).shape == (1, 10) if recipe.task == "classify" else net(x, torch.tensor([9])).shape == x.shape
@@ -252,7 +256,7 @@ def test_adversarial_training_on_digits_starts_from_the_benchs_classifier():
 
 def test_both_svhn_benches_use_the_levels_that_chapter_6_derives():
     assert benches.PAPER["svhn-paper"].method == benches.SMALL["svhn-small"][2]
-    claimed = next(c for c in claims.TABLES["Table 8"].rows if c.method == "the method")
+    claimed = next(c for c in printed.TABLES["Table 8"].rows if c.method == "the method")
     assert specs.parse(claimed.ours, defences.DEFENCES)[1] == benches.PAPER["svhn-paper"].method
 
 
@@ -260,7 +264,7 @@ def test_both_svhn_benches_use_the_levels_that_chapter_6_derives():
 
 
 def check(*arguments):
-    return subprocess.run([sys.executable, "-m", "hetpure_lab.check", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "hetpure_lab", "check", *arguments], capture_output=True, text=True)
 
 
 def test_check_adds_the_methods_levels_where_they_are_stronger():
@@ -298,18 +302,18 @@ def test_check_explains_errors(arguments, message):
 
 def test_adversarial_training_on_photographs_reads_them_reduced_and_answers_in_imagenets_numbering():
     (name,) = defences.networks("at:model=fast-at-linf", "imagenet-small-10")
-    recipe, net = train.RECIPES[name], networks.build(train.RECIPES[name].network).eval()
+    recipe, net = train.RECIPES[name], small.build(train.RECIPES[name].network).eval()
     net.load_state_dict(benches.load_network(recipe.start).state_dict())
     assert recipe.eps == 4 / 255
     x = torch.rand(2, 3, 128, 128)
     blocks = x.unfold(2, 4, 4).unfold(3, 4, 4).mean((-1, -2))
     logits = net(x)
-    torch.testing.assert_close(logits[:, networks.IMAGENETTE], benches.load_network(recipe.start)(blocks))
-    assert logits.shape == (2, 1000) and set(logits.argmax(1).tolist()) <= set(networks.IMAGENETTE)
+    torch.testing.assert_close(logits[:, small.IMAGENETTE], benches.load_network(recipe.start)(blocks))
+    assert logits.shape == (2, 1000) and set(logits.argmax(1).tolist()) <= set(small.IMAGENETTE)
     with pytest.raises(ValueError, match="multiple of 32, not 100 x 100"):
         net(x[..., :100, :100])
 
 
 def test_the_classifier_of_photographs_drops_nothing_at_random():
-    net, x = networks.build("efficientnet_lite0_imagenette").train(), torch.rand(2, 3, 64, 64)
+    net, x = small.build("efficientnet_lite0_imagenette").train(), torch.rand(2, 3, 64, 64)
     assert torch.equal(net(x), net(x))

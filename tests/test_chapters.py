@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 from functools import cache
+from pathlib import Path
 
 import nbformat
 import papermill
@@ -14,7 +15,9 @@ from conftest import ROOT
 from papermill.exceptions import PapermillExecutionError
 
 from hetpure_core import linear_schedule
-from hetpure_lab import budgets, data, figures, pictures, protocols
+from hetpure_lab import data
+from hetpure_lab.paper import budgets, protocols
+from hetpure_lab.report import figures, pictures
 
 CHAPTER = ROOT / "chapters" / "05_cifar10.ipynb"
 
@@ -60,7 +63,10 @@ import conftest
 import torch
 from pathlib import Path
 from torch import nn
-from hetpure_lab import checkpoints, data, layouts, protocols, regenerate
+from hetpure_lab.data import layouts, sources
+from hetpure_lab.networks import checkpoints
+from hetpure_lab.paper import protocols
+from hetpure_lab.report import regenerate
 
 class Sized(conftest.TinyDenoiser):
     size = 64
@@ -79,10 +85,10 @@ def load_tiny(name, device):
 
 checkpoints.load, checkpoints.demand = load_tiny, lambda *names: None
 checkpoints.recorded = lambda: dict.fromkeys(checkpoints.CATALOGUE, "0" * 64)
-data._read = lambda *place: None
+sources._read = lambda *place: None
 layouts.subsets = lambda: dict.fromkeys(("cifar10", "imagenet-224"), dict(of=4, index=list(range(4))))
-sample = data.embedded_sample
-data.embedded_sample = lambda dataset: sample(dataset)[torch.arange(4)]
+sample = sources.embedded_sample
+sources.embedded_sample = lambda dataset: sample(dataset)[torch.arange(4)]
 regenerate.LIVE = Path("live")
 for each in protocols.PROTOCOLS.values():
     each.values.update(iterations=protocols.Value(2, "test"), eot=protocols.Value(2, "test"))
@@ -159,9 +165,10 @@ def test_a_float_that_is_whole_is_a_count():
 # Images of a data folder may be counted, not passed on: committed pictures show what Foolbox ships. So nothing that depends on
 # a function of the lab that returns `Images` may reach one that draws, but for these.
 
-SHIPPED = {("data", "shipped"), ("data", "embedded_sample"), ("data", "stand_in_digits"), ("pictures", "first_images")}
+SHIPPED = {("sources", "shipped"), ("sources", "embedded_sample"), ("sources", "stand_in_digits"), ("pictures", "first_images")}
 DRAWS = {"imshow", "matshow", "imsave", "fromarray"}
 NOT_IMAGES = {"joint", "levels"}  # a density and a map of accuracies
+FILES = {path.name for path in (ROOT / "hetpure_lab").rglob("*.py")}
 DRAWING_MODULES = ("plots", "pictures", "figures")
 
 
@@ -171,16 +178,24 @@ def called(node: ast.Call) -> str:
     return "" if base in ("plt", "tables") else getattr(node.func, "attr", getattr(node.func, "id", ""))
 
 
+def module_file(module: str) -> Path:
+    """The file of a module that draws, by its last name."""
+    (found,) = (ROOT / "hetpure_lab").rglob(f"{module}.py")
+    return found
+
+
 def functions(module: str) -> list[ast.FunctionDef]:
-    return [node for node in ast.parse((ROOT / "hetpure_lab" / f"{module}.py").read_text()).body if isinstance(node, ast.FunctionDef)]
+    files = (ROOT / "hetpure_lab").rglob(f"{module}.py")
+    return [node for path in files for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
 
 
 @cache
 def loading() -> set[tuple[str, str]]:
     """Module and name of every function of the lab that returns images which may be from a data folder."""
-    modules = [path.stem for path in (ROOT / "hetpure_lab").glob("*.py")]
+    modules = [path.stem for path in (ROOT / "hetpure_lab").rglob("*.py") if path.stem != "__init__"]
     made = {(m, f.name) for m in modules for f in functions(m) if f.returns and "Images" in ast.unparse(f.returns).split()}
-    return made - SHIPPED
+    made -= SHIPPED
+    return made | {("data", name) for m, name in made if m in ("sources", "layouts")}  # the package shows them as its own
 
 
 @cache
@@ -273,9 +288,9 @@ class Loaded:
     def imports(self, s: ast.Import | ast.ImportFrom) -> None:
         for alias in s.names:
             name, whole = alias.asname or alias.name, f"{getattr(s, 'module', '')}.{alias.name}".strip(".").split(".")
-            if whole[0] == "hetpure_lab" and len(whole) == 2:
-                self.modules[name] = whole[1]
-            elif whole[0] == "hetpure_lab" and tuple(whole[1:]) in self.sources:
+            if whole[0] == "hetpure_lab" and (len(whole) == 2 or f"{whole[-1]}.py" in FILES):
+                self.modules[name] = whole[-1]
+            elif whole[0] == "hetpure_lab" and tuple(whole[-2:]) in self.sources:
                 self.names.add(name)
 
 
@@ -293,7 +308,7 @@ def test_chapters_draw_no_image_of_a_data_folder(path):
 
 @pytest.mark.parametrize("module", DRAWING_MODULES)
 def test_no_function_that_draws_figures_loads_images(module):
-    tree = ast.parse((ROOT / "hetpure_lab" / f"{module}.py").read_text())
+    tree = ast.parse(module_file(module).read_text())
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     for function in functions(module):
         assert Loaded().read(imports + function.body).drawn == []
@@ -308,7 +323,7 @@ def test_no_function_that_draws_figures_loads_images(module):
         ("def draw(x):\n    pictures.show({'': x})\ndraw(data.load('cifar10').floats)", True),
         ("found = data.load('cifar10')\ndef some():\n    return found.floats\n_ = figures.pipeline(d, some()[0], '', names)", True),
         ("r = evidence.read(p)\na = evidence.adversarial_images(data.load('cifar10'), r)\npictures.show({'': a})", True),
-        ("from hetpure_lab.regenerate import images_for as get\npictures.show({'': get(bench).floats})", True),
+        ("from hetpure_lab.report.regenerate import images_for as get\npictures.show({'': get(bench).floats})", True),
         ("x = regenerate.images_for(bench).take(3)\npictures.show({'': x.floats})", True),
         ("x = data.load('cifar10').floats\nprint(x.mean())\nx = data.shipped('cifar10').floats\npictures.show({'': x})", False),
         ("n, x = len(data.load('cifar10')), data.shipped('cifar10').floats\npictures.show({'': x})", False),
@@ -323,7 +338,7 @@ def test_a_drawn_image_of_a_data_folder_is_noticed(cell, drawn):
 
 @pytest.mark.parametrize("dataset", [name for name in data.DATASETS if name != "cinic10"])
 def test_pictures_are_of_what_foolbox_ships_whatever_the_machine_has(dataset, monkeypatch):
-    monkeypatch.setattr(data, "_read", lambda *_: pytest.fail("a folder was opened"))
+    monkeypatch.setattr("hetpure_lab.data.sources._read", lambda *_: pytest.fail("a folder was opened"))
     images = pictures.first_images(dataset, 3)
     assert "in Foolbox" in images.source and images.pixels.shape[-1] == data.DATASETS[dataset].size
 

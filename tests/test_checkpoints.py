@@ -19,9 +19,10 @@ import pytest
 import torch
 from torch import nn
 
-from hetpure_lab import benches, checkpoints, published
-from hetpure_lab.checkpoints import CATALOGUE, Checkpoint, CheckpointError, TensorsOnly, download, read, tensors, verify
+from hetpure_lab.common.download import DownloadError, download
 from hetpure_lab.data import DATASETS
+from hetpure_lab.networks import benches, checkpoints, published
+from hetpure_lab.networks.checkpoints import CATALOGUE, Checkpoint, CheckpointError, TensorsOnly, read, tensors, verify
 
 
 class Tiny(nn.Module):
@@ -100,7 +101,7 @@ def server():
 
 def test_an_interrupted_transfer_continues_where_it_broke(server, tmp_path):
     server.cut = 1 << 20
-    with pytest.raises(CheckpointError, match=f"interrupted after {1 << 20}"):
+    with pytest.raises(DownloadError, match=f"interrupted after {1 << 20}"):
         download(server.url, tmp_path / "file", progress=False)
     assert not (tmp_path / "file").exists()
     download(server.url, tmp_path / "file", len(CONTENT), progress=False)
@@ -132,7 +133,7 @@ def test_a_part_that_is_longer_than_the_file_is_begun_again(server, tmp_path, si
     """Even if it is as long as the published file: then the server has another."""
     left_over(tmp_path, CONTENT + b"more")
     if size > len(CONTENT):
-        with pytest.raises(CheckpointError, match=f"offers {len(CONTENT)} bytes, but the published file has {size}"):
+        with pytest.raises(DownloadError, match=f"offers {len(CONTENT)} bytes, but the published file has {size}"):
             download(server.url, tmp_path / "file", size, progress=False)
         assert not (tmp_path / "file").exists()
     else:
@@ -143,7 +144,7 @@ def test_a_part_that_is_longer_than_the_file_is_begun_again(server, tmp_path, si
 
 def test_a_chunked_transfer_that_breaks_is_continued(server, tmp_path):
     server.chunked, server.cut = True, 2 << 20
-    with pytest.raises(CheckpointError, match=f"interrupted after {2 << 20}.*same command continues"):
+    with pytest.raises(DownloadError, match=f"interrupted after {2 << 20}.*same command continues"):
         download(server.url, tmp_path / "file", progress=False)
     download(server.url, tmp_path / "file", len(CONTENT), progress=False)
     assert (tmp_path / "file").read_bytes() == CONTENT and server.asked == [None, f"bytes={2 << 20}-"]
@@ -152,16 +153,16 @@ def test_a_chunked_transfer_that_breaks_is_continued(server, tmp_path):
 def test_the_published_size_decides_where_the_server_states_none(server, tmp_path):
     server.chunked = True
     for size, message in ((len(CONTENT) - 1, "were not kept"), (len(CONTENT) + 1, "interrupted after")):
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(DownloadError, match=message):
             download(server.url, tmp_path / "file", size, progress=False)
         assert not (tmp_path / "file").exists()
 
 
 def test_a_web_page_or_a_file_of_another_size_is_not_kept(server, tmp_path):
-    with pytest.raises(CheckpointError, match="published file has 5"):
+    with pytest.raises(DownloadError, match="published file has 5"):
         download(server.url, tmp_path / "file", 5, progress=False)
     server.kind = "text/html"
-    with pytest.raises(CheckpointError, match="web page"):
+    with pytest.raises(DownloadError, match="web page"):
         download(server.url, tmp_path / "file", progress=False)
     assert not (tmp_path / "file").exists()
 
@@ -233,7 +234,7 @@ def test_unknown_and_absent_checkpoints_are_named(cache):
     with pytest.raises(CheckpointError, match="unknown checkpoint 'tiny2'"):
         checkpoints.find("tiny2")
     cache()
-    with pytest.raises(CheckpointError, match="python -m hetpure_lab.checkpoints tiny"):
+    with pytest.raises(CheckpointError, match="hetpure fetch tiny"):
         checkpoints.load("tiny")
 
 
@@ -242,7 +243,7 @@ def test_an_absent_bench_says_what_is_missing_how_large_whose_and_how_to_get_it(
     with pytest.raises(benches.BenchError) as raised:
         benches.load("cifar10-paper")
     said = str(raised.value)
-    assert "2 of 2 checkpoints missing" in said and "python -m hetpure_lab.checkpoints robustbench-standard edm-cifar10-vp" in said
+    assert "2 of 2 checkpoints missing" in said and "hetpure fetch robustbench-standard edm-cifar10-vp" in said
     for words in (
         "Standard.pt (about 146 MB)",
         "edm-cifar10-32x32-uncond-vp.pkl (about 223 MB)",
@@ -368,7 +369,7 @@ def test_a_paper_bench_is_made_of_its_checkpoints_and_cards_them(cache, monkeypa
     )
     path = cache()
     for call in (lambda: benches.load("tiny-paper"), lambda: benches.card("tiny-paper-denoiser")):
-        with pytest.raises(benches.BenchError, match="python -m hetpure_lab.checkpoints tiny"):
+        with pytest.raises(benches.BenchError, match="hetpure fetch tiny"):
             call()
     torch.save(Tiny().state_dict(), path)
     bench = benches.load("tiny-paper+bf16")

@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from hetpure_lab import ablations, claims, evidence, pages, specs, studies
-from hetpure_lab import records as record_files
+from hetpure_lab import evidence
 from hetpure_lab.attacks import ATTACKS, PGD
-from hetpure_lab.claims import ELEMENTS, TABLES, Claim, Table
+from hetpure_lab.common import specs
+from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.stats import Accuracy
+from hetpure_lab.evidence import ablations, studies
+from hetpure_lab.evidence import records as record_files
+from hetpure_lab.paper import elements, printed
+from hetpure_lab.paper.elements import ELEMENTS
+from hetpure_lab.paper.printed import TABLES, Claim, Table
+from hetpure_lab.report import pages
 
 # What is numbered in the paper: 11 equations, 3 algorithms, 8 tables, 9 figures, and the appendix, sections 7 to 10.
 NUMBERED = {"Eq": range(1, 12), "Alg": range(1, 4), "Table": range(1, 9), "Fig": range(1, 10), "Sec": range(7, 11)}
@@ -40,23 +45,23 @@ def test_the_paper_numbers_nothing_else(shared):
 
 
 def test_the_list_is_printed_as_json(capsys):
-    claims.main(["--elements", "--json"])
+    elements.main(["--json"])
     rows = json.loads(capsys.readouterr().out)
     assert [row["element"] for row in rows] == list(ELEMENTS)
-    assert all(row["status"] in claims.STATUSES and row["chapter"] in range(1, 13) for row in rows)
+    assert all(row["status"] in elements.STATUSES and row["chapter"] in range(1, 13) for row in rows)
 
 
 @pytest.mark.parametrize("name", [n for n in ELEMENTS if n.startswith(("Eq", "Alg"))])
 def test_equations_and_algorithms_are_done(name):
-    assert claims.status(ELEMENTS[name]) == "done"
+    assert elements.status(ELEMENTS[name]) == "done"
 
 
 def test_what_does_not_exist_is_not_done():
     done = ELEMENTS["Eq 1"]
-    assert claims.status(replace(done, chapters=(99,))) == "planned"
-    assert claims.status(replace(done, functions=("q_xt_x1",))) == "planned"
-    assert claims.status(replace(done, labels=("eq-nowhere",))) == "partly"
-    assert claims.status(replace(done, functions=("spatial_softmax",))) == "partly", "chapters 1 and 3 do not use it"
+    assert elements.status(replace(done, chapters=(99,))) == "planned"
+    assert elements.status(replace(done, functions=("q_xt_x1",))) == "planned"
+    assert elements.status(replace(done, labels=("eq-nowhere",))) == "partly"
+    assert elements.status(replace(done, functions=("spatial_softmax",))) == "partly", "chapters 1 and 3 do not use it"
 
 
 def test_a_table_is_done_when_all_its_cells_are_measured(monkeypatch, tmp_path):
@@ -65,12 +70,12 @@ def test_a_table_is_done_when_all_its_cells_are_measured(monkeypatch, tmp_path):
     for attacks, share in ((("PGD+EOT",), 1), (("BPDA+EOT",), 0)):
         monkeypatch.setitem(TABLES, "Table 5", Table("Table 5", "", attacks, rows))
         monkeypatch.setattr(
-            claims, "measured_cells", lambda _: {(claims.place("cifar10-small", "Linf", 8 / 255, "pgd"), "none"): [Path("a")]}
+            elements, "measured_cells", lambda _: {(elements.place("cifar10-small", "Linf", 8 / 255, "pgd"), "none"): [Path("a")]}
         )
-        assert claims.share(element) == share
-        assert claims.status(element) == ("done" if share else "planned")
+        assert elements.share(element) == share
+        assert elements.status(element) == ("done" if share else "planned")
     monkeypatch.undo()
-    assert claims.share(element, tmp_path) == 0 and claims.status(ELEMENTS["Fig 7"], tmp_path) == "planned"
+    assert elements.share(element, tmp_path) == 0 and elements.status(ELEMENTS["Fig 7"], tmp_path) == "planned"
 
 
 def written(results, defence, eps):
@@ -85,29 +90,29 @@ def written(results, defence, eps):
 
 def test_records_of_another_radius_count_for_nothing(tmp_path):
     """The method is needed at the caption's radius, and where the quoted rows were attacked."""
-    places = [place for place, defence in claims.cells(TABLES["Table 6"]) if defence == claims.STRONGER]
+    places = [place for place, defence in elements.cells(TABLES["Table 6"]) if defence == printed.STRONGER]
     assert [round(255 * eps) for _, _, eps, _ in places] == [8, 4]
     share = {}
     for name, defence, radius in (
-        ("method", claims.STRONGER, 8),
+        ("method", printed.STRONGER, 8),
         ("lorid", "lorid:t=0.05,steps=2", 4),
         ("noise", "uniform:t=0.2,steps=6", 4),
     ):
         written(tmp_path / name, defence, radius / 255)
-        share[name] = claims.share(ELEMENTS["Table 6"], tmp_path / name)
+        share[name] = elements.share(ELEMENTS["Table 6"], tmp_path / name)
     assert share["method"] == share["noise"] > share["lorid"] == 0, (
         "LoRID's row is at the caption's radius, that of noise is quoted at 4/255"
     )
 
 
 def test_an_element_names_the_records_of_what_it_shows(tmp_path):
-    written(tmp_path, claims.STRONGER, 8 / 255)
+    written(tmp_path, printed.STRONGER, 8 / 255)
     written(tmp_path, "lorid:t=0.05,steps=2", 4 / 255)
-    rows = {row["element"]: row["records"] for row in claims.listing(tmp_path)}
+    rows = {row["element"]: row["records"] for row in elements.listing(tmp_path)}
     assert rows["Table 6"] == ["imagenet-small-10/hetpure-8.jsonl"] and rows["Table 1"] == rows["Eq 1"] == []
     where = studies.path("distance", "cifar10-small", results=tmp_path)
     record_files.append(where, [{"image": "a", "rows": []}])
-    assert {row["element"]: row["records"] for row in claims.listing(tmp_path)}["Fig 9"] == [where.relative_to(tmp_path).as_posix()]
+    assert {row["element"]: row["records"] for row in elements.listing(tmp_path)}["Fig 9"] == [where.relative_to(tmp_path).as_posix()]
 
 
 def test_the_scorecard_pairs_records_of_the_tables_own_radius_and_clean_images_of_any(tmp_path):
@@ -116,10 +121,10 @@ def test_the_scorecard_pairs_records_of_the_tables_own_radius_and_clean_images_o
         next(c for c in pages.comparisons() if (c.table.name, c.rival.ours, c.column) == ("Table 6", rival, column))
         for column in ("PGD+EOT", "standard")
     )
-    for defence in (claims.STRONGER, rival):
+    for defence in (printed.STRONGER, rival):
         written(tmp_path, defence, 4 / 255)
     assert pages.measure(attacked, pages.load(tmp_path)) is None
-    written(tmp_path, claims.STRONGER, 8 / 255)
+    written(tmp_path, printed.STRONGER, 8 / 255)
     assert pages.measure(attacked, pages.load(tmp_path)) is None, "the method at 8/255 beside a rival at 4/255"
     assert pages.measure(clean, pages.load(tmp_path))[0].n == 3
     written(tmp_path, rival, 8 / 255)
@@ -137,30 +142,30 @@ def test_clean_images_are_taken_from_the_file_that_has_most():
 
 def test_a_figure_with_a_study_is_done_when_it_is_measured(tmp_path):
     figure = ELEMENTS["Fig 9"]
-    assert claims.share(figure, tmp_path) == 0 and claims.status(figure, tmp_path) == "planned"
+    assert elements.share(figure, tmp_path) == 0 and elements.status(figure, tmp_path) == "planned"
     record_files.append(studies.path("distance", "cifar10-small", results=tmp_path), [{"image": "a", "rows": []}])
-    assert claims.share(figure, tmp_path) == 1
+    assert elements.share(figure, tmp_path) == 1
 
 
 def test_a_section_is_as_far_as_its_least_part():
-    states = [claims.status(ELEMENTS[part]) for part in ELEMENTS["Sec 9"].parts]
-    assert claims.status(ELEMENTS["Sec 9"]) == min(states, key=claims.STATUSES.index)
-    assert claims.status(replace(ELEMENTS["Sec 9"], parts=("Alg 2", "Table 2"))) == claims.status(ELEMENTS["Table 2"])
+    states = [elements.status(ELEMENTS[part]) for part in ELEMENTS["Sec 9"].parts]
+    assert elements.status(ELEMENTS["Sec 9"]) == min(states, key=elements.STATUSES.index)
+    assert elements.status(replace(ELEMENTS["Sec 9"], parts=("Alg 2", "Table 2"))) == elements.status(ELEMENTS["Table 2"])
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda t: t.name)
 def test_a_table_has_one_value_per_attack_and_known_attacks(table):
-    assert set(table.attacks) <= set(claims.ATTACK_NAMES)
+    assert set(table.attacks) <= set(printed.ATTACK_NAMES)
     assert {len(row.robust) for row in table.rows} == {len(table.attacks)}
     assert len({row.ours for row in table.rows if row.ours}) == sum(bool(row.ours) for row in table.rows), "two rows, one defence"
 
 
 def queued():
-    """What results/queue.txt will have measured, as `claims.cells`."""
+    """What results/queue.txt will have measured, as `elements.cells`."""
     for words in evidence.queue():
         options = {"--bench": "cifar10-small"} | dict(zip(words[::2], words[1::2]))
         slug, attack = specs.parse(options["--attack"], ATTACKS)
-        yield claims.place(options["--bench"], attack.norm, attack.eps, slug), specs.normal(options["--defence"], DEFENCES)
+        yield elements.place(options["--bench"], attack.norm, attack.eps, slug), specs.normal(options["--defence"], DEFENCES)
 
 
 SMALL = [name for name, table in TABLES.items() if "-small" in table.bench]
@@ -168,13 +173,13 @@ SMALL = [name for name, table in TABLES.items() if "-small" in table.bench]
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_table_is_done_once_the_queue_is(name, monkeypatch):
-    monkeypatch.setattr(claims, "measured_cells", lambda _: {cell: [Path("a")] for cell in queued()})
-    assert set(claims.cells(TABLES[name])) <= set(queued()) and claims.share(ELEMENTS[name]) == 1
+    monkeypatch.setattr(elements, "measured_cells", lambda _: {cell: [Path("a")] for cell in queued()})
+    assert set(elements.cells(TABLES[name])) <= set(queued()) and elements.share(ELEMENTS[name]) == 1
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_row_that_nothing_measures_here_says_why(name):
-    reasons = (claims.DOWNLOAD, claims.NO_SVHN, "which settings is not said")
+    reasons = (printed.DOWNLOAD, printed.NO_SVHN, "which settings is not said")
     for row in TABLES[name].rows:
         assert row.ours or any(reason in row.note for reason in reasons), row.method
         assert "/" not in row.ours, "published networks are not for the small benches"
@@ -234,7 +239,7 @@ def test_comparisons_are_with_other_rows_and_have_a_direction():
 
 @pytest.mark.parametrize("name", pages.PAGES)
 def test_generated_pages_are_up_to_date(name):
-    assert (ROOT / "book" / name).read_text() == pages.PAGES[name](), "run: python -m hetpure_lab.pages"
+    assert (ROOT / "book" / name).read_text() == pages.PAGES[name](), "run: hetpure pages"
 
 
 def test_the_scorecard_is_honest_about_what_is_missing(tmp_path):

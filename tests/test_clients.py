@@ -12,9 +12,11 @@ from pyautoattack.autopgd_base import APGDAttack
 from pyautoattack.square import SquareAttack
 
 from hetpure_core import HetPure, Purified
-from hetpure_lab import benches, data, ensemble, gradients, specs, stats
-from hetpure_lab.attacks import ATTACKS, PGD, Undefended
-from hetpure_lab.ensemble import AutoAttack, CorrectedAutoAttack, FreshDraws, Square
+from hetpure_lab import data
+from hetpure_lab.attacks import ATTACKS, PGD, Undefended, autoattack, gradients
+from hetpure_lab.attacks.autoattack import AutoAttack, CorrectedAutoAttack, FreshDraws, Square
+from hetpure_lab.common import specs, stats
+from hetpure_lab.networks import benches
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def test_packaged_apgd_and_ours_find_the_known_worst_case_before_anything_is_sel
 
 
 def test_apgd_checkpoints_are_the_papers():
-    assert ensemble.checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert autoattack.checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
 def test_the_attack_called_autoattack_is_the_library_unchanged(smoothed):
@@ -108,10 +110,10 @@ def test_the_attack_called_autoattack_is_the_library_unchanged(smoothed):
     assert torch.equal(torch.random.get_rng_state(), state)
     for i in range(2):
         module = FreshDraws(gradients.reseeded(smoothed.defence, "attack 3"), ids[i])
-        key = next(ensemble.Noise("autoattack 3", [ids[i]], [0]).generators("seed")).initial_seed()
+        key = next(autoattack.Noise("autoattack 3", [ids[i]], [0]).generators("seed")).initial_seed()
         with torch.no_grad():
             module(x[i : i + 1])
-        direct = ensemble.pyautoattack.AutoAttack(module, norm=smoothed.norm, eps=smoothed.eps, version="rand", seed=key)
+        direct = autoattack.pyautoattack.AutoAttack(module, norm=smoothed.norm, eps=smoothed.eps, version="rand", seed=key)
         direct.apgd.n_iter = 4
         direct.apgd.n_iter_2 = direct.apgd.n_iter_min = direct.apgd.size_decr = 1
         direct.apgd.eot_iter = 2
@@ -133,7 +135,7 @@ def test_standard_autoattack_breaks_a_deterministic_network(smoothed):
 @pytest.mark.parametrize("h, w", [(1, 3), (2, 3), (2, 5), (3, 6), (5, 11)])
 def test_pyramids_are_the_packaged_ones(h, w):
     packaged = SquareAttack(None, norm="L2", device="cpu").eta_rectangles(h, w)
-    assert torch.allclose(ensemble.pyramid(h, w).float(), packaged, atol=1e-6)
+    assert torch.allclose(autoattack.pyramid(h, w).float(), packaged, atol=1e-6)
 
 
 def test_the_side_of_the_square_follows_the_packaged_schedule():

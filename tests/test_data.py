@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from hetpure_lab import data
-from hetpure_lab.data import DATASETS, DataError
+from hetpure_lab.data import DATASETS, DataError, sources
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -33,8 +34,8 @@ def write_split(folder, n=5, labels=None, size=32, column="img", split="test"):
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path):
     """No data anywhere in the search order."""
-    monkeypatch.setattr(data, "ROOT", tmp_path / "checkout" / "project")
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(sources, "ROOT", tmp_path / "checkout" / "project")
+    monkeypatch.setattr(sources, "CACHE", tmp_path / "cache")
     monkeypatch.delenv("HETPURE_DATA", raising=False)
     return tmp_path
 
@@ -138,7 +139,7 @@ def test_a_finished_download_is_used_again(nowhere, monkeypatch):
         target.parent.mkdir(parents=True)
         target.write_bytes(file.read_bytes())
 
-    monkeypatch.setattr("hetpure_lab.checkpoints.download", fetch)
+    monkeypatch.setattr("hetpure_lab.data.sources.download", fetch)
     assert len(data.load("cifar10", download=True)) == len(data.load("cifar10", download=True)) == 3
     assert len(calls) == 1 and calls[0].startswith("https://")
 
@@ -180,11 +181,11 @@ def test_stand_in_digits_say_that_they_are_not_svhn():
 
 def test_rows_that_the_networks_have_seen_are_left_out_of_the_official_test_file(tmp_path, monkeypatch):
     pixels, _ = write_split(tmp_path, 6, column="image")
-    monkeypatch.setitem(DATASETS, "svhn-unseen", data.replace(DATASETS["svhn-unseen"], trained_on=range(2, 5), official=6))
+    monkeypatch.setitem(DATASETS, "svhn-unseen", replace(DATASETS["svhn-unseen"], trained_on=range(2, 5), official=6))
     kept = data.load("svhn-unseen", data=tmp_path, quiet=True)
     assert kept.labels.tolist() == [0, 1, 5] and torch.equal(kept.pixels[2], torch.from_numpy(pixels[5]).permute(2, 0, 1))
     assert len(data.load("svhn", data=tmp_path, quiet=True)) == 6  # networks from elsewhere have seen none of them
     with pytest.raises(DataError, match="no subset of svhn-unseen"):
         data.load("svhn-unseen", "test512", data=tmp_path)  # it holds images that were trained on
-    monkeypatch.setitem(DATASETS, "svhn-unseen", data.replace(DATASETS["svhn-unseen"], official=7))
+    monkeypatch.setitem(DATASETS, "svhn-unseen", replace(DATASETS["svhn-unseen"], official=7))
     assert len(data.load("svhn-unseen", data=tmp_path, quiet=True)) == 6  # another file of that name is read whole

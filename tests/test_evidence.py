@@ -19,12 +19,14 @@ import torch
 from PIL import Image
 
 from hetpure_core import HetPure, vote
-from hetpure_lab import attacks, benches, data, evidence, pixels, records, specs, stats, tables
+from hetpure_lab import attacks, data, evidence
 from hetpure_lab.attacks import ATTACKS, PGD
-from hetpure_lab.data import ROOT
+from hetpure_lab.common import specs, stats
+from hetpure_lab.common.paths import ROOT
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import Experiment
-from hetpure_lab.outcomes import RULES, Outcomes, column_record
+from hetpure_lab.evidence import Experiment, command, compare, engine, pixels, records, select
+from hetpure_lab.evidence.outcomes import RULES, Outcomes, column_record
+from hetpure_lab.networks import benches
 
 FAST = "pgd:iterations=1,eot=1,confirm=0"
 
@@ -70,7 +72,7 @@ def test_records_are_complete_and_reproducible(images, tmp_path):
 def test_only_missing_images_run(images, tmp_path, monkeypatch):
     experiment, seen = Experiment("none", FAST), []
     inner = evidence.evaluate
-    monkeypatch.setattr(evidence, "evaluate", lambda e, d, a, rows, *rest: seen.extend(rows.ids) or inner(e, d, a, rows, *rest))
+    monkeypatch.setattr(engine, "evaluate", lambda e, d, a, rows, *rest: seen.extend(rows.ids) or inner(e, d, a, rows, *rest))
     evidence.run(experiment, images.take(3), progress=False, results=tmp_path)
     evidence.run(experiment, images.take(5), progress=False, results=tmp_path)
     assert seen == images.take(5).ids
@@ -139,7 +141,7 @@ def test_torn_line_is_dropped_and_does_not_swallow_the_next(tmp_path):
 WRITER = """
 import resource, sys
 from pathlib import Path
-from hetpure_lab import records
+from hetpure_lab.evidence import records
 path, name, batches, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -259,7 +261,7 @@ def test_images_that_another_process_finished_meanwhile_are_skipped(images, tmp_
         seen.extend(rows.ids)
         return inner(e, rows, *rest)
 
-    monkeypatch.setattr(evidence, "shard", shard)
+    monkeypatch.setattr(engine, "shard", shard)
     evidence.run(experiment, images.take(3), batch=1, progress=False, results=tmp_path)
     assert seen == images.take(3).ids[:2]
 
@@ -310,7 +312,7 @@ def test_every_rule_has_its_controls_beside_it():
 
 
 def test_several_seeds_separate_runs_from_images(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence, "files", lambda results: sorted(results.glob("*/*.jsonl")))
+    monkeypatch.setattr(select, "files", lambda results: sorted(results.glob("*/*.jsonl")))
     for seed in (0, 1):
         experiment = Experiment("uniform:steps=1", FAST, K=2, seed=seed)
         evidence.run(experiment, images.take(4), progress=False, results=tmp_path)
@@ -320,7 +322,7 @@ def test_several_seeds_separate_runs_from_images(images, tmp_path, monkeypatch):
 
 
 def test_verdict_needs_an_interval_clear_of_zero():
-    words = [tables.verdict(stats.Accuracy(v, v - 0.05, v + 0.05, 10)) for v in (0.1, 0.0, -0.1)]
+    words = [compare.verdict(stats.Accuracy(v, v - 0.05, v + 0.05, 10)) for v in (0.1, 0.0, -0.1)]
     assert words == ["higher", "no difference established", "lower"]
 
 
@@ -344,9 +346,9 @@ def test_committed_records_are_readable_and_what_they_claim():
 
 def test_shares_are_checked_and_an_empty_one_does_nothing(capsys):
     for wrong in ("2/2", "0/0"):
-        with pytest.raises(SystemExit, match="0 <= i < n"):
-            evidence.main(["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", wrong])
-    evidence.main(["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", "1/2"])
+        with pytest.raises(ValueError, match="0 <= i < n"):
+            command.main(["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", wrong])
+    command.main(["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", "1/2"])
     assert not capsys.readouterr().out
 
 

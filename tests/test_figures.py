@@ -16,9 +16,11 @@ from nbclient import NotebookClient
 from seaborn.external import husl
 
 from hetpure_core import HetPure, Purified
-from hetpure_lab import chapters, evidence, figures, inside, plots, tables
+from hetpure_lab import evidence
+from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.stats import Accuracy
+from hetpure_lab.evidence import inside
+from hetpure_lab.report import chapters, figures, plots, tables
 
 PICTURES = sorted(p for kind in ("png", "svg") for p in (ROOT / "figures").glob(f"*.{kind}"))
 
@@ -51,7 +53,7 @@ def line_plot():
 
 def test_a_saved_figure_can_be_traced(tmp_path):
     drawing = figures.Drawing(line_plot(), ["results/x.jsonl"], "A falling line.")
-    path = figures.save("line", drawing, "hetpure_lab.figures.teaser", tmp_path)
+    path = figures.save("line", drawing, "hetpure_lab.report.figures.teaser", tmp_path)
     sidecar = json.loads(path.with_suffix(".json").read_text())
     assert sidecar["records"] == ["results/x.jsonl"] and sidecar["code"] == evidence.provenance()["code"]
     assert sidecar["alt"] == "A falling line." and sidecar["commit"] == evidence.provenance()["commit"]
@@ -108,7 +110,7 @@ def test_a_picture_keeps_its_commit_until_it_changes():
 @pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_every_picture_in_a_chapter_says_where_it_is_from(path):
     for (cell, _), sidecar in chapters.pictures(nbformat.read(path, as_version=4)):
-        assert sidecar.get("function") == f"chapters/{path.name}#{cell}", "run: python -m hetpure_lab.chapters"
+        assert sidecar.get("function") == f"chapters/{path.name}#{cell}", "run: hetpure chapters"
         assert sidecar["commit"] and all((ROOT / record).exists() for record in sidecar["records"])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hetpure_lab import ablations, evidence, findings, tables
-from hetpure_lab.evidence import RESULTS
-from hetpure_lab.stats import Accuracy
+from hetpure_lab import evidence
+from hetpure_lab.common.stats import Accuracy
+from hetpure_lab.evidence import RESULTS, ablations
+from hetpure_lab.report import findings, tables
 
 
 @pytest.mark.parametrize("low, high, word", [(0.01, 0.1, "yes"), (-0.1, -0.01, "no"), (-0.1, 0.1, "open")])

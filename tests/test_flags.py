@@ -12,11 +12,14 @@ from conftest import records_of
 from torch import Tensor, nn
 
 from hetpure_core import HetPure, Purified, Uniform
-from hetpure_lab import attacks, benches, data, evidence, flags, pixels
-from hetpure_lab.attacks import PGD, Undefended
-from hetpure_lab.data import ROOT, Images
-from hetpure_lab.evidence import Experiment
-from hetpure_lab.flags import Evidence
+from hetpure_lab import attacks, data, evidence
+from hetpure_lab.attacks import PGD, Undefended, pgd
+from hetpure_lab.audit import flags
+from hetpure_lab.audit.flags import Evidence
+from hetpure_lab.common.paths import ROOT
+from hetpure_lab.data import Images
+from hetpure_lab.evidence import Experiment, pixels
+from hetpure_lab.networks import benches
 
 LITTLE = PGD(iterations=4, eot=2, step=4 / 255, confirm=0)
 HALF = HetPure(t_l=0.2, t_s=0.05, tau=0.5, steps=4)
@@ -84,7 +87,8 @@ def test_a_purifier_that_is_detached_in_part_is_caught(defended, little):
 
 
 def test_scoring_with_the_noise_of_the_attack_is_caught(defended, little, monkeypatch):
-    monkeypatch.setattr(attacks, "reseeded", lambda defence, seed: defence)
+    for module in (attacks, pgd):
+        monkeypatch.setattr(module, "reseeded", lambda defence, seed: defence)
     assert live(defended(HALF), little) == {"reused-noise"}
 
 

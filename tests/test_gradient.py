@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetpure_core import FLAT_UP_TO, READINGS, SAMPLERS, HetPure, Purified, Uniform, linear_schedule
-from hetpure_lab.measure import LiveBytes
-from hetpure_lab.networks import build
+from hetpure_lab.common.measure import LiveBytes
+from hetpure_lab.networks.small import build
 
 ID, TARGET = "an image", 2
 STEPS = {"paper": 8, "released": 20, "multi-step": 8}  # at most FLAT_UP_TO denoiser calls, with at least two steps in stage 1

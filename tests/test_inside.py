@@ -9,8 +9,9 @@ from scipy.stats import wasserstein_distance
 from torch import nn
 
 from hetpure_core import HetPure, Purified, Uniform, linear_schedule, merge, q_xt_x0, trajectory, x0_xt
-from hetpure_lab import inside, measure
-from hetpure_lab.rivals import EqualEnergy
+from hetpure_lab.common import measure
+from hetpure_lab.defences.rivals import EqualEnergy
+from hetpure_lab.evidence import inside
 
 METHOD = HetPure(t_l=0.2, t_s=0.1, steps=4, tau=0.5)
 

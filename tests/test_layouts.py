@@ -15,8 +15,8 @@ from PIL import Image
 from pyarrow import parquet
 from scipy.io import savemat
 
-from hetpure_lab import data, layouts
-from hetpure_lab.data import DATASETS, DataError
+from hetpure_lab import data
+from hetpure_lab.data import DATASETS, DataError, layouts
 
 RNG = np.random.default_rng(0)
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from hetpure_lab import claims, defences, zoo
-from hetpure_lab.networks import WideResNet
-from hetpure_lab.published import DeepMindWideResNet, ResNet50, normalised
+from hetpure_lab import defences
+from hetpure_lab.networks import robustbench
+from hetpure_lab.networks.published import DeepMindWideResNet, ResNet50, normalised
+from hetpure_lab.networks.small import WideResNet
+from hetpure_lab.paper import printed
 
 
 def fill(network: nn.Module) -> nn.Module:
@@ -40,7 +42,7 @@ def images(size: int) -> torch.Tensor:
 
 def test_resnet_50_is_torchvisions():
     models = pytest.importorskip("torchvision.models")
-    from hetpure_lab.published import IMAGENET_MEAN, IMAGENET_STD
+    from hetpure_lab.networks.published import IMAGENET_MEAN, IMAGENET_STD
 
     x = images(224)
     assert_same(ResNet50(), models.resnet50(), x, normalised(x, IMAGENET_MEAN, IMAGENET_STD))
@@ -51,7 +53,7 @@ def test_resize_and_centre_crop_are_torchvisions():
     import numpy as np
     from PIL import Image
 
-    from hetpure_lab.layouts import photograph
+    from hetpure_lab.data.layouts import photograph
 
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
     for width, height in ((500, 375), (333, 500), (1024, 257), (224, 224)):
@@ -59,28 +61,28 @@ def test_resize_and_centre_crop_are_torchvisions():
         assert np.array_equal(photograph(image), np.asarray(theirs(image)))
 
 
-def robustbench(module: str) -> ModuleType:
+def library(module: str) -> ModuleType:
     """A module of RobustBench; where it is installed it must load."""
     if find_spec("robustbench") is None:
         pytest.skip("RobustBench is not installed")
-    return zoo.library(module)
+    return robustbench.library(module)
 
 
 def test_the_tables_networks_are_in_robustbenchs_zoo():
     """By name, data set and threat model, each with a file of its own; and the loader takes the arguments that `zoo` gives it."""
-    model_zoo, enums, utils = (robustbench(module) for module in ("model_zoo", "model_zoo.enums", "utils"))
-    specs = {(t.bench, spec) for t in claims.TABLES.values() for row in t.rows for spec in row.specs if spec.startswith("at:model=L")}
+    model_zoo, enums, utils = (library(module) for module in ("model_zoo", "model_zoo.enums", "utils"))
+    specs = {(t.bench, spec) for t in printed.TABLES.values() for row in t.rows for spec in row.specs if spec.startswith("at:model=L")}
     assert len(specs) >= 15
     for bench, spec in specs:
         bench = "imagenet-paper" if bench.startswith("imagenet") else bench
-        ((dataset, threat, model),) = (zoo.parts(name) for name in defences.networks(spec, bench))
+        ((dataset, threat, model),) = (robustbench.parts(name) for name in defences.networks(spec, bench))
         known = model_zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat)]
         assert isinstance(known[model]["gdrive_id"], str), model
     inspect.signature(utils.load_model).bind("name", model_dir="folder", dataset="cifar10", threat_model="L2")
 
 
 def test_wide_resnets_are_robustbenchs():
-    deepmind, theirs = (robustbench(f"model_zoo.architectures.{name}") for name in ("dm_wide_resnet", "wide_resnet"))
+    deepmind, theirs = (library(f"model_zoo.architectures.{name}") for name in ("dm_wide_resnet", "wide_resnet"))
     assert_same(WideResNet(16, 2), theirs.WideResNet(depth=16, widen_factor=2), images(32))
     other = deepmind.DMWideResNet(num_classes=10, depth=16, width=2, activation_fn=deepmind.Swish)
     assert_same(DeepMindWideResNet(16, 2), other, images(32))

@@ -13,7 +13,7 @@ from conftest import FOLDER, OTHER, fixture, input_images, normal, weight
 from torch import Tensor, nn
 
 from hetpure_core import HetPure, linear_schedule, run, tapped
-from hetpure_lab.networks import build
+from hetpure_lab.networks.small import build
 
 
 @cache

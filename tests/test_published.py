@@ -12,9 +12,9 @@ from conftest import FOLDER, fixture, input_images, normal, weight
 from torch import nn
 
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, tapped
-from hetpure_lab import benches
 from hetpure_lab.attacks import PGD, reseeded
-from hetpure_lab.published import ADM, NETWORKS, OnCanvas, on_meta, scaled
+from hetpure_lab.networks import benches
+from hetpure_lab.networks.published import ADM, NETWORKS, OnCanvas, on_meta, scaled
 
 SMALL_ADM = {"width": 64, "widths": (1, 2, 3, 4), "attention": (2, 3), "n_head": 16, "size": 64}
 WITH_FIXTURE = [name for name in NETWORKS if name != "resnet_50"]

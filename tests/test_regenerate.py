@@ -10,12 +10,17 @@ import pandas as pd
 import pytest
 import torch
 
-from hetpure_lab import benches, claims, data, evidence, inputs, regenerate, specs, tables
+from hetpure_lab import data, evidence
 from hetpure_lab.attacks import PGD
-from hetpure_lab.benches import BenchError
+from hetpure_lab.common import specs
 from hetpure_lab.data import NoData
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.outcomes import column_record
+from hetpure_lab.evidence import inputs
+from hetpure_lab.evidence.outcomes import column_record
+from hetpure_lab.networks import benches
+from hetpure_lab.networks.benches import BenchError
+from hetpure_lab.paper import printed
+from hetpure_lab.report import regenerate, tables
 
 # ---- claims and tables -----------------------------------------------------------------------------------------------------------
 
@@ -35,8 +40,8 @@ def write(results, defence, eps, correct, bench="imagenet-small"):
 
 @pytest.fixture
 def both_radii(tmp_path):
-    write(tmp_path, claims.STRONGER, 4 / 255, [1, 1, 1, 0])
-    write(tmp_path, claims.STRONGER, 8 / 255, [1, 0, 0, 0])
+    write(tmp_path, printed.STRONGER, 4 / 255, [1, 1, 1, 0])
+    write(tmp_path, printed.STRONGER, 8 / 255, [1, 0, 0, 0])
     write(tmp_path, "uniform:t=0.2,steps=6", 4 / 255, [1, 1, 0, 0])
     return tmp_path
 
@@ -80,21 +85,21 @@ def test_the_larger_radius_is_compared_image_by_image(both_radii, monkeypatch):
     monkeypatch.setattr(regenerate, "RESULTS", both_radii)
     rows = {eps: tables.headline("imagenet-small", both_radii, eps) for eps in (4 / 255, 8 / 255)}
     effect = regenerate.radius_effect(rows, "imagenet-small")
-    assert list(effect.index) == [claims.STRONGER] and effect.loc[claims.STRONGER, "change, points"].startswith("-50.0")
+    assert list(effect.index) == [printed.STRONGER] and effect.loc[printed.STRONGER, "change, points"].startswith("-50.0")
 
 
 def test_the_field_is_of_one_radius_and_in_the_order_of_cost(both_radii):
     small, large = (tables.by_cost(tables.field("imagenet-small", results=both_radii, eps=eps)) for eps in (4 / 255, 8 / 255))
-    assert [r["defence"] for r in small] == ["uniform:t=0.2,steps=6", claims.STRONGER]
-    assert [r["defence"] for r in large] == [claims.STRONGER]
+    assert [r["defence"] for r in small] == ["uniform:t=0.2,steps=6", printed.STRONGER]
+    assert [r["defence"] for r in large] == [printed.STRONGER]
     assert tables.cost("at:model=pgd-at-linf") == tables.cost("none") == 0 < tables.cost(small[0]["defence"])
 
 
 def test_the_paired_table_speaks_only_of_what_was_measured(both_radii, monkeypatch):
     monkeypatch.setattr(regenerate, "RESULTS", both_radii)
-    pairs = regenerate.paired(tables.headline("imagenet-small", both_radii, 4 / 255), claims.STRONGER, "imagenet-small")
+    pairs = regenerate.paired(tables.headline("imagenet-small", both_radii, 4 / 255), printed.STRONGER, "imagenet-small")
     assert list(pairs.index) == ["method - uniform:t=0.2,steps=6"] and "not established" in regenerate.verdicts(pairs)
-    alone = regenerate.paired(tables.headline("imagenet-small", both_radii, 8 / 255), claims.STRONGER, "imagenet-small")
+    alone = regenerate.paired(tables.headline("imagenet-small", both_radii, 8 / 255), printed.STRONGER, "imagenet-small")
     assert regenerate.verdicts(alone) == "No record compares the method with another defence yet."
 
 

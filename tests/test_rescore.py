@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from hetpure_lab import data, evidence, pixels, rescore
-from hetpure_lab.cases import BARE, HEADLINE
-from hetpure_lab.evidence import Experiment
-from hetpure_lab.rescore import Note
+from hetpure_lab import data, evidence
+from hetpure_lab.audit.cases import BARE, HEADLINE
+from hetpure_lab.evidence import Experiment, pixels, rescore
+from hetpure_lab.evidence.rescore import Note
 
 EXPERIMENT = Experiment("uniform:steps=2", "pgd:iterations=1,eot=1,confirm=0", K=4)
 

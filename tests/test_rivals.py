@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import hetpure_core
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, run
-from hetpure_lab import attacks, claims, defences, evidence, features, figures, guided, plots, rivals, specs, stats, tables
-from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble
-from hetpure_lab.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
-from hetpure_lab.rivals import (
+from hetpure_lab import attacks, defences, evidence
+from hetpure_lab.common import specs, stats
+from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble, guided, rivals
+from hetpure_lab.defences.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
+from hetpure_lab.defences.rivals import (
     ADP,
     SSNI,
     DensePure,
@@ -31,6 +32,8 @@ from hetpure_lab.rivals import (
     RandomSampling,
     ReverseSDE,
 )
+from hetpure_lab.paper import elements, printed
+from hetpure_lab.report import features, figures, plots, tables
 
 SCHEDULE = linear_schedule()
 FEWER = {  # short chains that still visit every branch
@@ -449,7 +452,7 @@ def test_bad_settings_are_refused(kind, settings, message):
 
 
 def test_the_paper_tables_name_specs_as_records_do():
-    named = {claim.ours for table in claims.TABLES.values() for claim in table.rows if claim.ours}
+    named = {claim.ours for table in printed.TABLES.values() for claim in table.rows if claim.ours}
     assert named == {specs.normal(spec, DEFENCES) for spec in named} and {"gradual", "gdmp:t=0.036", "langevin:t=0.03"} <= named
 
 
@@ -543,7 +546,7 @@ def test_only_attacks_of_the_common_budget_stand_in_the_fair_table(attack, defen
 
 
 def test_chapter_11_has_the_row_of_every_registered_rival_and_every_adversarial_training():
-    text = claims.source(claims.chapter(11))
+    text = elements.source(elements.chapter(11))
     rows = {**tables.planned("cifar10-small"), **tables.planned("cifar10-small", "L2")}
     rows = {name for name in rows if name.partition(":")[0] == "at"} | set(METHODS | RIVALS | TRAINED) - {"hetpure", "uniform"}
     assert (rows | set(SAMPLERS)) - set(re.findall(r'(?:page\(|row\(|\{|, )"([^"]+)"', text)) == set()
@@ -571,7 +574,7 @@ def test_the_fair_table_shows_records_or_the_command_and_ignores_larger_records_
     assert found.loc["uniform:t=0.1", "BPDA"].startswith("75.0") and found.loc["uniform:t=0.1", "PGD"] == ""
     assert found.loc["gradual", "record"] == "--defence gradual --attack pgd --n-images 64"
     assert "<code>--defence gradual --attack pgd" in tables.show(found.reset_index()).to_html()
-    assert tables.command("gradual", "cifar10-small") == f"python -m hetpure_lab.evidence run {found.loc['gradual', 'record']}"
+    assert tables.command("gradual", "cifar10-small") == f"hetpure run {found.loc['gradual', 'record']}"
     assert found["calls"].is_monotonic_increasing and "hetpure:tau=0.3" not in found.index
 
 
@@ -618,7 +621,7 @@ def test_every_attack_has_a_line_and_every_baseline_a_column(tmp_path):
 
 
 def test_a_published_row_stands_before_its_small_stand_in(tmp_path):
-    claim = next(c for c in claims.TABLES["Table 1"].rows if c.published and c.ours)
+    claim = next(c for c in printed.TABLES["Table 1"].rows if c.published and c.ours)
     record(tmp_path, claim.ours, "pgd", 2)
     line = tables.beside_the_paper("Table 1", "cifar10-small", "Linf", tmp_path).set_index("method").loc[claim.method]
     assert line["defence here"] == claim.ours and line["here: PGD+EOT"].startswith("25.0") and line["here: PGD+EOT"].endswith("] (8)")

@@ -14,11 +14,12 @@ import torch
 from distributed import Client
 
 from hetpure_core import HetPure, Purified
-from hetpure_lab import attacks, data, evidence, microbatch, scale
+from hetpure_lab import attacks, data, evidence
 from hetpure_lab.attacks import PGD
-from hetpure_lab.cost import LiveBytes
-from hetpure_lab.evidence import Experiment
-from hetpure_lab.guided import MimicDiffusion
+from hetpure_lab.common import microbatch
+from hetpure_lab.cost.planner import LiveBytes
+from hetpure_lab.defences.guided import MimicDiffusion
+from hetpure_lab.evidence import Experiment, workers
 
 # ---- memory ------------------------------------------------------------------------------------------------------------------
 
@@ -76,8 +77,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 STARVED = """
 import resource, torch
 from pathlib import Path
-from hetpure_lab import microbatch
-from hetpure_lab.gradients import Undefended, loss_and_gradient
+from hetpure_lab.common import microbatch
+from hetpure_lab.attacks.gradients import Undefended, loss_and_gradient
 
 class Hungry(torch.nn.Module):  # a megabyte and a half per row, for which only PyTorch's allocator is asked
     def forward(self, x):
@@ -159,7 +160,7 @@ def test_memory_is_linear_in_the_batch(defence, images):
 @pytest.fixture(scope="module")
 def client():
     """A real cluster of two processes with one thread each."""
-    with scale.local(2, dashboard_address=None) as cluster, Client(cluster) as client:
+    with workers.local(2, dashboard_address=None) as cluster, Client(cluster) as client:
         yield client
 
 
@@ -179,7 +180,7 @@ def test_workers_and_shards_change_no_record(client, tmp_path):
 def test_workers_have_one_thread_and_keep_freed_memory(client):
     assert list(client.nthreads().values()) == [1, 1]
     assert set(client.run(os.getenv, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
-    with scale.local(1, processes=False, dashboard_address=None) as cluster:
+    with workers.local(1, processes=False, dashboard_address=None) as cluster:
         assert len(cluster.workers) == 1  # not one per core
 
 
@@ -200,7 +201,7 @@ def test_a_killed_worker_costs_the_shard_it_had_in_hand(client, tmp_path):
 
     (victim, *_) = client.run(os.getpid).values()
     threading.Thread(target=kill_when_busy, args=(victim,), daemon=True).start()
-    assert sorted(scale.each(client, work, [(i, str(tmp_path)) for i in range(20)])) == list(range(20))
+    assert sorted(workers.each(client, work, [(i, str(tmp_path)) for i in range(20)])) == list(range(20))
     done = list(tmp_path.iterdir())
     assert str(victim) not in map(str, client.run(os.getpid).values())
     assert len(done) <= 20 + 2  # the one in hand, and one that was done but not yet fetched
@@ -226,7 +227,7 @@ def test_records_survive_a_worker_killed_in_the_middle_of_an_experiment(client, 
 
 
 def test_an_error_in_one_shard_comes_after_the_others_are_done(client):
-    found = scale.each(client, lambda i: 6 // i, [(1,), (0,), (2,), (3,)])
+    found = workers.each(client, lambda i: 6 // i, [(1,), (0,), (2,), (3,)])
     good = []
     with pytest.raises(ZeroDivisionError):
         for value in found:
@@ -239,4 +240,4 @@ def test_a_scheduler_that_is_not_there_is_a_clear_error(monkeypatch):
 
     monkeypatch.setattr(distributed, "Client", lambda address: Client(address, timeout="100ms"))
     with pytest.raises(ValueError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
-        scale.connect("tcp://127.0.0.1:1")
+        workers.connect("tcp://127.0.0.1:1")

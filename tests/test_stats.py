@@ -12,8 +12,9 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from hetpure_core import Purified, Uniform, linear_schedule
-from hetpure_lab import attacks, stats
+from hetpure_lab import attacks
 from hetpure_lab.attacks import PGD
+from hetpure_lab.common import stats
 
 
 def test_intervals_are_the_textbooks():

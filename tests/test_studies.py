@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from hetpure_core import HetPure, Purified, linear_schedule
-from hetpure_lab import data, evidence, inputs, pixels, studies
-from hetpure_lab.benches import Bench
-from hetpure_lab.networks import EfficientNetLite0
-from hetpure_lab.records import append, read
+from hetpure_lab import data, evidence
+from hetpure_lab.evidence import inputs, pixels, studies
+from hetpure_lab.evidence.records import append, read
+from hetpure_lab.networks.benches import Bench
+from hetpure_lab.networks.small import EfficientNetLite0
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_gpu_is_named_as_the_host(monkeypatch):
 def test_the_list_names_files_and_errors_are_explained(capsys):
     studies.main([])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(studies.STUDIES)
-    with pytest.raises(SystemExit, match="unknown study 'time'"):
+    with pytest.raises(ValueError, match="unknown study 'time'"):
         studies.main(["time"])
 
 

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from hetpure_core import Noise, Purified, Uniform, linear_schedule
-from hetpure_lab import attacks, benches, data, defences, train, trained
+from hetpure_lab import attacks, data, defences
 from hetpure_lab.attacks import PGD, Undefended
-from hetpure_lab.networks import PixelCNN
-from hetpure_lab.train import DefenceRecipe, Recipe
-from hetpure_lab.trained import AToP, Behind, MENet, Mixture, PixelDefend
+from hetpure_lab.defences import trained
+from hetpure_lab.defences.trained import AToP, Behind, MENet, Mixture, PixelDefend
+from hetpure_lab.networks import benches
+from hetpure_lab.networks.small import PixelCNN
+from hetpure_lab.training import train
+from hetpure_lab.training.train import DefenceRecipe, Recipe
 
 
 def noise_for(n, seed=0):
@@ -281,7 +284,7 @@ def test_a_published_network_is_named_by_its_threat_for_the_images_of_any_bench(
 
 
 def test_a_defence_without_weights_says_how_to_train_them():
-    with pytest.raises(benches.BenchError, match="python -m hetpure_lab.train cifar10-small-never-trained"):
+    with pytest.raises(benches.BenchError, match="hetpure train cifar10-small-never-trained"):
         defences.build("at:model=never-trained", benches.load("cifar10-small"))
 
 

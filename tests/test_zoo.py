@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from hetpure_lab import benches, checkpoints, defences, zoo
+from hetpure_lab import defences
 from hetpure_lab.evidence import Experiment
+from hetpure_lab.networks import benches, checkpoints, fetch, robustbench
+from hetpure_lab.networks.checkpoints import CheckpointError
 
 NAME = "robustbench/cifar10/L2/Tiny2026"
 
@@ -25,7 +27,7 @@ class TinyNet(nn.Module):
 
 
 @pytest.fixture
-def robustbench(monkeypatch, tmp_path):
+def library(monkeypatch, tmp_path):
     """A stand-in for RobustBench with one network, as its loader behaves: it downloads what is not there. Returns what it was asked for."""
     asked = []
 
@@ -47,50 +49,48 @@ def robustbench(monkeypatch, tmp_path):
     return asked
 
 
-def test_nothing_is_downloaded_unless_asked(robustbench):
-    with pytest.raises(benches.BenchError, match="python -m hetpure_lab.zoo robustbench/cifar10/L2/Tiny2026"):
+def test_nothing_is_downloaded_unless_asked(library):
+    with pytest.raises(benches.BenchError, match="hetpure fetch robustbench/cifar10/L2/Tiny2026"):
         benches.load_network(NAME)
     with pytest.raises(benches.BenchError, match="never used here"):
         benches.card(NAME)
-    assert robustbench == []
+    assert library == []
 
 
-def test_a_fetched_network_defends_by_changing_one_parameter(robustbench):
-    zoo.fetch(NAME)
-    assert robustbench == [("Tiny2026", "cifar10", "L2", False)]
+def test_a_fetched_network_defends_by_changing_one_parameter(library):
+    robustbench.fetch(NAME)
+    assert library == [("Tiny2026", "cifar10", "L2", False)]
     defence = defences.build("at:model=L2/Tiny2026", benches.load("cifar10-small"))
-    assert robustbench[1:] == [("Tiny2026", "cifar10", "L2", True)]
+    assert library[1:] == [("Tiny2026", "cifar10", "L2", True)]
     assert defence(torch.rand(2, 3, 32, 32)).shape == (2, 10) and not any(p.requires_grad for p in defence.parameters())
     experiment = Experiment("at:model=L2/Tiny2026", "pgd:norm=L2,eps=0.5,step=0.05", "cifar10-paper")
-    assert experiment.config["weights"] == {NAME: checkpoints.sha256(zoo.path_of(NAME))[:16]}
+    assert experiment.config["weights"] == {NAME: checkpoints.sha256(robustbench.path_of(NAME))[:16]}
 
 
-def test_a_file_that_changed_since_its_first_use_is_refused(robustbench):
-    path = zoo.fetch(NAME)
+def test_a_file_that_changed_since_its_first_use_is_refused(library):
+    path = robustbench.fetch(NAME)
     torch.save({k: v + 1 for k, v in torch.load(path, weights_only=True).items()}, path)
     with pytest.raises(benches.BenchError, match="damaged or another file.*recorded on first use"):
         benches.load_network(NAME)
 
 
-def test_unknown_networks_and_names_are_refused(robustbench):
+def test_unknown_networks_and_names_are_refused(library):
     with pytest.raises(checkpoints.CheckpointError, match="RobustBench has no 'Huge2027' for cifar10, L2"):
-        zoo.fetch("robustbench/cifar10/L2/Huge2027")
+        robustbench.fetch("robustbench/cifar10/L2/Huge2027")
     for name in ("robustbench/svhn/Linf/Tiny2026", "robustbench/cifar10/Tiny2026", "robustbench/cifar10/corruptions/Tiny2026"):
         with pytest.raises(checkpoints.CheckpointError, match="is no network of RobustBench"):
-            zoo.path_of(name)
+            robustbench.path_of(name)
 
 
-def test_without_robustbench_the_error_says_how_to_install_it(robustbench, monkeypatch):
-    zoo.fetch(NAME)
+def test_without_robustbench_the_error_says_how_to_install_it(library, monkeypatch):
+    robustbench.fetch(NAME)
     monkeypatch.setitem(sys.modules, "robustbench.utils", None)
     with pytest.raises(benches.BenchError, match=r"needs RobustBench.*pip install '\.\[paper\]'"):
         benches.load_network(NAME)
 
 
-def test_the_command_line_downloads_and_prints_the_digest(robustbench, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["zoo", NAME])
-    zoo.main()
-    assert checkpoints.sha256(zoo.path_of(NAME)) in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["zoo", "robustbench/cifar10/L2/Huge2027"])
-    with pytest.raises(SystemExit, match="error: RobustBench has no"):
-        zoo.main()
+def test_the_command_line_downloads_and_prints_the_digest(library, capsys):
+    fetch.main([NAME])
+    assert checkpoints.sha256(robustbench.path_of(NAME)) in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="RobustBench has no"):
+        fetch.main(["robustbench/cifar10/L2/Huge2027"])

@@ -1,0 +1,132 @@
+"""What an attack may do: the ball it moves in, as real pixels too, and what every attack says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hetpure_core import Noise, Purified
+from hetpure_lab.attacks.gradients import GRADIENTS, Defended, Frozen, Undefended, check_choice, held_draws
+
+NORMS = ("Linf", "L2")
+
+Tick = Callable[[int], None]
+Found = tuple[Tensor, Tensor]  # adversarial images, and the iterations spent on each
+
+
+def no_tick(k: int) -> None:
+    """Nobody watches the progress."""
+
+
+def no_steps(images: Tensor) -> Tensor:
+    """A count of 0 for each of the images (n,)."""
+    return torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What every attack has: the radius `eps` of its ball in [0, 1] units of the `norm`, its budget (`iterations`, purifications per
+    loss `eot`), the `gradient` it takes (`gradients.seen_by_the_attack`), and which noise is `frozen` (`gradients.Frozen`)."""
+
+    norm: str = "Linf"
+    eps: float = 8 / 255
+    iterations: int = 20
+    eot: int = 8
+    gradient: str = "exact"
+    frozen: str = ""
+
+    choices: ClassVar[dict[str, Sequence[str]]] = {"norm": NORMS, "gradient": GRADIENTS}
+
+    def __post_init__(self):
+        for name, known in self.choices.items():
+            check_choice(name, getattr(self, name), known)
+        if self.frozen:
+            held_draws(self.frozen)
+        if self.eps < 0 or self.iterations < 0 or self.eot < 1:
+            raise ValueError(f"eps and iterations must not be negative, and eot must be positive: {self}")
+
+    def run(self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
+        """Adversarial images in the ball around `images`, and the iterations spent on each (n,).
+
+        An image's result does not depend on the batch it comes in. `tick(k)` is called with the number of image-iterations done or
+        saved, `steps` per image in all, for progress bars.
+        """
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        """Image-iterations per image: the sum of all ticks."""
+        return self.iterations
+
+    def purifications(self) -> tuple[int, int]:
+        """At most so many purifications per image without and with a gradient."""
+        raise NotImplementedError
+
+    def faces(self, defence: Defended) -> Defended:
+        """The defence as this attack's threat model has it, to be attacked and scored: with its noise `frozen`, or as it is."""
+        if not self.frozen or isinstance(defence, Undefended | Frozen):
+            return defence
+        if getattr(type(defence), "purify", None) is not Purified.purify:
+            raise ValueError(f"only the noise of a plain Purified can be frozen, not that of {type(defence).__name__}")
+        return Frozen(defence, self.frozen)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Steepest ascent in the norm of the ball, of length 1."""
+        if self.norm == "Linf":
+            return gradient.sign()
+        return gradient / length(gradient, "L2").clamp(min=1e-12)
+
+    def project(self, x: Tensor, images: Tensor) -> Tensor:
+        """The nearest point in the ball, then in [0, 1]."""
+        delta = x - images
+        if self.norm == "Linf":
+            delta = delta.clamp(-self.eps, self.eps)
+        else:
+            delta = delta * (self.eps / length(delta, "L2").clamp(min=self.eps))
+        return (images + delta).clamp(0, 1)
+
+
+def length(delta: Tensor, norm: str) -> Tensor:
+    """The norm of every image's difference, (n, 1, 1, 1)."""
+    check_choice("norm", norm, NORMS)
+    flat = delta.flatten(1)
+    return (flat.abs().amax(1) if norm == "Linf" else flat.norm(dim=1)).reshape(-1, 1, 1, 1)
+
+
+def perturb_randomly(images: Tensor, ids: Sequence, norm: str, eps: float, seed: int | str, corner: bool = True) -> Tensor:
+    """A random perturbation of norm `eps`, keyed by image, clipped to [0, 1]: a corner of the l-infinity ball (the null control), or with
+    ``corner=False`` a uniform point of it; a uniform point of the l2 sphere."""
+    check_choice("norm", norm, NORMS)
+    direction = Noise(seed, ids, [0] * len(images))("direction", images)
+    if norm == "Linf":
+        direction = direction.sign() if corner else 2 * torch.special.ndtr(direction) - 1
+    else:
+        direction = direction / length(direction, "L2")
+    return (images + eps * direction).clamp(0, 1)
+
+
+def to_8_bit(x_adv: Tensor, images: Tensor, norm: str, eps: float) -> Tensor:
+    """The adversarial image as real pixels: int8 differences (n, 3, h, w) in 1/255, inside the ball. `images` must be 8-bit too.
+
+    Raises `ValueError` for differences above 127/255, which int8 does not hold.
+    """
+    check_choice("norm", norm, NORMS)
+    delta, bound = (x_adv - images) * 255, int(eps * 255 + 1e-4)
+    delta = delta.round().clamp(-bound, bound) if norm == "Linf" else _inside(delta, 255 * eps)
+    if (largest := delta.abs().max()) > 127:
+        raise ValueError(f"differences of at most 127/255 can be stored, not {int(largest)}/255")
+    return delta.to(torch.int8)
+
+
+def _inside(delta: Tensor, radius: float) -> Tensor:
+    """Rounded differences, of which as many as leave the l2 ball go one step towards 0 instead, those that rounding made longest first."""
+    exact, rounded = delta.flatten(1), delta.flatten(1).round()
+    order = (rounded.abs() - exact.abs()).argsort(dim=1, descending=True, stable=True)
+    shorter = (2 * rounded.abs() - 1).clamp(min=0).gather(1, order)  # what one step takes off the squared length
+    over = rounded.square().sum(1, keepdim=True) - radius**2
+    steps = torch.zeros_like(rounded).scatter(1, order, (shorter.cumsum(1) - shorter < over).to(rounded))
+    return (rounded - rounded.sign() * steps).reshape(delta.shape)

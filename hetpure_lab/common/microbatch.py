@@ -1,0 +1,101 @@
+"""How many rows go through the networks at once: as many as memory holds, and half of them whenever it runs out.
+
+A row is one image under one draw of noise. Rows do not influence each other, so their number changes cost and not results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hetpure_core import Purified
+from hetpure_lab.common.measure import LiveBytes
+
+MOST = {"cpu": 32, "cuda": 1024}  # rows; larger batches are no faster
+WORTH_KEEPING = {"cpu": 4, "cuda": 16}  # rows; with fewer, storing activations instead of recomputing them saves little
+CPU_BUDGET = 2**30  # bytes for one gradient, so that several processes fit side by side
+
+Result = TypeVar("Result")
+_rows: dict[str, int] = {}  # what this process has found to fit, by device type
+
+
+def rows(device: torch.device) -> int:
+    """The rows that this process puts through at once."""
+    return _rows.get(device.type, MOST[_kind(device)])
+
+
+def _kind(device: torch.device) -> str:
+    """Whose limits hold: what is no CUDA device is treated as a CPU."""
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
+def recovering(work: Callable[[], Result], device: torch.device) -> Result:
+    """The result of `work`, begun again with half the rows whenever memory runs out; the smaller number stays for what follows."""
+    while True:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if rows(device) == 1 or not ran_out(error):
+                raise
+        _rows[device.type] = rows(device) // 2
+        torch.cuda.empty_cache()
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether it says that memory ran out; PyTorch's allocator on a CPU has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def fit(defence: nn.Module, image: Tensor) -> None:
+    """Choose the rows, and whether a `Purified` stores or recomputes activations, by the measured gradient of one `image` (1, 3, h, w).
+
+    Storing them is faster, if enough rows fit; the gradients are equal.
+    """
+    room, purified = budget(image.device), isinstance(defence, Purified)
+    if purified:
+        defence.checkpointing = True
+    recomputed, kept = _bytes_of_gradient(defence, image), room
+    if purified and _most_to_keep(defence, image, recomputed) < room:  # then it is safe to try
+        defence.checkpointing = False
+        kept = _bytes_of_gradient(defence, image)
+    _rows[image.device.type], checkpointing = choose(room, recomputed, kept, _kind(image.device))
+    if purified:
+        defence.checkpointing = checkpointing
+
+
+def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
+    """An upper bound of the bytes of a gradient of `image` that recomputes nothing.
+
+    A call keeps no more than the peak with recomputation, or three passes of the denoiser, whichever is less; one pass is its own, the
+    others are room for what guidance keeps of the classifier.
+    """
+    given: list[tuple] = []  # images may be purified at another size than theirs
+    with torch.no_grad(), defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs)):
+        defence(image, ["the image that is measured"])
+    x, t = given[0]
+    with LiveBytes() as meter:
+        defence.denoiser(x.detach().clone().requires_grad_(), t)
+    return recomputed + min(recomputed, 3 * meter.peak) * defence.purifier.calls(defence.schedule)
+
+
+def choose(room: float, recomputed: float, kept: float, kind: str) -> tuple[int, bool]:
+    """How many rows to put through at once, and whether to recompute activations, from the bytes of a row either way; by kind of device."""
+    checkpointing = room // kept < WORTH_KEEPING[kind]
+    return int(max(1, min(room // (recomputed if checkpointing else kept), MOST[kind]))), checkpointing
+
+
+def budget(device: torch.device) -> int:
+    """The bytes that one gradient may take there."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BUDGET
+
+
+def _bytes_of_gradient(defence: nn.Module, image: Tensor) -> int:
+    with LiveBytes() as meter:
+        x = image.detach().clone().requires_grad_()
+        logits = defence(x, ["the image that is measured"])
+        torch.autograd.grad(F.cross_entropy(logits, logits.argmax(-1)), x)
+    return meter.peak

@@ -1,0 +1,19 @@
+"""Real images: what a data set is, where its files are found, and the layouts they come in."""
+
+from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData
+from hetpure_lab.data.sources import embedded_sample, load, photograph, read_parquet, shipped, stand_in_digits, unseen
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "DataSet",
+    "Images",
+    "NoData",
+    "embedded_sample",
+    "load",
+    "photograph",
+    "read_parquet",
+    "shipped",
+    "stand_in_digits",
+    "unseen",
+]

@@ -1,0 +1,91 @@
+"""Images with their identity: pixels, labels and where they come from; and what a data set's rows must look like."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class DataError(ValueError):
+    """A data set that is absent, damaged or not what it says."""
+
+
+class NoData(DataError):
+    """A data set that was found nowhere."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub.
+
+    With `photographs` the images may have any size: the shorter side is scaled to `size` and the middle is cut out. `test` is the
+    name of the split that serves as the test set; `trained_on` are the rows of the `official` number of test images that the networks of
+    the small bench have seen: they are left out.
+    """
+
+    name: str
+    n_classes: int
+    size: int
+    hub: str
+    photographs: bool = False
+    test: str = "test"
+    trained_on: range = range(0)
+    official: int = 0
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder, which several sizes or selections of one data set share."""
+        return self.name.partition("-")[0]
+
+
+_SVHN = "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits"
+
+# Where there is no address, files are not fetched: their folder must be given.
+DATASETS = {
+    "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text"),
+    "cinic10": DataSet("cinic10", 10, 32, ""),
+    "svhn": DataSet("svhn", 10, 32, _SVHN),
+    "svhn-unseen": DataSet("svhn-unseen", 10, 32, _SVHN, trained_on=range(2010, 10_000), official=26_032),
+    "imagenet": DataSet("imagenet", 1000, 128, "", photographs=True, test="validation"),
+    "imagenet-224": DataSet("imagenet-224", 1000, 224, "", test="validation"),
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), one line saying where they are from, and whether they are the
+    literature's `subset` of a larger set, of which no others were read.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    lossless: Tensor
+    source: str
+    subset: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Images:
+        return replace(self, pixels=self.pixels[index], labels=self.labels[index], lossless=self.lossless[index])
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The first 16 hex digits of the sha256 of each image's pixels, rows of RGB bytes from the top left."""
+        return [hashlib.sha256(p.permute(1, 2, 0).contiguous().numpy().tobytes()).hexdigest()[:16] for p in self.pixels]
+
+    @property
+    def floats(self) -> Tensor:
+        """The pixels as float32 in [0, 1]."""
+        return self.pixels.float() / 255
+
+    def take(self, n: int, seed: int = 0) -> Images:
+        """`n` images in a seeded random order; the first m of n are the same for every n >= m."""
+        if not 1 <= n <= len(self):
+            raise DataError(f"n_images must be from 1 to {len(self)} ({self.source} has {len(self)} images), not {n}")
+        return self[torch.from_numpy(np.random.RandomState(seed).permutation(len(self))[:n])]

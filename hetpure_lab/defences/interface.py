@@ -1,0 +1,24 @@
+"""What every defence offers: images, the ids of their noise and the numbers of their purifications to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from hetpure_core import Purified, check_images
+
+
+class Undefended(nn.Module):
+    """The bare classifier with a defence's signature."""
+
+    def __init__(self, classifier: nn.Module):
+        super().__init__()
+        self.classifier, self.seed = classifier.eval().requires_grad_(False), 0
+
+    def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
+        check_images(images)
+        return self.classifier(images)
+
+
+Defended = Purified | Undefended  # what is evaluated

@@ -1,0 +1,320 @@
+"""The numbers behind Figs 3, 8 and 9 and beside Table 6, measured once and kept: figures and chapters read them in a moment.
+
+    hetpure study                                # the studies, and how many images each has
+    hetpure study distance --n-images 128        # measure the images that are missing
+    hetpure study cost --device cuda             # time and memory of another machine, in a file of its own
+    hetpure study feeding --bench imagenet-small # what the classifier of photographs is fed
+
+A study's file, ``results/BENCH/studies/NAME--KEY.jsonl``, holds one line per image: the rows of numbers that it gave, their settings, and
+what produced them. It is append-only and resumable like the evidence; the key follows the settings and the weights. Book: ch. 7, 9, 10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hetpure_core import HetPure, Purified, Uniform
+from hetpure_lab import attacks, data, defences
+from hetpure_lab.attacks import PGD, Undefended
+from hetpure_lab.common import measure, specs, stats
+from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.data import Images
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.evidence import inputs, inside
+from hetpure_lab.evidence.experiment import Experiment
+from hetpure_lab.evidence.pixels import adversarial_images
+from hetpure_lab.evidence.records import append, provenance, read
+from hetpure_lab.networks import benches
+from hetpure_lab.networks.benches import Bench
+from hetpure_lab.networks.small import EfficientNetLite0
+
+Rows = list[dict]
+
+BACKGROUND = 100  # images whose median feature distance is the unit of every distance
+LENGTHS = (1, 2, 5, 10, 20)  # of the resampling, U
+STEPS = (5, 10, 20)  # reverse steps, T
+READINGS = ("multi-step", "paper", "released")
+MILD = 0.1  # the level at which photographs keep most of their detail
+TRANSFER = PGD(iterations=20, eot=1, confirm=0)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What a study works with: a bench, a seed, the unit of feature distance, and the evidence whose adversarial images it takes."""
+
+    bench: Bench
+    seed: int
+    unit: float
+    results: Path
+
+    def behind(self, **settings) -> Purified:
+        """The bench's method with some settings changed."""
+        b = self.bench
+        return b.defended(b.classifier, b.denoiser, replace(b.method, **settings), schedule=b.schedule, seed=f"study {self.seed}")
+
+    def seen(self, original: Tensor, image: Tensor, labels: Tensor) -> Iterator[dict]:
+        """Per image: feature distance to the original in units, and whether the classifier is right."""
+        if not len(labels):
+            return
+        far = inside.distance(self.bench.classifier, original, image) / self.unit
+        right = self.bench.classifier(image).argmax(1) == labels
+        yield from ({"distance": round(float(d), 5), "right": int(r)} for d, r in zip(far, right))
+
+
+@torch.no_grad()
+def consistency(lab: Lab, images: Images) -> list[Rows]:
+    """Clean images purified with repeated and with single-step resampling: jump at the border of the mask, feature distance, verdict.
+
+    Paper: Fig 3.
+    """
+    x, y = images.floats.to(lab.bench.device), images.labels.to(lab.bench.device)
+    rows: list[Rows] = [[] for _ in images.ids]
+    for reading, U in product(READINGS[:2], LENGTHS):
+        defended = lab.behind(reading=reading, U=U)
+        purified, mask = inside.ends(defended, x, images.ids)[1].clamp(0, 1), defended.mask(x, None)
+        for row, seam, seen in zip(rows, inside.seam(purified, x, mask).tolist(), lab.seen(x, purified, y)):
+            row.append({"reading": reading, "U": U, "seam": None if math.isnan(seam) else round(seam, 5)} | seen)
+    return rows
+
+
+@torch.no_grad()
+def distance(lab: Lab, images: Images) -> list[Rows]:
+    """Feature distance of purified to original images, per purifier, for natural, transferred and adaptive adversarial examples.
+
+    Transferred ones were made against the bare classifier; adaptive ones come from the records of each purifier's own attack. Paper: Fig 9.
+    """
+    bench, ids = lab.bench, images.ids
+    x, y = images.floats.to(bench.device), images.labels.to(bench.device)
+    with torch.enable_grad():
+        attacked, _ = TRANSFER.run(Undefended(bench.classifier), x, y, ids, lab.seed)
+    transferred = (x + attacks.to_8_bit(attacked, x, TRANSFER.norm, TRANSFER.eps).to(x) / 255).clamp(0, 1)
+    rows: list[Rows] = [[] for _ in ids]
+    for text in purifiers(bench.method):
+        defence = attacks.reseeded(defences.build(text, bench), f"study {lab.seed}")
+        every = list(range(len(ids)))
+        chosen = {"natural": (x, every), "transferred": (transferred, every), "adaptive": adaptive(lab, text, images)}
+        for kind, (shown, places) in chosen.items():
+            for i, seen in zip(places, lab.seen(x[places], purified(defence, shown, [ids[i] for i in places]), y[places])):
+                rows[i].append({"kind": kind, "defence": text} | seen)
+    return rows
+
+
+def purified(defence: Purified | Undefended, images: Tensor, ids: Sequence) -> Tensor:
+    """What the classifier behind a defence sees of images, in [0, 1]."""
+    if isinstance(defence, Undefended) or not ids:
+        return images
+    return defence.purify(images, defence.noise(len(ids), ids)).clamp(0, 1)
+
+
+def purifiers(method: HetPure) -> tuple[str, ...]:
+    """What is compared: nothing, two levels of uniform noise, two rivals, two controls, and the method last."""
+    ours = lambda name, **changed: specs.write({"name": name} | asdict(method) | changed, DEFENCES)
+    uniform = (specs.describe(Uniform(t=t, steps=method.steps), DEFENCES) for t in (method.t_l / 2, method.t_l))
+    return ("none", *uniform, "gradual", "sde", ours("equal-energy"), ours("hetpure", mask_kind="random"), ours("hetpure"))
+
+
+def adaptive(lab: Lab, defence: str, images: Images) -> tuple[Tensor, list[int]]:
+    """The adversarial images that the headline attack made against `defence`, and which of `images` they belong to: those on record. A
+    study that was run before the evidence lacks the others; its file has to be removed for them.
+    """
+    found = read(Experiment(defence, "pgd", lab.bench.name).path(lab.results))
+    places = [i for i, key in enumerate(images.ids) if key in found]
+    made = adversarial_images(images, found).float() / 255 if places else images.floats[:0]
+    return made.to(lab.bench.device), places
+
+
+def cost(lab: Lab, images: Images) -> list[Rows]:
+    """Calls, passes, bytes and seconds of one exact gradient against U and against T, activations kept and recomputed. Paper: Fig 8, §7."""
+    x, y = images.floats.to(lab.bench.device), images.labels.to(lab.bench.device)
+    return [[gradient(lab, *point, x[i : i + 1], y[i : i + 1], [key]) for point in points(lab)] for i, key in enumerate(images.ids)]
+
+
+@torch.no_grad()
+def feeding(lab: Lab, images: Images) -> list[Rows]:
+    """Whether the classifier is right on clean images and on uniformly purified ones (t = `MILD`), fed in each of the `inputs.variants`.
+
+    Raises `ValueError` for a classifier of anything but photographs. Paper: beside Table 6.
+    """
+    bench = lab.bench
+    if not isinstance(bench.classifier, EfficientNetLite0):
+        raise ValueError(
+            f"the study of what photographs are fed as needs the classifier of imagenet-small or imagenet-small-10, not {bench.name}'s"
+        )
+    x, y = images.floats.to(bench.device), images.labels.to(bench.device)
+    flat = bench.defended(
+        bench.classifier, bench.denoiser, Uniform(MILD, bench.method.steps), schedule=bench.schedule, seed=f"study {lab.seed}"
+    )
+    kinds = {"clean": x, "purified": purified(flat, x, images.ids)}
+    rows: list[Rows] = [[] for _ in images.ids]
+    for (name, variant), (kind, pictures) in product(inputs.variants(bench.classifier).items(), kinds.items()):
+        for row, right in zip(rows, inputs.outcomes(variant, pictures, y)):
+            row.append({"fed": name, "kind": kind, "right": int(right)})
+    return rows
+
+
+def points(lab: Lab) -> list[tuple[str, int, int, bool]]:
+    """(reading, U, T, checkpointing) of the cost study: U at the method's number of steps, then T at the method's U."""
+    sizes = [(U, lab.bench.method.steps) for U in LENGTHS] + [(lab.bench.method.U, T) for T in STEPS]
+    return [(*point, how) for *point, how in ((r, U, T, how) for how in (False, True) for U, T in dict.fromkeys(sizes) for r in READINGS)]
+
+
+def gradient(lab: Lab, reading: str, U: int, T: int, checkpointing: bool, x: Tensor, y: Tensor, ids: Sequence, repeats: int = 2) -> dict:
+    """One row of the cost study, for one image."""
+    defended = lab.behind(reading=reading, U=U, steps=T)
+    defended.checkpointing = checkpointing
+    found = asdict(measure.measure(defended, x, y, ids, repeats))
+    return {"reading": reading, "U": U, "T": T, "activations": "recomputed" if checkpointing else "kept"} | found
+
+
+# ---- the studies and their files -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured (`rows`: a list of rows per image), the element of the paper it belongs to, and on how many images by default;
+    `settings` it depends on beside the method's, and whether its numbers are those of a `host`.
+    """
+
+    paper: str
+    rows: Callable[[Lab, Images], list[Rows]]
+    n_images: int
+    settings: Callable[[HetPure], Sequence]
+    host: bool = False
+
+
+STUDIES = {
+    "consistency": Study("Fig 3", consistency, 32, lambda _: [LENGTHS]),
+    "cost": Study("Fig 8", cost, 1, lambda _: [LENGTHS, STEPS], host=True),
+    "feeding": Study("Table 6", feeding, 400, lambda method: [MILD, method.steps]),
+    "distance": Study("Fig 9", distance, 64, lambda method: [purifiers(method), specs.describe(TRANSFER, attacks.ATTACKS)]),
+}
+
+
+def config(name: str, bench: str, seed: int = 0, device: str = "cpu") -> dict:
+    """What a study's numbers depend on; the weights by their checksums. Raises `ValueError` for unknown studies."""
+    if name not in STUDIES:
+        raise ValueError(f"unknown study {name!r}; known: {', '.join(STUDIES)}")
+    study, method = STUDIES[name], benches.method(bench)
+    weights = {n: benches.card(n)["sha256"][:16] for n in defences.networks("hetpure", bench)}
+    about = {"study": name, "bench": bench, "method": specs.describe(method, DEFENCES), "settings": study.settings(method)}
+    return about | {"seed": seed, "weights": weights} | ({"device": torch.device(device).type} if study.host else {})
+
+
+def path(name: str, bench: str, seed: int = 0, device: str = "cpu", results: Path = RESULTS) -> Path:
+    """The file of a study."""
+    key = hashlib.sha256(json.dumps(config(name, bench, seed, device), sort_keys=True).encode()).hexdigest()[:8]
+    return results / bench / "studies" / f"{name}--{key}.jsonl"
+
+
+def run(name: str, bench: Bench, everything: Images, n_images: int, seed: int = 0, batch: int = 16, results: Path = RESULTS) -> None:
+    """Measure those of the first `n_images` of the tables' order that have no line yet."""
+    device, images = bench.device.type, everything.take(n_images)
+    file, about = path(name, bench.name, seed, device, results), config(name, bench.name, seed, device)
+    ground = everything.take(min(BACKGROUND, len(everything))).floats.to(bench.device)
+    lab = Lab(bench, seed, inside.spread(inside.features(bench.classifier, ground)), results)
+    found = read(file)
+    missing = [i for i, key in enumerate(images.ids) if key not in found]
+    for start in range(0, len(missing), batch):
+        rows = images[torch.tensor(missing[start : start + batch])]
+        shared = {"config": about, "source": images.source, "unit": lab.unit} | provenance() | {"host": host(device)}
+        append(file, [{"image": key, "rows": numbers} | shared for key, numbers in zip(rows.ids, STUDIES[name].rows(lab, rows))])
+
+
+def host(device: str) -> dict:
+    """The processor that worked, and its threads."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return {"processor": torch.cuda.get_device_name() if device == "cuda" else processor, "threads": torch.get_num_threads()}
+
+
+def table(name: str, bench: str, seed: int = 0, device: str = "cpu", results: Path = RESULTS) -> pd.DataFrame:
+    """All rows of a study with their image and the unit of its distances; empty if it was not measured."""
+    found = read(path(name, bench, seed, device, results))
+    return pd.DataFrame([{"image": key, "unit": record["unit"]} | row for key, record in found.items() for row in record["rows"]])
+
+
+# ---- what follows ----------------------------------------------------------------------------------------------------------------
+
+
+def means(rows: pd.DataFrame, by: Sequence[str], column: str) -> dict[tuple, stats.Accuracy]:
+    """The mean of a column over images with its 95 % bootstrap interval, per group."""
+    groups = rows.dropna(subset=column).groupby(list(by), sort=False)
+    return {key: stats.paired_difference(values := g[column].to_numpy(float), 0 * values) for key, g in groups}
+
+
+def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> stats.Accuracy | None:
+    """The paired difference a - b of a column on the images that both have a number for; None if there are none."""
+    both = a[["image", column]].merge(b[["image", column]], on="image").drop(columns="image").dropna().to_numpy(float)
+    return stats.paired_difference(*np.transpose(both)) if len(both) else None
+
+
+def saved(rows: pd.DataFrame, what: str, activations: str, T: int = 10) -> dict[int, float]:
+    """The share of `what` that the single step saves against repeated resampling with the same U, by U, from rows of the cost study."""
+    mean = rows[(rows.activations == activations) & (rows["T"] == T)].groupby(["reading", "U"])[what].mean()
+    return {U: 1 - mean["paper", U] / multi for U, multi in mean["multi-step"].items()}
+
+
+def nearer(rows: pd.DataFrame, method: str = "hetpure") -> pd.DataFrame:
+    """Fig 9's claim, paired: the method's feature distance minus every other purifier's, per kind of image."""
+    lines = []
+    for (kind, name), other in rows[~rows.defence.isin((method, "none"))].groupby(["kind", "defence"], sort=False):
+        d = difference(rows[(rows.kind == kind) & (rows.defence == method)], other, "distance")
+        if d is not None:
+            lines.append({"images": kind, "against": name, "n": d.n, "difference": signed(d), "the method's distance is": word(d)})
+    return pd.DataFrame(lines)
+
+
+def resampled(rows: pd.DataFrame, single: int = 10, repeated: int = 20) -> pd.DataFrame:
+    """Fig 3's claim, paired: the single step at one U minus repeated resampling at another."""
+    pick = lambda reading, U: rows[(rows.reading == reading) & (rows.U == U)]
+    names = {"seam": "jump at the mask's border", "distance": "feature distance", "right": "accuracy"}
+    found = {name: difference(pick("paper", single), pick("multi-step", repeated), column) for column, name in names.items()}
+    lines = {name: {"n": d.n, "difference": signed(d), "the single step's is": word(d)} for name, d in found.items() if d}
+    return pd.DataFrame(lines).T
+
+
+def signed(d: stats.Accuracy) -> str:
+    """A difference with its interval."""
+    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+
+
+def word(d: stats.Accuracy) -> str:
+    """What an interval of a difference allows one to say of the first."""
+    return "smaller" if d.high < 0 else "larger" if d.low > 0 else "not told apart"
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="hetpure study", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help=", ".join(STUDIES))
+    parser.add_argument("--bench", default="cifar10-small")
+    parser.add_argument("--n-images", type=int, help="default: " + ", ".join(f"{name} {s.n_images}" for name, s in STUDIES.items()))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", help="folder of parquet files (default: the usual search)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(argv)
+    files = {name: path(name, args.bench, args.seed, args.device) for name in args.names or STUDIES}
+    if args.names:
+        torch.set_num_threads(args.threads)
+        bench = benches.load(args.bench, args.device)
+        everything = data.load(bench.dataset, "test", args.data, quiet=True)
+        for name in files:
+            run(name, bench, everything, args.n_images or STUDIES[name].n_images, args.seed)
+    for name, file in files.items():
+        print(f"{name:12} {STUDIES[name].paper:6} {len(read(file)):4} images  {file.name}")

