@@ -55,7 +55,7 @@ function bars(probabilities, classes, label) {
     const percent = `${Math.round(100 * probabilities[k])} %`;
     const fill = element("span", { class: "live-fill" });
     fill.style.width = `${100 * probabilities[k]}%`;
-    const kind = `${k === label ? "right" : ""} ${k === top ? "top" : ""}`;
+    const kind = `${k === label ? "right" : ""} ${k === top ? "top" : ""} ${probabilities[k] < 0.01 ? "tiny" : ""}`;
     return element("li", { class: kind }, element("span", { class: "live-name" }, name), element("span", { class: "live-bar" }, fill), percent);
   });
   return element("ul", { class: "live-bars" }, ...rows);
@@ -63,14 +63,15 @@ function bars(probabilities, classes, label) {
 
 // The probability of the right class over the steps of an attack.
 function curve(values, length) {
-  const [width, height, pad] = [240, 64, 4];
-  const x = (k) => pad + ((width - 2 * pad) * k) / Math.max(1, length - 1);
+  const [width, height, left, pad] = [300, 96, 40, 8];
+  const x = (k) => left + ((width - left - pad) * k) / Math.max(1, length - 1);
   const y = (p) => pad + (height - 2 * pad) * (1 - p);
   const points = values.map((p, k) => `${x(k).toFixed(1)},${y(p).toFixed(1)}`).join(" ");
   const last = values.length - 1;
+  const line = (p) => `<line x1="${left}" x2="${width - pad}" y1="${y(p)}" y2="${y(p)}"/>
+    <text x="${left - 6}" y="${y(p) + 4}" text-anchor="end">${100 * p} %</text>`;
   const box = document.createElement("div");
   box.innerHTML = `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="Probability of the right class at each step">
-    <line x1="${pad}" x2="${width - pad}" y1="${y(0)}" y2="${y(0)}"/><line x1="${pad}" x2="${width - pad}" y1="${y(1)}" y2="${y(1)}"/>
-    <polyline points="${points}"/><circle cx="${x(last)}" cy="${y(values[last])}" r="3"/></svg>`;
+    ${[0, 0.5, 1].map(line).join("")}<polyline points="${points}"/><circle cx="${x(last)}" cy="${y(values[last])}" r="3.5"/></svg>`;
   return box.firstChild;
 }

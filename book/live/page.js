@@ -31,6 +31,10 @@ function fieldHtml(field) {
 const groupHtml = (group, legend) =>
   `<fieldset class="live-group live-${group}"><legend>${legend}</legend>${FIELDS.filter((f) => f.group === group).map(fieldHtml).join("")}</fieldset>`;
 
+const TOGGLE = `<div class="live-toggle" role="group" aria-label="Which picture goes in" hidden><span>Picture that goes in:</span>
+    <button type="button" class="live-button" data-show="clean">clean</button>
+    <button type="button" class="live-button" data-show="attacked">attacked</button></div>`;
+
 const TEMPLATE = `
 <section aria-labelledby="live-h1"><h2 id="live-h1">Choose a picture</h2>
   <fieldset class="live-samples" id="live-samples"><legend class="live-hidden">Sample pictures</legend></fieldset>
@@ -44,25 +48,29 @@ const TEMPLATE = `
       <input type="number" id="live-seed" value="0" step="1"></div>
     <button type="button" class="live-button" id="live-reset">Back to the book's settings</button></div></div></details>
   <p class="live-error" id="live-error" role="alert"></p>
-  <div class="live-toggle" id="live-toggle" role="group" aria-label="Which picture goes in" hidden>
-    <button type="button" class="live-button" id="live-show-clean" aria-pressed="true">clean picture</button>
-    <button type="button" class="live-button" id="live-show-attacked" aria-pressed="false">attacked picture</button></div>
+  ${TOGGLE}
   <div class="live-where" id="live-where"></div>
+  <p class="live-note">The maps show where four blocks of the classifier look. The method puts strong noise where one of them exceeds τ: the
+    lit part of the mask. Both defences start from the same noise.</p>
   <div id="live-strips"></div></section>
 <section aria-labelledby="live-h3"><h2 id="live-h3">Attack it</h2>
-  <p>Each attack may change every pixel by at most 8 of 255 levels. It climbs the loss along the exact gradient, through every step of the
-    defence and every call of the denoiser.</p>
+  <p>An attack may change every pixel by at most 8 of 255 levels. It climbs the loss along the exact gradient, through every step of the
+    defence and every call of the denoiser. Attack the classifier first, and see whether the defences repair what you did. Then attack a
+    defence itself.</p>
+  ${TOGGLE}
   <div class="live-cards" id="live-cards"></div>
   <details class="live-settings"><summary>Budget of the attack</summary><div class="live-groups">${groupHtml("budget", "Projected gradient ascent")}</div></details>
   <div class="live-progress" id="live-progress" hidden><progress id="live-bar" max="1" value="0" aria-label="Progress of the attack"></progress>
     <button type="button" class="live-button" id="live-stop">Stop</button></div>
   <p class="live-note" id="live-status" role="status"></p>
-  <div id="live-result"></div></section>
+  <div id="live-result"></div>
+  <div id="live-tally" hidden><h3>Your attacks so far</h3><table class="live-votes"><thead><tr><th scope="col">picture</th>
+    <th scope="col">attacked</th><th scope="col">wrong afterwards</th><th scope="col">outcome</th></tr></thead><tbody></tbody></table></div></section>
 <section aria-labelledby="live-h4"><h2 id="live-h4">Measured just now, in your browser</h2><dl class="live-figures" id="live-figures"></dl></section>`;
 
 // ---- state ----------------------------------------------------------------------------------------------------------------
 
-const page = { parts: null, engine: null, picture: null, attacked: null, shown: "clean", turn: 0, busy: false, stop: false, figures: {} };
+const page = { parts: null, sample: 0, engine: null, picture: null, attacked: null, shown: "clean", turn: 0, busy: false, stop: false, figures: {} };
 const at = (id) => document.getElementById(`live-${id}`);
 const nextFrame = () => new Promise((resolve) => setTimeout(resolve));
 
@@ -114,12 +122,11 @@ function showSamples() {
     const picture = { clean: fromBytes(bytes, 3), key: sample.id, label: sample.label };
     const name = page.parts.classes[sample.label];
     const radio = element("input", { type: "radio", name: "live-sample", value: index, "aria-label": `picture ${index + 1}: ${name}` });
-    radio.addEventListener("change", () => choose(picture, ""));
+    radio.addEventListener("change", () => {
+      page.sample = index;
+      choose(picture, "");
+    });
     at("samples").append(element("label", { title: name }, radio, canvas(ofImage(picture.clean), name)));
-    if (index === 0) {
-      radio.checked = true;
-      page.first = picture;
-    }
   });
 }
 
@@ -133,6 +140,7 @@ async function useFile(file) {
   }
   const clean = fromBytes(shrink(bitmap), 4);
   const { logits } = await page.engine.ask("look", { image: clean });
+  page.sample = null;
   const label = logits.indexOf(Math.max(...logits));
   for (const radio of at("samples").querySelectorAll("input")) radio.checked = false;
   const size = `${bitmap.width} × ${bitmap.height}`;
@@ -180,6 +188,7 @@ async function refresh() {
     const defences = { uniform: defenceOf("uniform"), method: defenceOf("method") };
     for (const defence of Object.values(defences)) gridOf(defence);
     const noise = noiseFor("", 0);
+    writeAddress();
     at("error").textContent = "";
     document.body.classList.add("live-working");
     const image = currentImage();
@@ -205,9 +214,8 @@ async function refresh() {
 }
 
 function showToggle() {
-  at("toggle").hidden = !page.attacked;
-  at("show-clean").setAttribute("aria-pressed", String(page.shown === "clean"));
-  at("show-attacked").setAttribute("aria-pressed", String(page.shown === "attacked"));
+  for (const toggle of page.root.querySelectorAll(".live-toggle")) toggle.hidden = !page.attacked;
+  for (const button of page.root.querySelectorAll("[data-show]")) button.setAttribute("aria-pressed", String(page.shown === button.dataset.show));
 }
 
 function showWhere(image, maps, mask) {
@@ -225,7 +233,7 @@ function showStrips(results, defences) {
     const pictures = states.map(({ time, x }, i) => {
       const level = (time / T).toFixed(time % 10 ? 3 : 2);
       const last = i === states.length - 1;
-      return figure(canvas(ofState(x), `${DEFENCES[kind].title} at t = ${level}`), last ? "purified" : `${i ? "" : "t = "}${level}`);
+      return figure(canvas(ofState(x), `${DEFENCES[kind].title} at t = ${level}`), last ? "purified" : i ? level : `t = ${level}`);
     });
     const title = element("h3", {}, DEFENCES[kind].title, element("small", {}, told));
     return element("div", { class: `live-strip live-${kind}` }, title, element("div", { class: "live-states" }, ...pictures));
@@ -409,7 +417,18 @@ function showVerdict(job, votes) {
   const words = element("div", { class: "live-verdict", role: "status", tabindex: "-1" }, element("p", { class: "live-headline" }, headline), element("p", {}, sentence));
   at("result").prepend(words);
   at("result").append(table);
+  addToTally(job, rows);
   words.focus();
+}
+
+// A line about this attack in the list of all, the latest first.
+function addToTally(job, { clean, attacked }) {
+  const fooled = clean.vote === job.label && attacked.vote !== job.label;
+  const name = page.parts.classes[job.label];
+  const said = `${fooled ? "fooled" : clean.vote === job.label ? "held" : "wrong before"}: ${page.parts.classes[attacked.vote]}`;
+  const cells = [canvas(ofImage(job.image), name), DEFENCES[job.kind].subject, `${attacked.wrong} of ${attacked.n}`, said];
+  at("tally").querySelector("tbody").prepend(element("tr", {}, ...cells.map((cell) => element("td", {}, cell))));
+  at("tally").hidden = false;
 }
 
 function verdict(job, { clean, random, attacked }) {
@@ -421,7 +440,7 @@ function verdict(job, { clean, random, attacked }) {
   const several = attacked.n > 1;
   const counted = (row) => `${row.wrong} of ${row.n}`;
   const null_ = several
-    ? `Wrong were ${counted(attacked)} purifications of the attacked picture, ${counted(random)} after a random change of the same size, and ${counted(clean)} of the clean picture.`
+    ? `${counted(attacked)} fresh purifications of the attacked picture are wrong. After a random change of the same size ${counted(random)} are, of the clean picture ${counted(clean)}.`
     : `A random change of the same size ${random.wrong ? "fools it too" : "leaves it right"}.`;
   if (clean.vote !== job.label) {
     return {
@@ -439,6 +458,33 @@ function verdict(job, { clean, random, attacked }) {
     headline: `${subject} held this time: it still says ${name(attacked.vote)}.`,
     sentence: `${change} ${null_} That is one picture and ${steps}: give the attack more steps, or more purifications for each of them.`,
   };
+}
+
+// ---- the address remembers the picture and the settings, so that a link shows the same ------------------------------------------------
+
+const ADDRESSED = FIELDS.filter((field) => field.group !== "budget");
+
+function writeAddress() {
+  const said = new URLSearchParams();
+  if (page.sample) said.set("picture", page.sample + 1);
+  if (seed()) said.set("seed", seed());
+  for (const field of ADDRESSED) {
+    const value = readField(field);
+    if (value !== page.parts[field.group][field.name]) said.set(`${field.group}.${field.name}`, value);
+  }
+  const { pathname, search } = window.location;
+  history.replaceState(null, "", `${pathname}${search}${said.size ? `#${said}` : ""}`);
+}
+
+// What is not a number, or no picture of ours, is passed over; sliders keep to their range.
+function readAddress() {
+  const said = new URLSearchParams(window.location.hash.slice(1));
+  const number = (name) => (said.has(name) && Number.isFinite(Number(said.get(name))) ? Number(said.get(name)) : undefined);
+  page.sample = Math.min(page.parts.samples.length, Math.max(1, Math.floor(number("picture") || 1))) - 1;
+  at("seed").value = Math.floor(number("seed") || 0);
+  const given = { method: {}, uniform: {} };
+  for (const { group: owner, name } of ADDRESSED) given[owner][name] = number(`${owner}.${name}`);
+  setFields(given);
 }
 
 // ---- start ----------------------------------------------------------------------------------------------------------------
@@ -480,9 +526,9 @@ function build() {
     page.stop = true;
     at("status").textContent = "Stopping after this step.";
   });
-  for (const shown of ["clean", "attacked"]) {
-    at(`show-${shown}`).addEventListener("click", () => {
-      page.shown = shown;
+  for (const button of page.root.querySelectorAll("[data-show]")) {
+    button.addEventListener("click", () => {
+      page.shown = button.dataset.show;
       refresh();
     });
   }
@@ -511,12 +557,14 @@ async function main() {
     page.parts = window.hetpureLive;
     if (page.parts.unavailable) throw new Error(page.parts.unavailable);
     tell("Starting the networks …");
-    page.engine = await Engine.load(page.parts, Math.min(2, navigator.hardwareConcurrency || 1));
+    const size = Math.min(2, navigator.hardwareConcurrency || 1);
+    page.engine = await Engine.load(page.parts, size).catch(() => Engine.load(page.parts, 1)); // short of memory, perhaps
     page.figures.load = performance.now() - began;
     build();
     still.hidden = true;
     tell("");
-    choose(page.first, "");
+    readAddress();
+    at("samples").querySelectorAll("input")[page.sample].click();
     return page.engine;
   } catch (error) {
     tell(`This page stays a still picture: ${error.message}.`);

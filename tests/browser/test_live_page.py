@@ -271,7 +271,8 @@ def test_an_attack_lowers_the_right_class_and_ends_in_a_verdict(browser, folder,
     visit.page.click(f".live-card.live-{kind} button")
     visit.page.wait_for_selector(".live-verdict", timeout=WAIT)
     rows = visit.page.eval_on_selector_all(
-        ".live-votes tbody tr", "e => e.map((r) => r.querySelectorAll('.live-chip').length)"
+        "#live-result .live-votes tbody tr",
+        "e => e.map((r) => r.querySelectorAll('.live-chip').length)",
     )
     assert rows == [1 if kind == "none" else 2] * 3
     points = visit.page.get_attribute(".live-curve polyline", "points").split()
@@ -279,7 +280,7 @@ def test_an_attack_lowers_the_right_class_and_ends_in_a_verdict(browser, folder,
     assert len(heights) == 6
     assert heights[-1] > heights[0]  # further down: less probable
     visit.settled()
-    assert visit.page.get_attribute("#live-show-attacked", "aria-pressed") == "true"
+    assert visit.page.get_attribute("[data-show='attacked']", "aria-pressed") == "true"
     if kind == "none":
         assert "fooled" in visit.text(".live-headline")
         assert "wrong" in visit.page.get_attribute(".live-card.live-none .live-answer", "class")
@@ -367,7 +368,39 @@ def test_the_arrow_keys_choose_a_picture(visit):
     assert visit.page.input_value("#live-label") != before
 
 
-MISSING = {"WebAssembly": "WebAssembly", "Worker": "web workers", "DecompressionStream": "DecompressionStream"}
+def test_a_link_brings_back_picture_and_settings(browser, folder):
+    address = (folder / "index.html").as_uri()
+    first = Visit(browser, address).settled()
+    first.page.check("input[name=live-sample] >> nth=4", force=True)
+    first.set("method-tau", 0.55)
+    first.set("seed", 7)
+    first.settled()
+    first.page.wait_for_function("location.hash.includes('seed=7')")
+    second = Visit(browser, first.page.url).settled()
+    assert second.page.is_checked("input[name=live-sample] >> nth=4")
+    assert second.page.input_value("#live-method-tau") == "0.55"
+    assert second.page.input_value("#live-seed") == "7"
+    assert second.text(".live-cards") == first.text(".live-cards")
+    second.page.close()
+    first.page.close()
+
+
+def test_nonsense_in_a_link_is_passed_over(browser, folder):
+    address = (folder / "index.html").as_uri()
+    visit = Visit(
+        browser, f"{address}#picture=99&seed=x&method.tau=7&method.t_l=abc&foo=<b>"
+    ).settled()
+    assert visit.page.is_checked("input[name=live-sample] >> nth=19")
+    assert visit.page.input_value("#live-method-tau") == "1"
+    assert visit.wrong == []
+    visit.page.close()
+
+
+MISSING = {
+    "WebAssembly": "WebAssembly",
+    "Worker": "web workers",
+    "DecompressionStream": "DecompressionStream",
+}
 
 
 @pytest.mark.parametrize("lost, said", MISSING.items())
