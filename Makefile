@@ -49,7 +49,7 @@ test-paper:  ## compare our networks with torchvision's and RobustBench's, in .v
 
 book: setup  ## build the book strictly into book/_build/html
 	rm -rf book/_build
-	$(BIN)/python -m hetpure_lab.report.live
+	$(BIN)/hetpure live
 	$(BIN)/jupyter-book build . --path-output book -W -n --keep-going
 
 chapters: setup  ## redo what is derived, after a change of code, records or weights: chapters, figures, generated pages

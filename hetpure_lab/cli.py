@@ -41,6 +41,7 @@ COMMANDS = {
     "fetch": Command("download and check published networks", "networks.fetch"),
     "pages": Command("write the generated pages of the book", "report.pages"),
     "figures": Command("draw the pictures of the book", "report.figures"),
+    "live": Command("pack the networks for the page of the book that attacks", "report.live"),
     "chapters": Command("run chapters and keep their outputs", "report.chapters"),
 }
 

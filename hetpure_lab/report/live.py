@@ -1,4 +1,4 @@
-"""What the live page of the book computes with: ``python -m hetpure_lab.report.live`` writes ``book/_static/live/``.
+"""What the live page of the book computes with: ``hetpure live`` writes it into ``book/_static/live/``.
 
 The page (``book/live.md``, its scripts in ``book/live/``) runs the networks of the small CIFAR-10 bench in the reader's browser, without
 a server or a network, from ``file://`` too. Four graphs are exported to ONNX: noise prediction, its vector-Jacobian product,
@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 
 from hetpure_core import Uniform, attention_maps
-from hetpure_lab import benches
 from hetpure_lab import data as lab_data
-from hetpure_lab.data import CACHE, ROOT
+from hetpure_lab.common.paths import CACHE, ROOT
+from hetpure_lab.networks import benches, small
 
 if TYPE_CHECKING:
     import onnx
@@ -349,7 +349,12 @@ def state(bench_name: str = BENCH) -> str:
         benches.card(benches.network_name(bench_name, part))["sha256"]
         for part in ("classifier", "denoiser")
     ]
-    files = [Path(__file__), ROOT / "hetpure_core.py", *sorted(SOURCES.glob("*.js"))]
+    files = [
+        Path(__file__),
+        Path(small.__file__),
+        ROOT / "hetpure_core.py",
+        *sorted(SOURCES.glob("*.js")),
+    ]
     parts = [
         *networks,
         torch.__version__,
@@ -404,19 +409,13 @@ def compressed(content: dict) -> int:
     return sum(pack["gzip"] for pack in content["packs"].values())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m hetpure_lab.report.live", description=__doc__.split("\n")[0]
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="hetpure live", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--standalone",
         type=Path,
         metavar="FOLDER",
         help="write a page of its own there, outside the book",
     )
-    folder = parser.parse_args().standalone
+    folder = parser.parse_args(argv).standalone
     print(standalone(folder) if folder else write(), file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

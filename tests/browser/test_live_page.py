@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from hetpure_core import HetPure, Noise, Purified, Uniform, trajectory
-from hetpure_lab import benches
 from hetpure_lab import data as lab_data
+from hetpure_lab.networks import benches
 from hetpure_lab.report import live
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

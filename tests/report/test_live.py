@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hetpure_core import HetPure, Uniform, linear_schedule, time_grid
-from hetpure_lab import benches
+from hetpure_lab.networks import benches
 from hetpure_lab.report import live
 
 SCHEDULE = linear_schedule()
