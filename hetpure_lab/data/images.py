@@ -52,6 +52,7 @@ DATASETS = {
     "svhn": DataSet("svhn", 10, 32, _SVHN),
     "svhn-unseen": DataSet("svhn-unseen", 10, 32, _SVHN, trained_on=range(2010, 10_000), official=26_032),
     "imagenet": DataSet("imagenet", 1000, 128, "", photographs=True, test="validation"),
+    "imagenet-64": DataSet("imagenet-64", 1000, 64, "", photographs=True, test="validation"),
     "imagenet-224": DataSet("imagenet-224", 1000, 224, "", test="validation"),
 }
 

@@ -8,6 +8,7 @@ from hetpure_core import HetPure, Purified, Uniform
 from hetpure_lab.common import specs
 from hetpure_lab.defences import guided, rivals
 from hetpure_lab.defences.interface import Undefended
+from hetpure_lab.defences.noise_map import NoiseMap, OneLevel, PerPixel
 from hetpure_lab.defences.trained import AdversarialTraining, AToP, Behind, MENet, PixelDefend, Trained
 from hetpure_lab.networks.benches import Bench, network_name
 
@@ -29,8 +30,9 @@ RIVALS = {
     "scoreopt": guided.ScoreOpt,
     "pursamere": guided.SharpnessAware,
 }
+MAPPED = {"noise-map": NoiseMap, "noise-map-untold": OneLevel, "per-pixel": PerPixel}
 TRAINED = {"at": AdversarialTraining, "me-net": MENet, "pixeldefend": PixelDefend, "atop": AToP}
-DEFENCES = {"none": None} | METHODS | RIVALS | TRAINED
+DEFENCES = {"none": None} | METHODS | RIVALS | TRAINED | MAPPED
 
 
 def build(text: str, bench: Bench) -> Purified | Undefended | Behind:
@@ -45,6 +47,9 @@ def build(text: str, bench: Bench) -> Purified | Undefended | Behind:
 
 def assemble(purifier, classifier: nn.Module, denoiser: nn.Module, kind: type[Purified] = Purified, **options) -> Purified:
     """The classifier behind a purifier, with the votes that the purifier prescribes; one that consults the classifier is given it."""
+    if getattr(purifier, "needs_maps", False) and not getattr(denoiser, "takes_maps", False):
+        kind = type(denoiser).__name__
+        raise ValueError(f"{type(purifier).__name__} needs a denoiser that takes a noise level per pixel, and {kind} takes one per image")
     votes = getattr(purifier, "votes", 1)
     if isinstance(purifier, guided.Contrastive):
         purifier = purifier.seeing(classifier)

@@ -14,6 +14,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import get_model_params
 from torch import Tensor, nn
 
+from hetpure_lab.networks import independent
+from hetpure_lab.networks.independent import checked_times
+
 # ---- classifier -------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +142,10 @@ class ReducedWideResNet(WideResNet):
 
 
 class ResBlock(nn.Module):
-    """GroupNorm-SiLU-conv twice, the time embedding scaling and shifting between them."""
+    """GroupNorm-SiLU-conv twice, the time embedding scaling and shifting between them.
+
+    The embedding is one vector per image (n, n_time), or a map of them (n, n_time, h, w), which is averaged down to the block's size.
+    """
 
     def __init__(self, n_in: int, n_out: int, n_time: int):
         super().__init__()
@@ -154,9 +160,15 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.time(emb)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.modulation(emb, h).chunk(2, dim=1)
         h = self.norm2(h) * (1 + scale) + shift
         return self.skip(x) + self.conv2(F.silu(h))
+
+    def modulation(self, emb: Tensor, like: Tensor) -> Tensor:
+        """Scale and shift (n, 2 n_out, 1 or h, 1 or w)."""
+        if emb.ndim == 2:
+            return self.time(emb)[:, :, None, None]
+        return self.time(F.adaptive_avg_pool2d(emb, like.shape[-2:]).movedim(1, -1)).movedim(-1, 1)
 
 
 class UNet(nn.Module):
@@ -187,14 +199,17 @@ class UNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def embed(self, t: Tensor) -> Tensor:
-        """Sinusoidal features of the time index, (n,) to (n, `n_time`)."""
+        """Sinusoidal features of the time index, (...) to (..., `n_time`)."""
         freq = torch.exp(-math.log(1000.0) * torch.arange(self.n_time // 2, device=t.device, dtype=t.dtype) / (self.n_time // 2))
-        angle = t[:, None] * freq
-        return self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
+        angle = t[..., None] * freq
+        return self.time(torch.cat([angle.sin(), angle.cos()], dim=-1))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        emb = self.embed(t.to(x.dtype))
-        h, skips = self.stem(F.pixel_unshuffle(x, self.patch)), []
+        return self.through(self.stem(F.pixel_unshuffle(x, self.patch)), self.embed(t.to(x.dtype)))
+
+    def through(self, h: Tensor, emb: Tensor) -> Tensor:
+        """From the stem's output to the predicted noise."""
+        skips = []
         for i, level in enumerate(self.down):
             if i:
                 skips.append(h)
@@ -206,6 +221,31 @@ class UNet(nn.Module):
             for block in self.up[i]:
                 h = block(h, emb)
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
+
+
+class MapUNet(UNet):
+    """The U-Net with a time per pixel: t is one per image (n,), or a map (n, 1, h, w).
+
+    Every patch is modulated by the mean time of its pixels; how far each pixel's time is from that mean enters as further channels.
+    At one time per image it is the `UNet` with the same weights. Raises `ValueError` for a map of another shape.
+    """
+
+    takes_maps = True
+    block = 1
+
+    def __init__(self, widths: tuple[int, ...] = (64, 64), blocks: tuple[int, ...] = (1, 2), n_time: int = 64, patch: int = 2):
+        super().__init__(widths, blocks, n_time, patch)
+        self.apart = nn.Conv2d(patch**2, widths[0], 3, 1, 1, bias=False)
+        nn.init.zeros_(self.apart.weight)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        times = checked_times(x, t)
+        if t.ndim == 1:
+            return super().forward(x, t)
+        times = F.pixel_unshuffle(times.to(x.dtype), self.patch)
+        mean = times.mean(1, keepdim=True)
+        h = self.stem(F.pixel_unshuffle(x, self.patch)) + self.apart((times - mean) / 100)
+        return self.through(h, self.embed(mean[:, 0]).movedim(-1, 1))
 
 
 # ---- likelihood -------------------------------------------------------------------------------------------------------
@@ -254,8 +294,10 @@ NETWORKS = {
     "efficientnet_lite0_imagenette": lambda: EfficientNetLite0(classes=IMAGENETTE),
     "wrn_16_2_imagenette_32": ReducedWideResNet,
     "unet_64_64": lambda: UNet((64, 64), (1, 2)),
+    "unet_64_64_map": lambda: MapUNet((64, 64), (1, 2)),
     "unet_64_96_128": lambda: UNet((64, 96, 128), (1, 1, 2), patch=4),
     "pixelcnn_96": lambda: PixelCNN(96),
+    **independent.NETWORKS,
 }
 
 

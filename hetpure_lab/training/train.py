@@ -139,6 +139,11 @@ RECIPES = {
         Recipe(
             "imagenet-small-denoiser", "unet_64_96_128", "denoise", {"imagenet/all": 1.0}, cycles=(200_000,), batch=32, lr=1e-3, ema=0.9995,
         ),
+        DefenceRecipe(
+            "cifar10-small-map-denoiser", "unet_64_64_map", "denoise-map",
+            {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3}, cycles=(96_000,), batch=64, lr=1e-3, ema=0.998,
+            start="cifar10-small-denoiser",
+        ),
         DefenceRecipe("cifar10-small-pgd-at-linf", **_PGD_AT),
         DefenceRecipe("cifar10-small-pgd-at-l2", norm="L2", eps=0.5, **_PGD_AT),
         DefenceRecipe("cifar10-small-fast-at-linf", cycles=(180_000,), **_AT),
@@ -326,6 +331,48 @@ def denoise_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[
     return result
 
 
+def times_map(recipe: Recipe, rng: np.random.Generator, n: int, size: tuple[int, int]) -> Tensor:
+    """Maps of times (n, 1, h, w): each has two levels drawn as for `denoise_loss`, the first in a random share of blocks of 1, 2, 4 or 8
+    pixels; one map in five has a single level."""
+    maps = np.empty((n, 1, *size), dtype=np.int64)
+    for i in range(n):
+        levels = np.clip(1 + np.floor(recipe.t_max * rng.random(2) ** recipe.t_power), 1, recipe.t_max)
+        side, share = int(rng.choice((1, 2, 4, 8))), rng.choice((0.0, rng.random()), p=(0.2, 0.8))
+        blocks = rng.random([-(-length // side) for length in size]) < share
+        maps[i, 0] = np.where(np.kron(blocks, np.ones((side, side), dtype=bool))[: size[0], : size[1]], *levels)
+    return torch.from_numpy(maps)
+
+
+def denoise_map_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step: int) -> Tensor:
+    """`denoise_loss` with a time for every pixel."""
+    rng = rng_of(recipe, step)
+    x0 = denoiser_batch(pools, recipe, rng)
+    t = times_map(recipe, rng, len(x0), tuple(x0.shape[-2:]))
+    eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
+    xt = diffuse_map(x0, t, eps)
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        predicted = net(xt, t)
+    return F.mse_loss(predicted.float(), eps)
+
+
+def diffuse_map(x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Eq 1 with a time for every pixel (n, 1, h, w)."""
+    abar = linear_schedule().abar[t]
+    return abar.sqrt().to(x0) * x0 + (1 - abar).sqrt().to(x0) * eps
+
+
+@torch.no_grad()
+def denoise_map_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
+    """Errors at one level, and where half of the pixels have 0.2 and the others 0.05: of all of these, and of a map that names the mean
+    time for every pixel."""
+    rng, x0 = np.random.default_rng(1), validation.floats * 2 - 1
+    t = torch.from_numpy(np.where(rng.random((len(x0), 1, *x0.shape[-2:])) < 0.5, 200, 50))
+    eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
+    xt, blind = diffuse_map(x0, t, eps), torch.full((len(x0),), 125)
+    mixed = {"mse_mixed": float(F.mse_loss(net(xt, t), eps)), "mse_mixed_blind": float(F.mse_loss(net(xt, blind), eps))}
+    return denoise_metrics(net, validation, recipe) | mixed
+
+
 def noise_of(recipe: Recipe, step: int | str, n: int) -> Noise:
     return Noise(f"{recipe.name} {recipe.seed}", [f"{step} {i}" for i in range(n)], [0] * n)
 
@@ -427,6 +474,7 @@ def atop_metrics(net: nn.Module, validation: Images, recipe: DefenceRecipe, n: i
 TASKS = {
     "classify": (classify_loss, classify_metrics),
     "denoise": (denoise_loss, denoise_metrics),
+    "denoise-map": (denoise_map_loss, denoise_map_metrics),
     "adversarial": (adversarial_loss, adversarial_metrics),
     "me-net": (me_net_loss, me_net_metrics),
     "likelihood": (likelihood_loss, likelihood_metrics),
@@ -504,7 +552,8 @@ def train(
         net.load_state_dict(load_file(weights / f"{recipe.name}.safetensors"))
         step, log, seconds = card["images_seen"] // recipe.batch, card["curve"], card["seconds"]
     elif not checkpoint.exists() and isinstance(recipe, DefenceRecipe) and recipe.start:
-        net.load_state_dict(benches.load_network(recipe.start, folder=weights).state_dict())
+        # a network that extends the one it starts from keeps its own initial values where the other has none
+        net.load_state_dict(net.state_dict() | benches.load_network(recipe.start, folder=weights).state_dict())
     average.load_state_dict(net.state_dict())
     kept = copied(average)
     if checkpoint.exists():

@@ -1,0 +1,211 @@
+"""Defences beside the curve of uniform noise, at equal clean accuracy: tables, figure and sentences of the chapter on the premise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hetpure_lab.common import stats
+from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.evidence import Experiment, frontier, read
+from hetpure_lab.evidence.frontier import Distance, Point
+from hetpure_lab.report import plots
+
+LEVELS = (0.05, 0.075, 0.1, 0.14, 0.2, 0.3)
+KNOWN = "pgd:frozen=mask"
+EFFORTS = {
+    "20 x 8": "pgd",
+    "20 x 32": "pgd:eot=32",
+    "40 x 32": "pgd:iterations=40,eot=32",
+    "margin, best iterate": "pgd:keep=best,loss=margin",
+    "BPDA": "bpda:iterations=20,eot=8",
+}
+ELSEWHERE = {
+    "CIFAR-10: ResNet-18 of AutoAttack": ("cifar10-independent", "test_jpeg"),
+    "SVHN: digit classifier": ("svhn-independent", "test"),
+    "photographs, 128 px, ten-way": ("photographs-independent-10", "test"),
+    "photographs, 64 px, ten-way": ("photographs-64-independent-10", "test"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a comparison takes place: bench, attack and split; the curve is uniform noise in `steps` reverse steps."""
+
+    bench: str
+    attack: str = "pgd"
+    split: str = "test"
+    steps: int = 1
+
+    def experiment(self, defence: str) -> Experiment:
+        return Experiment(defence, self.attack, self.bench, self.split)
+
+    def point(self, defence: str, results: Path = RESULTS) -> Point | None:
+        """What is on record of a defence, or None."""
+        records = read(self.experiment(defence).path(results))
+        return Point.of(defence, records) if records else None
+
+    def uniform(self) -> list[str]:
+        """The specs of the curve's levels."""
+        return [f"uniform:t={t:g},steps={self.steps}" for t in LEVELS]
+
+    def curve(self, results: Path = RESULTS) -> list[Point]:
+        """The levels on record."""
+        return [p for text in self.uniform() if (p := self.point(text, results))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A defence in a setting: its `point`, and its distance to the curve or the reason why there is none."""
+
+    name: str
+    point: Point
+    distance: Distance | None
+    reason: str = ""
+
+
+def rows(
+    setting: Setting, defences: dict[str, str], known: Collection[str] = (), results: Path = RESULTS
+) -> list[Row]:
+    """One row per defence (name to spec) that has records; those named in `known` under the attack that knows their masks."""
+    curve, found = setting.curve(results), []
+    for name, text in defences.items():
+        faced = replace(setting, attack=KNOWN) if name in known else setting
+        if (point := faced.point(text, results)) is None:
+            continue
+        try:
+            found.append(Row(name, point, frontier.distance(point, curve)))
+        except ValueError as error:
+            found.append(Row(name, point, None, str(error)))
+    return found
+
+
+def held(found: Sequence[Row]) -> list[float | None]:
+    """The p-values of the rows after Holm's correction for their number."""
+    corrected = iter(stats.holm([r.distance.p for r in found if r.distance]))
+    return [next(corrected) if r.distance else None for r in found]
+
+
+def table(found: Sequence[Row]) -> pd.DataFrame:
+    """Rows as text: accuracies with intervals, distance in points, corrected p-value, images."""
+    lines = {}
+    for r, p in zip(found, held(found)):
+        clean, attacked = (stats.mean_rate(v) for v in (r.point.clean, r.point.attacked))
+        lines[r.name] = {
+            "clean, %": str(clean),
+            "attacked, %": str(attacked),
+            "minus the curve": str(r.distance.difference) if r.distance else r.reason,
+            "p (Holm)": "" if p is None else f"{p:.3f}",
+            "images": r.distance.difference.n if r.distance else len(r.point.images),
+        }
+    return pd.DataFrame(lines).T
+
+
+def conclusions(found: Sequence[Row]) -> list[str]:
+    """One sentence per row: above the curve, below it, or not told apart from it."""
+    said = []
+    for r, p in zip(found, held(found)):
+        if r.distance is None:
+            said.append(f"*{r.name}*: {r.reason}.")
+            continue
+        d = r.distance.difference
+        place = {"higher": "**above** the curve", "lower": "**below** the curve"}
+        where = place.get(stats.word(d, p), "**not told apart** from the curve")
+        said.append(f"*{r.name}* is {where} of uniform noise: {d} points, n = {d.n}, p = {p:.3f}.")
+    return said
+
+
+def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figure:
+    """Attacked against clean accuracy: the curve with its joint band, and the rows with their intervals."""
+    figure, axis = plt.subplots(figsize=(plots.WIDTH * 0.75, 3.4))
+    curve = frontier.shared(curve)
+    band = frontier.band(curve)
+    colour = plots.COLOURS["uniform"]
+    axis.fill_between(
+        *(100 * v for v in (band.clean, band.low, band.high)), color=colour, alpha=0.15, lw=0
+    )
+    axis.plot(100 * band.clean, 100 * band.height, color=colour, lw=1, label="uniform noise")
+    for p in curve:
+        axis.plot(100 * p.clean.mean(), 100 * p.attacked.mean(), ".", color=colour)
+        level = p.name.removeprefix("uniform:").partition(",")[0]
+        axis.annotate(
+            level, (100 * p.clean.mean(), 100 * p.attacked.mean()), fontsize=6, color=colour
+        )
+    for k, r in enumerate(found):
+        clean, attacked = (stats.mean_rate(v) for v in (r.point.clean, r.point.attacked))
+        reach = lambda a: [[100 * (a.value - a.low)], [100 * (a.high - a.value)]]
+        axis.errorbar(
+            100 * clean.value, 100 * attacked.value, xerr=reach(clean), yerr=reach(attacked),
+            fmt="osD^vPX"[k % 7], ms=4, lw=0.6, label=r.name,
+        )  # fmt: skip
+    axis.set(xlabel="clean, %", ylabel="attacked, %")
+    axis.legend(frameon=False, fontsize=6)
+    plots.note(figure, record_files(setting, [p.name for p in curve]))
+    return figure
+
+
+def record_files(setting: Setting, texts: Sequence[str]) -> list[str]:
+    """The files behind a figure, from the repository's root."""
+    return [f"results/{setting.bench}/{setting.experiment(text).path().name}" for text in texts]
+
+
+def efforts(bench: str, defences: dict[str, str], results: Path = RESULTS) -> pd.DataFrame:
+    """Attacked accuracy under growing attacks, each on all of its images, in percent with intervals and their number."""
+    lines = {}
+    for name, text in defences.items():
+        points = {
+            what: Setting(bench, attack).point(text, results) for what, attack in EFFORTS.items()
+        }
+        lines[name] = {
+            what: f"{stats.mean_rate(p.attacked)} ({len(p.images)})" if p else "not measured"
+            for what, p in points.items()
+        }
+    return pd.DataFrame(lines).T
+
+
+def weakened(
+    bench: str, defence: str, stronger: str, results: Path = RESULTS
+) -> stats.Accuracy | None:
+    """How much less a stronger attack of `EFFORTS` leaves than 20 x 8, paired on the images that both have; None without records."""
+    points = [
+        Setting(bench, EFFORTS[what]).point(defence, results) for what in (stronger, "20 x 8")
+    ]
+    if None in points:
+        return None
+    a, b = frontier.shared(points)
+    return stats.paired_difference(a.attacked, b.attacked)
+
+
+def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
+    """Clean and attacked accuracy on every bench of `ELSEWHERE` that has records: one-call uniform noise and `defences`."""
+    lines = []
+    for place, (bench, split) in ELSEWHERE.items():
+        setting = Setting(bench, split=split)
+        curve = setting.curve(results)
+        for text in [*setting.uniform(), *defences]:
+            if (point := setting.point(text, results)) is None:
+                continue
+            clean, attacked = (stats.mean_rate(v) for v in (point.clean, point.attacked))
+            line = {
+                "networks": place,
+                "defence": text,
+                "clean, %": str(clean),
+                "attacked, %": str(attacked),
+            }
+            line["minus the curve"] = "" if text in setting.uniform() else apart(point, curve)
+            lines.append(line | {"images": len(point.images)})
+    columns = ["networks", "defence", "clean, %", "attacked, %", "minus the curve", "images"]
+    return pd.DataFrame(lines, columns=columns).set_index(["networks", "defence"])
+
+
+def apart(point: Point, curve: Sequence[Point]) -> str:
+    """The distance to a curve, or why there is none."""
+    try:
+        return str(frontier.distance(point, curve).difference)
+    except ValueError as error:
+        return str(error)
