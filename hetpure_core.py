@@ -1,40 +1,76 @@
 """Heterogeneous adversarial purification (Pei et al., CVPR 2025), with the paper's mistakes removed.
 
-The contract is three objects:
+The contract is three Protocols; none asks for a base class, and any callable is a network:
 
-- a **denoiser** ``eps(x_t, t)``: noisy images (n, 3, h, w) in the [-1, 1] scale and integer times (n,) in 1..T to the predicted noise;
-- a **classifier**: images (n, 3, h, w) in [0, 1] to logits (n, classes); it owns its normalisation, and its ``taps()`` (or the argument
-  `taps`) names the modules whose outputs are the activations of Eq 2;
-- a **purifier**: a frozen dataclass of settings, `HetPure` (the method) or `Uniform` (one noise level for every pixel).
+- a `Denoiser` ``eps(x_t, t)``: noisy images (n, c, h, w) in the [-1, 1] scale and integer times (n,) in 1..T to the predicted noise,
+  in the shape of the images;
+- a `Classifier`: images (n, c, h, w) in [0, 1] to finite logits (n, classes); it owns its normalisation. Its ``taps()`` (or the argument
+  `taps`) name the modules whose outputs (n, c, h, w) are the activations of Eq 2; only a purifier that looks at them needs any;
+- a `Purifier`: a frozen dataclass of settings, such as `HetPure` (the method) or `Uniform` (one noise level for every pixel).
 
 `purify` returns purified images, `Purified` is the defended classifier. Everything else is the method section, in order. Images are in
 [0, 1] at the public boundary and in [-1, 1] inside; noise is `eps`, times are indices into `Schedule.abar`, fractions are of T.
-Randomness is keyed by (seed, image, copy, draw) and never by the position in a batch. This module knows no data set, file, attack
-or network by name.
+Networks run in eval mode with gradients for the images only, and the caller's stay as they were (`frozen`). What enters and leaves them is
+checked: `ValueError`. Randomness is keyed by (seed, image, copy, draw) and never by the position in a batch; images without ids get fresh
+noise. Threads may share modules. This module knows no data set, file, attack or network by name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import operator
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
+from numbers import Real
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+__all__ = [
+    "FLAT_UP_TO", "MASKS", "READINGS", "SAMPLERS", "Classifier", "Denoiser", "Draws", "GivenNoise", "HetPure", "Noise", "Plan",
+    "Purified", "Purifier", "Schedule", "Step", "Uniform", "activation_map", "attention_maps", "check_images", "draws_of", "frozen",
+    "linear_schedule", "mean_log_probability", "merge", "min_max", "p_xs_xt", "purify", "q_xt_x0", "q_xt_xs", "random_mask",
+    "released_grid", "released_maps", "released_mask", "run", "soft_mask", "spatial_softmax", "tapped", "threshold_mask", "time_grid",
+    "top_fraction_mask", "trajectory", "vote", "x0_xt",
+]  # fmt: skip
+
 Step = Callable[[Tensor], Tensor]
 Plan = list[tuple[int, Step]]  # (the time at which the step arrives, the step)
+Draws = Callable[[str, Tensor], Tensor]  # (the name of a draw, a tensor to resemble) to standard normal noise
 
 READINGS = ("paper", "released", "multi-step")
 SAMPLERS = ("ddim", "ddpm")
 MASKS = ("attention", "top-fraction", "random", "inverted", "all", "none")
+
+
+class Denoiser(Protocol):
+    """Noisy images (n, c, h, w) and times (n,) to the predicted noise (n, c, h, w)."""
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor: ...
+
+
+class Classifier(Protocol):
+    """Images (n, c, h, w) to logits (n, classes)."""
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
+
+
+class Purifier(Protocol):
+    """The mask of images in [0, 1], or None; the steps from images in [-1, 1]; how many denoiser calls these make."""
+
+    def mask(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], noise: Draws) -> Tensor | None: ...
+    def plan(self, x_adv: Tensor, mask: Tensor | None, eps: Denoiser, noise: Draws, schedule: Schedule) -> Plan: ...
+    def calls(self, schedule: Schedule) -> int: ...
 
 
 # ---- 1. diffusion: schedule, noise, forward and reverse steps (Eq 1, 6, 7, 9, 10, 11) -------------------------------------
@@ -46,9 +82,19 @@ class Schedule:
 
     abar: Tensor
 
-    def __post_init__(self):
-        if self.abar[0] != 1 or (self.abar.diff() >= 0).any() or self.abar[-1] <= 0:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "abar", torch.as_tensor(self.abar, dtype=torch.float64, device="cpu").detach())
+        if self.abar.ndim != 1 or self.T < 1 or self.abar[0] != 1 or not ((self.abar.diff() < 0).all() and self.abar[-1] > 0):
             raise ValueError("abar must start at 1 and fall strictly, staying positive")
+
+    @cached_property
+    def values(self) -> list[float]:
+        """abar as floats, which no device has to wait for."""
+        return self.abar.tolist()
+
+    @cached_property
+    def roots(self) -> tuple[list[float], list[float]]:
+        return self.abar.sqrt().tolist(), (1 - self.abar).sqrt().tolist()
 
     @property
     def T(self) -> int:
@@ -60,10 +106,16 @@ class Schedule:
             raise ValueError(f"a noise level is a fraction of T in (0, 1], not {fraction}")
         return max(1, round(fraction * self.T))
 
-    def signal_and_noise(self, t: int | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(abar_t) and sqrt(1 - abar_t), taken in float64 and broadcasting over images; `t` is one index or one per image."""
-        abar = self.abar[t.cpu() if isinstance(t, Tensor) else t].reshape(-1, 1, 1, 1)
-        return abar.sqrt().to(like), (1 - abar).sqrt().to(like)
+    def signal_and_noise(self, t: int | Tensor, like: Tensor) -> tuple[Any, Any]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), taken in float64: floats for one index `t`, (n, 1, 1, 1) like `like` for one per image."""
+        if not isinstance(t, Tensor):
+            return self.roots[0][t], self.roots[1][t]
+        return tuple(table[t.to(table.device)].reshape(-1, 1, 1, 1) for table in _tables(self, like.device, like.dtype))
+
+
+@lru_cache(maxsize=64)
+def _tables(schedule: Schedule, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return schedule.abar.sqrt().to(dtype).to(device), (1 - schedule.abar).sqrt().to(dtype).to(device)
 
 
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 2e-2) -> Schedule:
@@ -83,7 +135,7 @@ class Noise:
     images: Sequence[int | str]
     copies: Sequence[int]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.images) != len(self.copies):
             raise ValueError(f"{len(self.images)} images but {len(self.copies)} copies")
 
@@ -99,6 +151,19 @@ class Noise:
         return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self.generators(draw)]).to(like)
 
 
+@dataclass(frozen=True)
+class GivenNoise:
+    """Noise from tensors by the names of their draws (`draws_of`), so that a purification with a given mask can be exported."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __call__(self, draw: str, like: Tensor) -> Tensor:
+        if draw not in self.tensors or self.tensors[draw].shape != like.shape:
+            given = ", ".join(f"{name!r} {tuple(eps.shape)}" for name, eps in self.tensors.items())
+            raise ValueError(f"the draw {draw!r} needs noise of the shape {tuple(like.shape)}; given: {given}")
+        return self.tensors[draw].to(like)
+
+
 def q_xt_x0(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
     r"""Diffuse: :math:`x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon`. Paper: Eq 1, 6. Book: ch01, eq-forward."""
     signal, sigma = schedule.signal_and_noise(t, x0)
@@ -111,7 +176,7 @@ def q_xt_xs(xs: Tensor, s: int, t: int, eps: Tensor, schedule: Schedule) -> Tens
 
     One step of it is Eq 10 (with the index corrected: erratum E4); t - s of them compose to this. Book: ch03, eq-renoise.
     """
-    ratio = float(schedule.abar[t] / schedule.abar[s])
+    ratio = schedule.values[t] / schedule.values[s]
     return math.sqrt(ratio) * xs + math.sqrt(1 - ratio) * eps
 
 
@@ -131,7 +196,7 @@ def p_xs_xt(xt: Tensor, t: int, s: int, eps: Tensor, schedule: Schedule, eta: fl
     `eta` = 0 is DDIM and Eq 11; `eta` = 1 is the ancestral DDPM step, and with s = t - 1 exactly Eq 7 and 9. `z` is standard normal
     noise, needed when `eta` > 0. Book: ch01, eq-reverse.
     """
-    abar_t, abar_s = float(schedule.abar[t]), float(schedule.abar[s])
+    abar_t, abar_s = schedule.values[t], schedule.values[s]
     variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
     xs = math.sqrt(abar_s) * x0_xt(xt, t, eps, schedule) + math.sqrt(max(0.0, 1 - abar_s - variance)) * eps
     return xs + math.sqrt(variance) * z if eta else xs
@@ -161,12 +226,25 @@ def _descend(start: int, stop: int, n: int) -> list[int]:
 # ---- 2. attention mask (Eq 2-4, Alg 2) -------------------------------------------------------------------------------------
 
 
+_LOCK = threading.Lock()  # PyTorch numbers its hooks without one
+
+
 @contextmanager
 def tapped(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the outputs of `modules` during a forward pass, in the order given; every hook is gone when the block ends."""
+    """Collect the outputs of `modules` during a forward pass, in the order given; every hook is gone when the block ends.
+
+    Other threads may use the same modules, or replicas that share their hooks, meanwhile.
+    """
     outputs: dict[int, Tensor] = {}
     ordered: list[Tensor] = []
-    hooks = [m.register_forward_hook(lambda _m, _i, out, k=k: outputs.__setitem__(k, out)) for k, m in enumerate(modules)]
+    thread = threading.get_ident()
+
+    def note(k: int, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if threading.get_ident() == thread:
+            outputs[k] = output
+
+    with _LOCK:
+        hooks = [m.register_forward_hook(partial(note, k)) for k, m in enumerate(modules)]
     try:
         yield ordered
     finally:
@@ -180,7 +258,7 @@ def activation_map(activation: Tensor, p: int = 2, root: bool = True) -> Tensor:
 
     ``root=False`` leaves the sum of powers, as the released code does with p = 2.
     """
-    _check_count("p", p)
+    _count("p", p)
     if root:
         return torch.linalg.vector_norm(activation, ord=p, dim=1, keepdim=True)
     return activation.abs().pow(p).sum(1, keepdim=True)
@@ -202,21 +280,37 @@ def spatial_softmax(maps: Tensor) -> Tensor:
 
 
 def attention_maps(
-    images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], p: int = 2, root: bool = True, phi: Callable = min_max
+    images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], p: int = 2, root: bool = True, phi: Step = min_max
 ) -> Tensor:
-    r"""One map per block at image size, :math:`AM_m = \phi(\mathrm{Bi}(G_m))`: (n, 3, h, w) to (n, M, h, w).
+    r"""One map per block at image size, :math:`AM_m = \phi(\mathrm{Bi}(G_m))`: (n, c, h, w) to (n, M, h, w).
 
     Paper: Eq 2, 3, Alg 2. Book: ch02, eq-maps.
     """
     if not taps:
-        raise ValueError("an attention map needs at least one tap")
+        raise ValueError(f"an attention map needs at least one tap; {_possible_taps(images, classifier)}")
     with tapped(taps) as activations:
-        classifier(images)
+        _call("classifier", frozen(classifier), images)
     if len(activations) != len(taps):
-        raise ValueError(f"only {len(activations)} of {len(taps)} taps ran in the classifier's forward pass")
+        ran = f"only {len(activations)} of {len(taps)} taps ran in the classifier's forward pass"
+        raise ValueError(f"{ran}; {_possible_taps(images, classifier)}")
+    for activation in activations:
+        _check_activation(activation, images)
     size = images.shape[-2:]
     blocks = [F.interpolate(activation_map(a, p, root), size, mode="bilinear", align_corners=False) for a in activations]
-    return phi(torch.cat(blocks, dim=1))
+    maps = torch.cat(blocks, dim=1)
+    return phi(maps) + 0 * maps.detach().amax((1, 2, 3), keepdim=True)  # an activation that is no number leaves no map
+
+
+def _possible_taps(images: Tensor, classifier: Classifier) -> str:
+    """Which modules could be taps, the outermost first, for a message."""
+    if not isinstance(classifier, nn.Module):
+        return "give the modules inside your function that return (n, c, h, w) as taps=[...]"
+    with torch.no_grad(), ExitStack() as stack:
+        named = [(name, stack.enter_context(tapped([m]))) for name, m in classifier.named_modules() if name]
+        frozen(classifier)(images[:1])
+    found = [name for name, outputs in named if outputs and isinstance(outputs[0], Tensor) and outputs[0].ndim == 4]
+    names = ", ".join(sorted(found, key=lambda name: name.count("."))[:12]) or "none returns (n, c, h, w)"
+    return f"give modules or their names as taps=[...]. Of this classifier's could serve: {names}"
 
 
 def threshold_mask(maps: Tensor, tau: float) -> Tensor:
@@ -238,7 +332,7 @@ def top_fraction_mask(maps: Tensor, fraction: float) -> Tensor:
     return _first_pixels(score.argsort(dim=1, descending=True, stable=True), int(fraction * score.shape[1]), maps)
 
 
-def random_mask(mask: Tensor, noise: Noise) -> Tensor:
+def random_mask(mask: Tensor, noise: Draws) -> Tensor:
     """Control: as many pixels as `mask` has, chosen at random per image."""
     score = noise("mask", mask).flatten(1)
     return _first_pixels(score.argsort(dim=1), mask.flatten(1).sum(1, keepdim=True), mask)
@@ -269,17 +363,18 @@ class Uniform:
     steps: int = 10
     sampler: str = "ddim"
 
-    def __post_init__(self):
-        _check_sampling(self.sampler, self.steps, t=self.t)
+    def __post_init__(self) -> None:
+        _check_counts(self, "steps")
+        _check_sampling(self.sampler, t=self.t)
 
-    def mask(self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], noise: Noise) -> None:
+    def mask(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], noise: Draws) -> None:
         """No mask: one level for all."""
 
     def grid(self, schedule: Schedule) -> tuple[list[int], list[int]]:
         """Times of the two stages; the first is empty."""
         return time_grid(schedule.index(self.t), schedule.index(self.t), self.steps)
 
-    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(self, x_adv: Tensor, mask: Tensor | None, eps: Denoiser, noise: Draws, schedule: Schedule) -> Plan:
         """Diffuse, then denoise along the grid."""
         _, times = self.grid(schedule)
         moves = _Moves(x_adv, mask, eps, noise, schedule, self.sampler)
@@ -320,20 +415,19 @@ class HetPure:
     p: int = 2
     blocks: tuple[int, ...] | None = None
 
-    def __post_init__(self):
-        _check_sampling(self.sampler, self.steps, t_l=self.t_l, t_s=self.t_s)
+    def __post_init__(self) -> None:
+        _check_counts(self, "steps", "U", "p")
+        _check_sampling(self.sampler, t_l=self.t_l, t_s=self.t_s)
         _check_choice("reading", self.reading, READINGS)
         _check_choice("mask_kind", self.mask_kind, MASKS)
-        _check_count("U", self.U)
-        _check_count("p", self.p)
         if self.t_s >= self.t_l:
             raise ValueError(f"the weak noise t_s = {self.t_s} must be below the strong noise t_l = {self.t_l}")
-        if not 0 <= self.tau <= 1:
+        if not _is_share(self.tau):
             raise ValueError(f"tau is a threshold on maps in [0, 1], not {self.tau}")
-        if not 0 <= self.fraction <= 1:
+        if not _is_share(self.fraction):
             raise ValueError(f"fraction is a share of the pixels in [0, 1], not {self.fraction}")
 
-    def mask(self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], noise: Noise) -> Tensor:
+    def mask(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], noise: Draws) -> Tensor:
         """The mask (n, 1, h, w) of images in [0, 1], 1 where the strong noise goes; computed without gradient. Paper: Alg 2."""
         if self.blocks is not None:
             if not all(0 <= b < len(taps) for b in self.blocks):
@@ -342,16 +436,18 @@ class HetPure:
         with torch.no_grad():
             attended = self._attended(images, classifier, taps)
             if self.mask_kind == "random":
-                return random_mask(attended, noise)
-            controls = {"inverted": 1 - attended, "all": torch.ones_like(attended), "none": torch.zeros_like(attended)}
+                return random_mask(attended, noise) + 0 * attended  # what is no number stays so
+            controls = {"inverted": 1 - attended, "all": 1 + 0 * attended, "none": 0 * attended}
             return controls.get(self.mask_kind, attended)
 
-    def _attended(self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module]) -> Tensor:
+    def _attended(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module]) -> Tensor:
         released = self.reading == "released"
-        if released and self.mask_kind != "top-fraction":
-            return released_mask(images, classifier, taps, self.tau)
         maps = released_maps(images, classifier, taps) if released else attention_maps(images, classifier, taps, self.p)
-        return top_fraction_mask(maps, self.fraction) if self.mask_kind == "top-fraction" else threshold_mask(maps, self.tau)
+        if self.mask_kind == "top-fraction":
+            mask = top_fraction_mask(maps, self.fraction)
+        else:
+            mask = _reaches(maps, self.tau) if released else threshold_mask(maps, self.tau)
+        return mask + 0 * maps.amax((1, 2, 3), keepdim=True)
 
     def grid(self, schedule: Schedule) -> tuple[list[int], list[int]]:
         """Times of the two stages."""
@@ -362,7 +458,7 @@ class HetPure:
             raise ValueError(f"t_l = {self.t_l} and t_s = {self.t_s} fall on the same of {schedule.T} times")
         return time_grid(t_l, t_s, self.steps)
 
-    def plan(self, x_adv: Tensor, mask: Tensor, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(self, x_adv: Tensor, mask: Tensor | None, eps: Denoiser, noise: Draws, schedule: Schedule) -> Plan:
         """Algorithm 1: the forward process, then stage 1 in the chosen reading, then stage 2."""
         stage_1, stage_2 = self.grid(schedule)
         moves = _Moves(x_adv, mask, eps, noise, schedule, self.sampler)
@@ -387,7 +483,7 @@ class _Moves:
     x_adv: Tensor
     mask: Tensor | None
     eps: Denoiser
-    noise: Noise
+    noise: Draws
     schedule: Schedule
     sampler: str
 
@@ -455,15 +551,21 @@ def released_grid(t_l: float, t_s: float, steps: int, T: int) -> tuple[list[int]
     return times[: n_1 + 1], times[n_1:]
 
 
-def released_maps(images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module]) -> Tensor:
+def released_maps(images: Tensor, classifier: Classifier, taps: Sequence[nn.Module]) -> Tensor:
     """The released code's maps (n, M, h, w): sums of squares, from the [-1, 1] image under ImageNet's normalisation whatever the data."""
+    if images.shape[1] != 3:
+        raise ValueError(f"the released code's maps need images of 3 channels, not {images.shape[1]}: take another reading")
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).to(images)[:, :, None, None]
     return attention_maps((2 * images - 1 - mean) / std, classifier, taps, p=2, root=False)
 
 
-def released_mask(images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], tau: float) -> Tensor:
+def released_mask(images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], tau: float) -> Tensor:
     """The released code's mask (n, 1, h, w): the maximum of `released_maps` over blocks is at least `tau`. Book: ch02, eq-mask."""
-    return (released_maps(images, classifier, taps).amax(1, keepdim=True) >= tau).to(images.dtype)
+    return _reaches(released_maps(images, classifier, taps), tau)
+
+
+def _reaches(maps: Tensor, tau: float) -> Tensor:
+    return (maps.amax(1, keepdim=True) >= tau).to(maps.dtype)
 
 
 # ---- 4. the defended classifier: exact gradients, voting (Alg 3) -----------------------------------------------------------
@@ -490,108 +592,154 @@ def run(x_adv: Tensor, plan: Plan, segment: int | None = None) -> Tensor:
     return x
 
 
+def draws_of(purifier: Purifier, schedule: Schedule, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The draws of noise that a purification of images (n, c, h, w) makes under a given mask, in order: names and shapes."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def note(draw: str, like: Tensor) -> Tensor:
+        found[draw] = (shape[0], *like.shape[1:])
+        return torch.zeros_like(like)
+
+    x = torch.zeros(1, *shape[1:])
+    run(x, purifier.plan(x, x[:, :1], lambda x, _t: torch.zeros_like(x), note, schedule))
+    return found
+
+
+def frozen(network: Any) -> Any:
+    """The network in eval mode, with gradients for its inputs only: a view that shares tensors and hooks; `network` stays as it is.
+
+    Whatever needs no change is returned as it is, and so is a function, whose networks are its own business.
+    """
+    modules = [*network.modules()] if isinstance(network, nn.Module) else []
+    if not any(m.training or hasattr(m, "_is_replica") or any(p.requires_grad for p in m.parameters(False)) for m in modules):
+        return network
+    if sealed := [m for m in modules if isinstance(m, torch.jit.ScriptModule) or "forward" in vars(m)]:
+        raise ValueError(f"a compiled or patched {type(sealed[0]).__name__} must be frozen first: .eval().requires_grad_(False)")
+    return _view(network, {})
+
+
+def _view(value: Any, seen: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach() if value.requires_grad else value
+    if isinstance(value, nn.Module):
+        if id(value) not in seen:
+            seen[id(value)] = view = object.__new__(type(value))
+            vars(view).update({name: _view(v, seen) for name, v in [*vars(value).items()]} | {"training": False})
+        return seen[id(value)]
+    inner = [*value.values()] if type(value) in (dict, OrderedDict) else value if type(value) in (list, tuple) else ()
+    if not any(isinstance(v, nn.Module) or (isinstance(v, Tensor) and v.requires_grad) for v in inner):
+        return value
+    views = [_view(v, seen) for v in inner]
+    return type(value)(zip(value, views) if isinstance(value, dict) else views)
+
+
 class Purified(nn.Module):
-    """A classifier behind a purifier, as one module from images (n, 3, h, w) in [0, 1] to logits (n, classes).
+    """A classifier behind a purifier, as one module from images (n, c, h, w) in [0, 1] to logits (n, classes).
 
     Gradients are exact: they go through every denoiser call and every use of the input, with the noise replayed and the mask held
     fixed. Only the state between calls is stored, and a network's activations are recomputed (``checkpointing=False`` keeps
-    them; the gradients are equal). Both networks are put in eval mode and frozen.
+    them; the gradients are equal), but not under transforms of `torch.func` and in exports. Weights get no gradients (`frozen`).
 
     `votes` > 1 makes `forward` return the log of the mean probability over that many purifications (Alg 3, soft).
-    Without `ids` a call draws noise that no earlier call of this module used. Paper: §3, §4, Alg 3. Book: ch04, eq-defended.
+    Without `ids` a call draws fresh noise: under a given `seed` what no earlier call of this module drew, or else what nobody has
+    seen. `taps` are modules or their names. Paper: §3, §4, Alg 3. Book: ch04, eq-defended.
     """
 
     def __init__(
-        self,
-        classifier: nn.Module,
-        denoiser: nn.Module,
-        purifier: HetPure | Uniform | None = None,
-        *,
-        schedule: Schedule | None = None,
-        taps: Sequence[nn.Module] | None = None,
-        votes: int = 1,
-        seed: int | str = 0,
-        checkpointing: bool = True,
-    ):
+        self, classifier: Classifier, denoiser: Denoiser, purifier: Purifier | None = None, *, schedule: Schedule | None = None,
+        taps: Sequence[nn.Module | str] | None = None, votes: int = 1, seed: int | str | None = None, checkpointing: bool = True,
+    ):  # fmt: skip
         super().__init__()
-        _check_count("votes", votes)
-        self.classifier, self.denoiser = classifier.eval().requires_grad_(False), denoiser.eval().requires_grad_(False)
+        self.classifier, self.denoiser = classifier, denoiser
         self.purifier, self.schedule = purifier or HetPure(), schedule or linear_schedule()
-        self.tap_modules = list(classifier.taps() if taps is None else taps)
-        self.votes, self.seed, self.checkpointing, self._anonymous = votes, seed, checkpointing, 0
+        self.tap_modules = _modules(classifier, taps)
+        self.votes, self.seed, self.checkpointing = _count("votes", votes), 0 if seed is None else seed, checkpointing
+        self.calls_without_ids = None if seed is None else [0]  # one count for all replicas
+        self.training = False
 
     def train(self, mode: bool = True) -> Purified:
         """Stays in eval mode: a defence is not trained."""
-        return super().train(False)
+        return self
 
     def noise(self, n: int, ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None) -> Noise:
         """The noise of one call: keyed by `ids` and `copies` (0 if not given), or fresh if the images have no ids."""
-        if ids is None:
-            if copies is not None:
-                raise ValueError("copies need ids: without ids every call draws fresh noise")
-            self._anonymous += 1
-            return Noise(self.seed, [f"anonymous {self._anonymous} {i}" for i in range(n)], [0] * n)
-        return Noise(self.seed, ids, [0] * n if copies is None else copies)
+        if ids is not None:
+            return Noise(self.seed, ids, [0] * n if copies is None else copies)
+        if copies is not None:
+            raise ValueError("copies need ids: without ids every call draws fresh noise")
+        if self.calls_without_ids is None:
+            return Noise(f"fresh {secrets.token_hex(16)}", range(n), [0] * n)
+        with _LOCK:
+            self.calls_without_ids[0] += 1
+            return Noise(self.seed, [f"anonymous {self.calls_without_ids[0]} {i}" for i in range(n)], [0] * n)
 
-    def mask(self, images: Tensor, noise: Noise) -> Tensor | None:
+    def mask(self, images: Tensor, noise: Draws) -> Tensor | None:
         """The purifier's mask (n, 1, h, w), or None if it uses none."""
-        return self.purifier.mask(images, self.classifier, self.tap_modules, noise)
+        return self.purifier.mask(images, frozen(self.classifier), self.tap_modules, noise)
 
-    def plan(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Plan:
+    def plan(self, images: Tensor, noise: Draws, mask: Tensor | None = None) -> Plan:
         """The purification of images in [0, 1] as a list of steps, for `trajectory` or `run` on ``2 * images - 1``."""
+        _check_transforms()
         mask = self.mask(images, noise) if mask is None else mask
         if mask is not None and (mask.shape[1:] != (1, *images.shape[2:]) or len(mask) not in (1, len(images))):
             raise ValueError(f"a mask must have the shape (n or 1, 1, h, w), not {tuple(mask.shape)} for images {tuple(images.shape)}")
-        return self.purifier.plan(2 * images - 1, mask, self._eps, noise, self.schedule)
+        denoiser = frozen(self.denoiser)
+        again = partial(checkpoint, denoiser, use_reentrant=False, preserve_rng_state=False) if self.recomputes() else None
+        return self.purifier.plan(2 * images - 1, mask, partial(_predict, denoiser, again), noise, self.schedule)
 
-    def _eps(self, x: Tensor, t: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.denoiser, x, t, use_reentrant=False, preserve_rng_state=False)
-        return self.denoiser(x, t)
+    def recomputes(self) -> bool:
+        """Whether activations are recomputed in the backward pass of what is done now."""
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return self.checkpointing and torch.is_grad_enabled() and not traced
 
-    def purify(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:
+    def purify(self, images: Tensor, noise: Draws, mask: Tensor | None = None) -> Tensor:
         """Purified images, not clamped, so that no gradient is lost at the edges of [0, 1]."""
         x_adv = 2 * images - 1
         plan, calls = self.plan(images, noise, mask), self.purifier.calls(self.schedule)
-        long = self.checkpointing and torch.is_grad_enabled() and calls > FLAT_UP_TO
+        long = self.recomputes() and calls > FLAT_UP_TO
         return (run(x_adv, plan, math.ceil(math.sqrt(len(plan))) if long else None) + 1) / 2
 
     def forward(
         self, images: Tensor, ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Logits, or with several votes log mean probabilities. Raises `ValueError` for images that are not finite floats in [0, 1]."""
-        check_images(images)
+        images = _admit(images)
         noise = self.noise(len(images), ids, copies)
-        if self.votes == 1:
-            return self.classifier(self.purify(images, noise, mask))
-        every = lambda rows: [r for r in rows for _ in range(self.votes)]
-        noise = Noise(self.seed, every(noise.images), [c * self.votes + s for c in noise.copies for s in range(self.votes)])
-        mask = None if mask is None else mask.repeat_interleave(self.votes, 0)
-        logits = self.classifier(self.purify(images.repeat_interleave(self.votes, 0), noise, mask))
-        return mean_log_probability(logits.unflatten(0, (-1, self.votes)).transpose(0, 1))
+        if self.votes > 1:
+            every = lambda rows: [r for r in rows for _ in range(self.votes)]
+            noise = Noise(noise.seed, every(noise.images), [c * self.votes + s for c in noise.copies for s in range(self.votes)])
+            mask = None if mask is None else mask.repeat_interleave(self.votes, 0)
+        purified = self.purify(images.repeat_interleave(self.votes, 0), noise, mask)
+        logits = _call("classifier", frozen(self.classifier), purified)
+        if logits.ndim != 2 or len(logits) != len(purified):
+            raise ValueError(f"the classifier returned {tuple(logits.shape)} for {len(purified)} images, not (n, classes)")
+        _check_finite(purified, logits)
+        return logits if self.votes == 1 else mean_log_probability(logits.unflatten(0, (-1, self.votes)).transpose(0, 1))
+
+
+def _predict(denoiser: Denoiser, again: Denoiser | None, x: Tensor, t: Tensor) -> Tensor:
+    if (eps := _call("denoiser", denoiser, x, t, call=again)).shape != x.shape:
+        hint = "; of a learned variance keep the noise only: the first half of the channels" if eps.shape[1:2] == (2 * x.shape[1],) else ""
+        raise ValueError(f"the denoiser returned {tuple(eps.shape)} for images {tuple(x.shape)}; both must be equal{hint}")
+    return eps
 
 
 def purify(
-    images: Tensor,
-    classifier: nn.Module,
-    denoiser: nn.Module,
-    purifier: HetPure | Uniform | None = None,
-    *,
-    ids: Sequence[int | str] | None = None,
-    copies: Sequence[int] | None = None,
-    seed: int | str = 0,
-    schedule: Schedule | None = None,
-    taps: Sequence[nn.Module] | None = None,
-) -> Tensor:
-    """Purified images in [0, 1] for images (n, 3, h, w) in [0, 1]; settings as in `Purified`, `ids` 0 to n - 1 if not given.
+    images: Tensor, classifier: Classifier, denoiser: Denoiser, purifier: Purifier | None = None, *,
+    ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None, seed: int | str = 0,
+    schedule: Schedule | None = None, taps: Sequence[nn.Module | str] | None = None,
+) -> Tensor:  # fmt: skip
+    """Purified images in [0, 1] for images (n, c, h, w) in [0, 1]; settings as in `Purified`, `ids` 0 to n - 1 if not given.
 
     Paper: Alg 1, 2. Book: ch03, eq-algorithm.
     """
-    check_images(images)
+    images = _admit(images)
     defended = Purified(classifier, denoiser, purifier, seed=seed, schedule=schedule, taps=taps)
     noise = defended.noise(len(images), range(len(images)) if ids is None else ids, copies)
     with torch.no_grad():
-        return defended.purify(images, noise).clamp(0, 1)
+        purified = defended.purify(images, noise)
+        _check_finite(purified)
+        return purified.clamp(0, 1)
 
 
 def mean_log_probability(logits: Tensor) -> Tensor:
@@ -606,7 +754,8 @@ def vote(logits: Tensor, how: str = "soft") -> Tensor:
     equal counts go to the larger mean probability.
     """
     _check_choice("how", how, ("soft", "hard"))
-    mean = mean_log_probability(logits).exp()
+    if (mean := mean_log_probability(logits).exp()).isnan().any():
+        raise ValueError("logits contain NaN or +infinity: no label can be voted for")
     if how == "soft":
         return mean.argmax(-1)
     counts = F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0)
@@ -616,18 +765,74 @@ def vote(logits: Tensor, how: str = "soft") -> Tensor:
 # ---- 5. checks -------------------------------------------------------------------------------------------------------------
 
 
+SLACK = 1e-6  # by which images may leave [0, 1], as they do by rounding
+
+
 def check_images(images: Tensor) -> None:
-    """Raise `ValueError` unless `images` is a finite float tensor (n, 3, h, w) in [0, 1]."""
+    """Raise `ValueError` unless `images` is a finite float tensor (n, c, h, w) in [0, 1], give or take `SLACK`."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = getattr(images, "dtype", type(images).__name__)
+        kind = images.dtype if isinstance(images, Tensor) else f"{type(images).__name__} (torch.as_tensor makes one)"
         raise ValueError(f"images must be a float tensor, not {kind} (divide 8-bit pixels by 255)")
-    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-        raise ValueError(f"images must have the shape (n, 3, h, w) with n >= 1, not {tuple(images.shape)}")
-    low, high = images.detach().amin().item(), images.detach().amax().item()
-    if math.isnan(low) or math.isnan(high):
-        raise ValueError("images contain NaN")
-    if low < 0 or high > 1:
-        raise ValueError(f"images must be in [0, 1], but range from {low:.4g} to {high:.4g}")
+    if images.ndim != 4 or not images.numel():
+        raise ValueError(f"images must have the shape (n, c, h, w) with n >= 1, not {tuple(images.shape)}")
+    if not ((images >= -SLACK) & (images <= 1 + SLACK)).all():
+        low, high = images.detach().amin().item(), images.detach().amax().item()
+        raise ValueError("images contain NaN" if math.isnan(low) else f"images must be in [0, 1], but range from {low:.7g} to {high:.7g}")
+
+
+def _admit(images: Tensor) -> Tensor:
+    """Checked images in [0, 1], with the gradient of the identity."""
+    _check_transforms()
+    check_images(images)
+    return images + (images.clamp(0, 1) - images).detach()
+
+
+def _check_transforms() -> None:
+    if torch._C._are_functorch_transforms_active():
+        levels = torch._C._functorch.get_interpreter_stack() or []
+        if any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels):
+            raise ValueError("vmap does not work here: pass a batch. torch.func.grad and jacrev do work")
+
+
+def _call(what: str, network: Any, *inputs: Tensor, call: Any = None) -> Tensor:
+    """The float tensor that a network returns. What else it returns, or a type or device that its weights do not have, is an error."""
+    try:
+        output = (call or network)(*inputs)
+    except RuntimeError as error:
+        kinds = {(p.dtype, p.device) for p in network.parameters()} if isinstance(network, nn.Module) else set()
+        if not kinds or (inputs[0].dtype, inputs[0].device) in kinds:
+            raise
+        have, want = (f"{dtype} on {device}" for dtype, device in ((inputs[0].dtype, inputs[0].device), min(kinds, key=str)))
+        raise ValueError(f"images are {have}, but the weights of the {what} are {want}: convert either with .to(...)") from error
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the {what} returned {kind}, not a float tensor (diffusers: .sample, transformers: .logits)")
+    return output
+
+
+def _check_finite(purified: Tensor, logits: Tensor | None = None) -> None:
+    good = purified.isfinite().all() if logits is None else purified.isfinite().all() & logits.isfinite().all()
+    if not good:
+        kinds = "classifier's logits" if purified.isfinite().all() else "purified images"
+        raise ValueError(f"the {kinds} are not finite: the network before them returned NaN or infinity")
+
+
+def _check_activation(activation: Any, images: Tensor) -> None:
+    """(n, c, h, w): of the other layouts with four dimensions, channels last is known by sides in the image's proportion."""
+    shape = tuple(activation.shape) if isinstance(activation, Tensor) else type(activation).__name__
+    fits = lambda h, w: abs(h * images.shape[3] - w * images.shape[2]) <= max(images.shape[2:])
+    if len(shape) != 4 or shape[0] != len(images) or (fits(*shape[1:3]) and not fits(*shape[2:])):
+        raise ValueError(f"a tap returned {shape} for images {tuple(images.shape)}, not (n, c, h, w): reshape tokens, permute channels")
+
+
+def _modules(classifier: Classifier, taps: Sequence[nn.Module | str] | None) -> list[nn.Module]:
+    if taps is None:
+        taps = classifier.taps() if hasattr(classifier, "taps") else []
+    named = dict(classifier.named_modules()) if isinstance(classifier, nn.Module) else {}
+    found = [named.get(tap) if isinstance(tap, str) else tap for tap in ([taps] if isinstance(taps, str) else taps)]
+    if not all(isinstance(tap, nn.Module) for tap in found):
+        raise ValueError(f"taps must be modules of the classifier or their names, not {taps!r}; it has: {', '.join([*named][1:13])}")
+    return found
 
 
 def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -635,14 +840,25 @@ def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+def _count(name: str, value: Any, most: int = 10_000) -> int:
+    whole = hasattr(value, "__index__") and not isinstance(value, bool | Tensor)
+    if not whole or not 1 <= operator.index(value) <= most:
+        raise ValueError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
+    return operator.index(value)
 
 
-def _check_sampling(sampler: str, steps: int, **levels: float) -> None:
+def _check_counts(settings: Any, *names: str) -> None:
+    """Every named setting becomes an int, whatever integer it was."""
+    for name in names:
+        object.__setattr__(settings, name, _count(name, getattr(settings, name)))
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _check_sampling(sampler: str, **levels: float) -> None:
     _check_choice("sampler", sampler, SAMPLERS)
-    _check_count("steps", steps)
     for name, level in levels.items():
-        if not 0 < level <= 1:
+        if not _is_share(level) or level == 0:
             raise ValueError(f"{name} is a fraction of T in (0, 1], not {level}")

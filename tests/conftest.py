@@ -119,7 +119,7 @@ class Smoothed:
     def __init__(self, norm: str, clean: float = 0.93, attacked: float = 0.5, size: int = 4):
         w = torch.randn(3, size, size, generator=torch.Generator().manual_seed(5))
         self.w, self.norm, self.clean, self.attacked = w / w.norm(), norm, clean, attacked
-        self.defence = Purified(LinearClassifier(self.w), NoDenoiser(), Uniform(0.05, steps=1))
+        self.defence = Purified(LinearClassifier(self.w), NoDenoiser(), Uniform(0.05, steps=1), seed=0)
         abar = float(self.defence.schedule.abar[50])
         self.sigma = 0.5 * ((1 - abar) / abar) ** 0.5
         margins = [self.sigma * float(stats.norm.ppf(p)) for p in (clean, attacked)]

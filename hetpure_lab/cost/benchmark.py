@@ -16,7 +16,6 @@ the ratio of workers needs the clock, and idle cores. Writes ``out/bench.json``,
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import platform
@@ -93,14 +92,8 @@ def saved_bytes(bench: Bench, steps: int, rows: int = 8) -> int:
     return meter.peak
 
 
-def as_released(bench: Bench) -> Purified:
-    """The defence with networks that are not frozen, so that every backward pass fills ``.grad`` of all weights."""
-    return behind(replace(bench, classifier=copy.deepcopy(bench.classifier), denoiser=copy.deepcopy(bench.denoiser)), checkpointing=False)
-
-
 def released_iteration(defended: Purified, x: Tensor, images: Tensor, y: Tensor, attack: PGD) -> Tensor:
     """One iteration as the released loop does it: gradients one purification at a time, for all images, with the mask found again."""
-    defended.requires_grad_(True)
     total = torch.zeros_like(x)
     for k in range(attack.eot):
         z = x.clone().requires_grad_()
@@ -118,7 +111,7 @@ def our_iteration(defended: Purified, x: Tensor, images: Tensor, y: Tensor, atta
 def per_iteration(bench: Bench, images: Images) -> tuple[float, float]:
     """Seconds per image of one iteration of the released loop and of ours, without confirmations. Two of its copies are timed."""
     x, y, attack = images.floats, images.labels, replace(BUDGET, eot=2)
-    ours, theirs = behind(bench), as_released(bench)
+    ours, theirs = behind(bench), behind(bench, checkpointing=False)
     microbatch.fit(ours, x[:1])
     both = cpu_seconds(lambda: released_iteration(theirs, x, x, y, attack), lambda: our_iteration(ours, x, x, y, attack))
     released, our = (seconds / len(x) / attack.eot * BUDGET.eot for seconds in both)

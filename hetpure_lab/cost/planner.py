@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
-from hetpure_core import FLAT_UP_TO, HetPure, Purified, Schedule, Uniform, linear_schedule
+from hetpure_core import FLAT_UP_TO, HetPure, Purified, Schedule, Uniform, frozen, linear_schedule
 from hetpure_lab import attacks, defences, evidence
 from hetpure_lab.attacks import ATTACKS, PGD, Attack, Defence, Undefended, logits_of, loss_and_gradient, seen_by_the_attack
 from hetpure_lab.attacks.autoattack import AutoAttack
@@ -64,7 +64,7 @@ class Counted:
 
 def count(network: nn.Module, size: int, *times: Tensor) -> Counted:
     """Costs of `network` for one image of `size` pixels, `times` being its other inputs (1,); on the meta device nothing is computed."""
-    network.requires_grad_(False)
+    network = frozen(network)
     x = torch.empty(1, 3, size, size, device=next(network.parameters()).device, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         out = network(x, *times)

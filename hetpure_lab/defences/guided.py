@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hetpure_core import Denoiser, Noise, Plan, Schedule, p_xs_xt, q_xt_x0, x0_xt
+from hetpure_core import Denoiser, Noise, Plan, Schedule, frozen, p_xs_xt, q_xt_x0, x0_xt
 from hetpure_lab.defences.rivals import ReverseSDE, Rival, Scene, chained, not_negative
 
 
@@ -204,7 +204,7 @@ class Seeing(Rival):
         """The purifier has checked itself."""
 
     def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
-        return self.purifier.guided(Scene(x_adv, eps, noise, schedule), self.classifier)
+        return self.purifier.guided(Scene(x_adv, eps, noise, schedule), frozen(self.classifier))
 
     def calls(self, schedule: Schedule) -> int:
         return self.purifier.calls(schedule)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from hetpure_core import Purified, check_images
+from hetpure_core import Purified, check_images, frozen
 
 
 class Undefended(nn.Module):
@@ -14,11 +14,11 @@ class Undefended(nn.Module):
 
     def __init__(self, classifier: nn.Module):
         super().__init__()
-        self.classifier, self.seed = classifier.eval().requires_grad_(False), 0
+        self.classifier, self.seed, self.training = classifier, 0, False
 
     def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
         check_images(images)
-        return self.classifier(images)
+        return frozen(self.classifier)(images)
 
 
 Defended = Purified | Undefended  # what is evaluated

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hetpure_core import Noise, Purified, Schedule, check_images, linear_schedule, q_xt_x0, x0_xt
+from hetpure_core import Noise, Purified, Schedule, check_images, frozen, linear_schedule, q_xt_x0, x0_xt
 from hetpure_lab.defences.interface import Undefended
 from hetpure_lab.networks import benches, robustbench
 from hetpure_lab.networks.benches import Bench
@@ -28,20 +28,25 @@ class Behind(nn.Module):
     Its ``purify`` takes images (n, 3, h, w) in [0, 1], their noise and its `network` to purified images.
     """
 
-    def __init__(self, classifier: nn.Module, purifier: MENet | PixelDefend | AToP, network: nn.Module | None = None, seed: int | str = 0):
+    def __init__(
+        self,
+        classifier: nn.Module,
+        purifier: MENet | PixelDefend | AToP,
+        network: nn.Module | None = None,
+        seed: int | str | None = None,
+    ):
         super().__init__()
-        self.classifier = classifier.eval().requires_grad_(False)
-        self.network = None if network is None else network.eval().requires_grad_(False)
-        self.purifier, self.seed, self._anonymous = purifier, seed, 0
+        self.classifier, self.network, self.purifier, self.training = classifier, network, purifier, False
+        self.seed, self.calls_without_ids = 0 if seed is None else seed, None if seed is None else [0]
 
     noise = Purified.noise
 
     def purify(self, images: Tensor, noise: Noise) -> Tensor:
-        return self.purifier.purify(images, noise, self.network)
+        return self.purifier.purify(images, noise, frozen(self.network))
 
     def forward(self, images: Tensor, ids: Sequence | None = None, copies: Sequence | None = None) -> Tensor:
         check_images(images)
-        return self.classifier(self.purify(images, self.noise(len(images), ids, copies)))
+        return frozen(self.classifier)(self.purify(images, self.noise(len(images), ids, copies)))
 
 
 def bernoulli(probability: Tensor, noise: Noise, draw: str, like: Tensor) -> Tensor:

@@ -53,7 +53,10 @@ def trained_row(slug: str) -> dict:
 def _networks() -> tuple[Noting, Noting, PixelCNN]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Noting(5).double(), Noting().double(), PixelCNN(8).double()
+        networks = Noting(5).double(), Noting().double(), PixelCNN(8).double()
+    for network in networks:
+        network.eval().requires_grad_(False)  # so that they are used themselves, and note
+    return networks
 
 
 def _images(size: int) -> Tensor:
