@@ -33,6 +33,7 @@ COMMANDS = {
     "protocols": Command("the experiments that a table of the paper needs at its own scale", "paper.protocols"),
     "audit": Command("a sceptic's questions about a defence, answered from records", "audit.checks"),
     "flags": Command("signs that an evaluation overstates robustness", "audit.flags"),
+    "zoo": Command("evaluation faults: what each adds, and which flag catches it", "audit.faults"),
     "cost": Command("what a run costs, before it is run", "cost.planner"),
     "bench": Command("measure speed and memory of attacks on this machine", "cost.benchmark"),
     "precision": Command("what faster arithmetic does to the gradient", "cost.arithmetic"),

@@ -45,7 +45,9 @@ MEANING = {
     "irreproducible": "one key gives different noise: nothing can be replayed",
     "reused-noise": "scoring saw noise of the attack, or the same noise more than once",
     "noise-level": "the noise put on the image is not what the settings say",
+    "label-leak": "the defence knows the labels: what it sees does not decide what it says",
     "wrong-epsilon": "the stored images do not use the radius that is stated",
+    "step-direction": "the attack's steps are not steepest in the norm of its ball",
     "single-acceptance": "one purification decided that an image is broken or robust",
     "early-acceptance": "images set aside as broken survive a vote",
     "above-control": "attacked images do better than clean or randomly perturbed ones",
@@ -56,11 +58,19 @@ MEANING = {
     "weaker-than-other": "a weaker attack breaks images that the stronger one does not",
     "not-converged": "with twice the iterations or purifications accuracy falls",
     "not-monotone": "a larger radius leaves more accuracy",
+    "dropped-images": "images that were attacked are not counted",
+    "not-the-outcomes": "the reported number does not follow from the recorded outcomes",
+    "unequal-votes": "a vote is set beside single purifications",
+    "floor": "a defence that keeps little without an attack is compared by what it keeps under one",
+    "chosen-on-test": "the settings were chosen on the images that are reported",
+    "not-8-bit": "the scored images are not ones that a file can hold",
 }
 RISK = 0.01  # of a false flag, over all images of a comparison
 FEW = 4  # purifications that are too few to accept a result on
 COSTLY = 0.2  # clean accuracy lost
 USED = 0.9  # of the radius, by the image that moved farthest
+FLAT = 1e-9  # of a directional derivative in double precision
+CONFIDENT = 10  # between the largest and the smallest logit: differences beyond it are scaled down before gradients are checked
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class Evidence:
 
 def examine(experiment: Evidence, reference: float | None = None) -> list[Flag]:
     """The flags of one experiment's records; `reference` is the accuracy of the bare classifier on its card."""
-    checks = (_randomness, _movement, _radius, _acceptance, _controls, _code)
+    checks = (_randomness, _movement, _radius, _direction, _acceptance, _controls, _code)
     found = [flag for check in checks for flag in check(experiment)]
     return found + (_clean_accuracy(experiment, reference) if reference is not None else [])
 
@@ -141,6 +151,12 @@ def _radius(e: Evidence) -> list[Flag]:
     if radii and 255 * eps >= 1 and largest < USED * int(255 * eps + 1e-4) / 255:
         return [Flag("wrong-epsilon", e.about, f"no difference is above {largest:.4f}, the radius is {eps:.4f}")]
     return []
+
+
+def _direction(e: Evidence) -> list[Flag]:
+    attack = e.config["attack"]
+    signs = attack["norm"] == "L2" and attack.get("l2_step") == "sign"
+    return [Flag("step-direction", e.about, "sign steps in an l2 ball")] if signs else []
 
 
 def _acceptance(e: Evidence) -> list[Flag]:
@@ -268,11 +284,12 @@ def watched_noise() -> Iterator[Draws]:
 
 @dataclass(frozen=True)
 class Watched:
-    """An attack that remembers how many draws had been made when it ended."""
+    """An attack that remembers how many draws had been made when it ended, and how many iterations it spent."""
 
     attack: Any
     draws: Draws
     ends: list[int]
+    spent: list[int]
 
     def __getattr__(self, name: str):
         return getattr(self.attack, name)
@@ -280,6 +297,7 @@ class Watched:
     def run(self, *args):
         result = self.attack.run(*args)
         self.ends.append(len(self.draws.keys))
+        self.spent.append(int(result[1].sum()))
         return result
 
 
@@ -291,7 +309,7 @@ def live(experiment: Experiment, defence: Purified | Undefended, attack: Any, im
     if getattr(attack, "gradient", "") == "exact":
         found += _gradient(defence, attacks.seen_by_the_attack(defence, attack.gradient), x, y, ids)
     if isinstance(defence, Purified):
-        found += _levels(defence, x, ids)
+        found += _levels(defence, x, ids) + _labels(defence, x, y, ids)
         if "zero-gradient" not in dict(found):
             found += _noise_use(experiment, defence, attack, images, device)
     return [Flag(name, about, seen) for name, seen in found]
@@ -313,8 +331,11 @@ def _outputs(defence: nn.Module, x: Tensor, ids: Sequence) -> list[tuple[str, st
 def _gradient(defence: nn.Module, attacked: nn.Module, x: Tensor, y: Tensor, ids: Sequence) -> list[tuple[str, str]]:
     """The gradient of what the attack sees against difference quotients of the defence, in float64 and under the same noise."""
     defence, attacked, x = copy.deepcopy(defence).double(), copy.deepcopy(attacked).double(), x.double()
-    loss = lambda module, z: F.cross_entropy(module(z, ids, [0] * len(z)), y, reduction="none")
     z = (0.01 + 0.98 * x).requires_grad_()  # inside [0, 1], so that steps to both sides are images
+    with torch.no_grad():
+        logits = defence(z, ids, [0] * len(z))
+    calm = ((logits.amax(1) - logits.amin(1)) / CONFIDENT).clamp(min=1)[:, None]  # where the loss is flat no quotient is exact
+    loss = lambda module, z: F.cross_entropy(module(z, ids, [0] * len(z)) / calm, y, reduction="none")
     total = loss(attacked, z).sum()
     gradient = torch.autograd.grad(total, z)[0] if total.requires_grad else torch.zeros_like(z)
     if flat := [str(key) for key, g in zip(ids, gradient.flatten(1)) if not g.any() or not g.isfinite().all()]:
@@ -323,6 +344,8 @@ def _gradient(defence: nn.Module, attacked: nn.Module, x: Tensor, y: Tensor, ids
     with torch.no_grad():
         quotients = [(loss(defence, z + 1e-6 * d) - loss(defence, z - 1e-6 * d)) / 2e-6 for d in directions]
     slopes = torch.stack([(gradient * d).flatten(1).sum(1) for d in directions])
+    if max(slopes.norm(), torch.stack(quotients).norm()) < FLAT:
+        return []  # nothing to compare
     error = ((slopes - torch.stack(quotients)).norm() / torch.stack(quotients).norm()).item()
     return [("inexact-gradient", f"relative error of directional derivatives {error:.2g}")] if error > 0.02 else []
 
@@ -362,17 +385,34 @@ def _misplaced(name: str, level: float, variance: Tensor, ratio: np.ndarray, exa
     return f"{name} = {level} is stated, {np.searchsorted(ratio, measured) / (len(ratio) - 1):.3f} measured"
 
 
+@torch.no_grad()
+def _labels(defence: Purified, x: Tensor, y: Tensor, ids: Sequence, copies: int = 8) -> list[tuple[str, str]]:
+    """One blend of all images in the place of each: whose place it is must not decide which label comes out (Fisher's test)."""
+    blend = x.mean(0, keepdim=True).expand_as(x)
+    said = torch.stack([defence(blend, ids, [c] * len(x)).argmax(-1) for c in range(copies)])
+    own, other = (said == y).sum(0), torch.stack([(said == label).sum(0)[y != label].sum() for label in y])
+    places = torch.stack([(y != label).sum() for label in y])
+    table = [[int(own.sum()), copies * len(y) - int(own.sum())], [int(other.sum()), copies * int(places.sum()) - int(other.sum())]]
+    if not places.any() or fisher_exact(table, alternative="greater").pvalue >= RISK:
+        return []
+    return [("label-leak", f"one image in all places is given the place's label {table[0][0]} times of {sum(table[0])}")]
+
+
 def _noise_use(experiment: Experiment, defence: Purified, attack: Any, images: Images, device: str) -> list[tuple[str, str]]:
     """A miniature of the experiment, with all draws of noise noted: what scoring draws must be new, and new for every purification."""
     little = replace(attack, iterations=2, **({"eot": 2} if hasattr(attack, "eot") else {}))
     with watched_noise() as draws:
-        watched = Watched(little, draws, [])
+        watched = Watched(little, draws, [], [])
         evidence.evaluate(experiment, defence, watched, images, torch.device(device))
     attacked, scored = draws.of(0, watched.ends[0]), draws.of(watched.ends[0])
     scored = {key for key in scored if not str(key[0]).startswith("null")}  # the null control's direction is no purification
     found, K = [], experiment.config["K"]
     if shared := attacked & scored:
         found.append(("reused-noise", f"{len(shared)} of {len(scored)} draws of scoring had been seen by the attack"))
+    gradients = len({key[:3] for key in attacked if str(key[0]).startswith("attack")})
+    takes = getattr(attack, "gradient", "none") not in ("none", "undefended") and not getattr(attack, "frozen", "")
+    if takes and 0 < gradients < (wanted := watched.spent[0] * little.eot):
+        found.append(("reused-noise", f"{wanted} gradients were taken under {gradients} different draws of noise"))
     runs = len({key[:3] for key in scored})
     if runs < K * len(images):
         found.append(("reused-noise", f"{runs} different purifications score {len(images)} images, not {K} each"))
