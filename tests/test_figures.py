@@ -17,6 +17,7 @@ from seaborn.external import husl
 
 from hetpure_core import HetPure, Purified
 from hetpure_lab import evidence
+from hetpure_lab.common import names
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import inside
@@ -41,7 +42,7 @@ def test_the_accuracy_plot_shows_what_the_records_say():
     figures.accuracy_plot(axis, rows)
     drawn = {round(float(line.get_xdata()[0]), 6) for line in axis.lines if line.get_marker() == "o"}
     assert drawn == {round(100 * row[f"{c}_single"]["value"], 6) for row in rows for c in figures.COLUMNS}
-    assert [label.get_text() for label in axis.get_yticklabels()] == [row["defence"] for row in rows]
+    assert [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()] == [names.defence(row["defence"]) for row in rows]
     plots.plt.close(figure)
 
 
@@ -80,7 +81,7 @@ def test_saving_the_same_picture_again_changes_no_file(tmp_path):
 
 def test_notebooks_show_plots_as_svg_and_photographs_as_png():
     cells = [
-        "from hetpure_lab import plots; import matplotlib.pyplot as plt; plots.style()",
+        "from hetpure_lab.report import plots; import matplotlib.pyplot as plt; plots.style()",
         "_ = plt.plot([0, 1], [1, 0]); plots.note(plt.gcf(), ['results/b.jsonl']); plots.note(plt.gcf(), ['results/a.jsonl'])",
         "_ = plt.imshow([[0, 1]])",
     ]

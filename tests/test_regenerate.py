@@ -98,7 +98,7 @@ def test_the_field_is_of_one_radius_and_in_the_order_of_cost(both_radii):
 def test_the_paired_table_speaks_only_of_what_was_measured(both_radii, monkeypatch):
     monkeypatch.setattr(regenerate, "RESULTS", both_radii)
     pairs = regenerate.paired(tables.headline("imagenet-small", both_radii, 4 / 255), printed.STRONGER, "imagenet-small")
-    assert list(pairs.index) == ["method - uniform:t=0.2,steps=6"] and "not established" in regenerate.verdicts(pairs)
+    assert list(pairs.index) == ["uniform:t=0.2,steps=6"] and "not established" in regenerate.verdicts(pairs)
     alone = regenerate.paired(tables.headline("imagenet-small", both_radii, 8 / 255), printed.STRONGER, "imagenet-small")
     assert regenerate.verdicts(alone) == "No record compares the method with another defence yet."
 
@@ -191,13 +191,24 @@ def test_the_table_of_inputs_pairs_every_row_with_the_first():
     assert table.loc["a", "change, clean"] == ""
 
 
-def test_a_table_for_the_page_lists_each_note_once_below_and_may_break_settings():
+def test_a_table_for_the_page_lists_each_note_once_and_names_what_specs_mean():
     notes = ["not ours", "", "not ours", "another"]
     settings = {"defence here": ["hetpure:t_l=0.4,t_s=0.2"] * 4, "attack": ["pgd:eps=0.01568627450980392,eot=4"] * 4}
-    frame = pd.DataFrame(settings | {"note": notes})
-    html = tables.show(frame).to_html()
-    assert html.count("not ours") == html.count("another") == 1 and "1: not ours<br>2: another" in html
-    assert re.findall(r'class="data row\d col2" >([^<]*)<', html) == ["1", "", "1", "2"]
-    assert tables.breakable("at:model=Linf/Pang2022_WRN28_10") == "at:model=Linf/<wbr>Pang2022_<wbr>WRN28_<wbr>10"
-    assert "t_l=0.4,<wbr>t_s=0.2" in html and "pgd:eps=4/255,<wbr>eot=4" in html
+    frame = pd.DataFrame(settings | {"note": notes, "verdict": ["open", "higher", "lower", "open"]})
+    html = tables.show(frame, "Which is which").to_html()
+    assert html.count("not ours") == html.count("another") == 1 and "Which is which<br>1: not ours<br>2: another" in html
+    assert re.findall(r'class="data row\d col3" >([^<]*)<', html) == ["1", "", "1", "2"]
+    assert 'title="hetpure:t_l=0.4,t_s=0.2">the method, tₗ = 0.4, tₛ = 0.2<' in html and 'title="pgd:eps=4/255,eot=4"' in html
+    assert html.index("verdict") < html.index("defence here")
     assert "<caption" not in tables.show(frame.assign(note="")).to_html()
+
+
+def test_an_interval_is_not_broken_and_markup_in_a_cell_stays_text():
+    frame = pd.DataFrame({"clean": ["64.1 [51.6, 76.6] (64)", "<b>"]})
+    html = tables.show(frame).to_html()
+    assert "64.1\u00a0[51.6,\u00a076.6] (64)" in html and "&lt;b&gt;" in html
+
+
+def test_only_long_tables_fold():
+    frame = pd.DataFrame({"defence": ["none"] * (tables.LONG + 1)})
+    assert "dataframe long" in tables.show(frame).to_html() and "dataframe long" not in tables.show(frame[1:]).to_html()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import hetpure_core
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, run
 from hetpure_lab import attacks, defences, evidence
-from hetpure_lab.common import specs, stats
+from hetpure_lab.common import names, specs, stats
 from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble, guided, rivals
 from hetpure_lab.defences.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
 from hetpure_lab.defences.rivals import (
@@ -469,11 +469,12 @@ def test_the_front_is_what_no_cheaper_or_better_point_beats():
 def test_conclusions_follow_from_the_verdicts():
     pairs = pd.DataFrame({"defence": ["a", "b", "c", "d"], "verdict": ["lower", "not established", "lower", "higher"]})
     pairs["p (vote, McNemar, Holm)"] = [0.04, 1, 0.06, 0.07]
-    assert tables.conclusions(pairs) == [
-        "**More accurate under attack than the method**: `d`.",
-        "**Less accurate under attack than the method**: `a`, `c`.",
-        "**Not told apart from the method**: `b`.",
-        "**Told apart by their votes, after Holm's correction for 4 tests**: `a`.",
+    said = [re.sub("<[^>]*>", "", sentence) for sentence in tables.conclusions(pairs)]
+    assert said == [
+        "**More accurate under attack than the method**: d.",
+        "**Less accurate under attack than the method**: a; c.",
+        "**Not told apart from the method**: b.",
+        "**Told apart by their votes, after Holm's correction for 4 tests**: a.",
     ]
     assert "No record" in tables.conclusions(pd.DataFrame())[0]
 
@@ -671,9 +672,10 @@ def test_the_pareto_plot_shows_every_row_at_its_cost_in_its_colour_and_marks_the
     assert [float(p.get_xdata()[0]) for p in points] == pytest.approx([tables.cost(name) for name in accuracy], rel=0.06)
     assert [p.get_color() for p in points] == [plots.colour(name) for name in accuracy]
     families = dict.fromkeys(name.partition(":")[0] for name in accuracy)
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(families)
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [figures.family(name) for name in families]
     assert [name for name, p in zip(accuracy, points) if p.get_markerfacecolor() != p.get_color()] == ["sde:t=0.1,steps=100"]
     front = ["gradual", "hetpure", "uniform:t=0.14,steps=1", "none"]
-    assert [name for name, p in zip(accuracy, points) if p.get_marker() == "D"] == front == [text.get_text() for text in axis.texts]
+    assert [name for name, p in zip(accuracy, points) if p.get_marker() == "D"] == front
+    assert [text.get_text() for text in axis.texts] == [names.defence(name) for name in front]
     assert axis.get_xscale() == "symlog" and axis.get_xlim()[0] < 0 < axis.get_xlim()[1]
     plots.plt.close(figure)

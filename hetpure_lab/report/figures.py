@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hetpure_core import Purified, attention_maps, merge, q_xt_x0, trajectory
 from hetpure_lab import data, evidence
+from hetpure_lab.common import names
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.evidence import ablations, inside, studies
@@ -58,7 +59,7 @@ def _mark(axis: Axes, y: float, a: Accuracy, colour: str, label: str | None = No
 
 def accuracy_plot(axis: Axes, rows: Sequence[dict]) -> None:
     """Single-shot accuracy of each experiment in `rows` (summaries), clean, under random noise and attacked, with 95 % intervals."""
-    interval_plot(axis, {r["defence"]: {c: Accuracy(**r[f"{c}_single"]) for c in COLUMNS} for r in rows})
+    interval_plot(axis, {names.defence(r["defence"]): {c: Accuracy(**r[f"{c}_single"]) for c in COLUMNS} for r in rows})
     plots.note(axis.figure, _files(rows))
 
 
@@ -94,15 +95,16 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
         seen[calls] += 1
         error = [[value - 100 * a["low"]], [100 * a["high"] - value]]
         named = best or name in ("none", "hetpure") or (name.startswith("uniform") and "," not in name and r["n"] >= tables.ENOUGH)
-        family = name.partition(":")[0]
-        style = {"fmt": "D" if best else "o", "color": plots.colour(name), "label": None if family in families else family}
+        slug = name.partition(":")[0]
+        style = {"fmt": "D" if best else "o", "color": plots.colour(name), "label": None if slug in families else family(slug)}
         style["markerfacecolor"] = axis.get_facecolor() if name in tables.LONGER else plots.colour(name)
-        families.add(family)
+        families.add(slug)
         axis.errorbar(place, value, error, markersize=4, linewidth=0.7, clip_on=False, **style)
         if named:
             side, align = (4, "left") if calls < 2 else (-4, "right")  # dear ones on the left, where there is room
             halo = [patheffects.withStroke(linewidth=1.5, foreground="white")]  # or bars run through the name
-            axis.annotate(name, (place, value), (side, 3), textcoords="offset points", fontsize=6, ha=align, path_effects=halo)
+            look = {"fontsize": 6, "ha": align, "path_effects": halo, "textcoords": "offset points"}
+            axis.annotate(names.defence(name), (place, value), (side, 3), **look)
     if axis.get_legend_handles_labels()[1]:
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=6, frameon=False, title="from the top", title_fontsize=6)
     axis.plot(*zip(*[points[name] for name in front]) if front else ([], []), color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
@@ -114,6 +116,11 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
     axis.set_xlim(-0.3, 2 * dearest + 1)
     axis.set(xlabel="denoiser calls per answer", ylabel="single-shot accuracy under attack, %", ylim=(0, None))
     plots.note(axis.figure, _files(rows))
+
+
+def family(slug: str) -> str:
+    """The name of a purifier at any setting."""
+    return names.defence(slug).partition(", t =")[0]
 
 
 def threshold(axis: Axes, x: Sequence[float], curves: dict[str, Sequence[Accuracy]], chosen: float) -> None:
@@ -199,15 +206,16 @@ def _band(axis: Axes, x: Sequence[float], points: Sequence[Accuracy], colour: st
 
 def distances(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
     """Mean feature distance of purified to original images with 95 % intervals, a panel per kind of image. Paper: Fig 9."""
-    names = list(dict.fromkeys(rows.defence))
+    defences = list(dict.fromkeys(rows.defence))
     for axis, (kind, part) in zip(axes, rows.groupby("kind", sort=False)):
         for (name,), a in studies.means(part, ["defence"], "distance").items():
-            colour, y = plots.colour(name), -names.index(name)
+            colour, y = plots.colour(name), -defences.index(name)
             axis.plot([a.low, a.high], [y, y], color=colour, linewidth=1.8)
             axis.plot(a.value, y, "o", color=colour, markersize=5)
         axis.set(title=f"{kind} (n = {part.image.nunique()})", xlabel="feature distance")
         axis.set_xlim(-0.04 * (right := 1.05 * axis.get_xlim()[1]), right)
-        axis.set(yticks=[-i for i in range(len(names))], yticklabels=["not purified" if n == "none" else n for n in names])
+        labels = ["not purified" if n == "none" else names.defence(n) for n in defences]
+        axis.set(yticks=[-i for i in range(len(labels))], yticklabels=labels)
         axis.grid(axis="x")
 
 
@@ -273,13 +281,13 @@ def joint(axis: Axes, original: Tensor, purified: Tensor, bins: int = 48) -> flo
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def pipeline(defended: Purified, image: Tensor, key: str, names: Sequence[str]) -> Figure:
+def pipeline(defended: Purified, image: Tensor, key: str, classes: Sequence[str]) -> Figure:
     """One image (3, h, w) in [0, 1] on its way through the defence: maps, mask, Eq 5, states of both stages, verdicts. Paper: Fig 2."""
     x, noise = image[None], defended.noise(1, [key])
     maps, mask = attention_maps(x, defended.classifier, defended.tap_modules)[0], defended.mask(x, noise)
     with torch.no_grad():
         states = list(trajectory(2 * x - 1, defended.plan(x, noise, mask)))
-        verdicts = [names[int(defended.classifier(y).argmax())] for y in (x, (states[-1][1] + 1) / 2)]
+        verdicts = [classes[int(defended.classifier(y).argmax())] for y in (x, (states[-1][1] + 1) / 2)]
         noised = inside.start(defended, x, noise, mask, states[0][1])[0]
     n_1 = len(defended.purifier.grid(defended.schedule)[0]) - 1
     kept = sorted({max(1, n_1 // 2), n_1, (n_1 + len(states)) // 2, len(states) - 1})
@@ -458,10 +466,10 @@ def save(name: str, drawing: Drawing, function: str, folder: Path = FIGURES) -> 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hetpure figures", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help=", ".join(FILES))
-    names = parser.parse_args(argv).names or list(FILES)
-    if unknown := set(names) - set(FILES):
+    chosen = parser.parse_args(argv).names or list(FILES)
+    if unknown := set(chosen) - set(FILES):
         parser.error(f"unknown figure {', '.join(sorted(unknown))}; known: {', '.join(FILES)}")
     plots.style()
-    for name in names:
+    for name in chosen:
         drawing = FILES[name]()
         print(save(name, drawing, f"hetpure_lab.report.figures.{FILES[name].__name__}") if drawing else f"{name}: no record yet")

@@ -16,7 +16,7 @@ from hetpure_core import HetPure
 from hetpure_lab import data as lab_data
 from hetpure_lab import evidence
 from hetpure_lab.attacks import Attack
-from hetpure_lab.common import specs
+from hetpure_lab.common import names, specs
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.data import Images, NoData
 from hetpure_lab.defences import DEFENCES
@@ -112,7 +112,7 @@ def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
     for name, p in tables.together({n: (files[method], files[n]) for n in same if attack and n != method}).items():
         corrected = {column: f"{p[column]:.2g}" for column in tables.TESTS.values()}
         said = {"n": p["n"], "difference, points": str(p["difference"])}
-        lines[f"method - {name}"] = said | corrected | {"the method is": p["verdict"]}
+        lines[name] = said | corrected | {"the method is": p["verdict"]}
     return pd.DataFrame(lines).T
 
 
@@ -120,7 +120,9 @@ def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Styler | Markdown:
     """A table for display, with links to its records if it names them, or a sentence where there is no record yet."""
     if not len(frame):
         return Markdown("Not measured yet.")
-    return tables.show(frame) if "record" in frame else frame
+    if not isinstance(frame.index, pd.RangeIndex):  # the index names what was compared
+        frame = frame.reset_index(names=["bench", "defence"][-frame.index.nlevels :])
+    return tables.show(frame)
 
 
 def verdicts(pairs: pd.DataFrame) -> str:
@@ -129,9 +131,9 @@ def verdicts(pairs: pd.DataFrame) -> str:
         return "No record compares the method with another defence yet."
     said: dict[str, list[str]] = {}
     for name, row in pairs.iterrows():
-        said.setdefault(row["the method is"], []).append(f"`{name.removeprefix('method - ')}`")
-    parts = (f"**{word}** against {', '.join(names)}" for word, names in said.items())
-    return f"The method's accuracy under attack: {'; '.join(parts)}."
+        said.setdefault(row["the method is"], []).append(names.markup(name))
+    parts = (f"**{word}** against {'; '.join(others)}" for word, others in said.items())
+    return f"The method's accuracy under attack: {'. '.join(parts)}."
 
 
 def radius_effect(rows: dict[float, Sequence[dict]], bench: str) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from pandas.io.formats.style import Styler
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence
 from hetpure_lab.attacks import ATTACKS, PGD
-from hetpure_lab.common import specs
+from hetpure_lab.common import names, specs
 from hetpure_lab.defences import DEFENCES, published
 from hetpure_lab.evidence import RESULTS
 from hetpure_lab.evidence.compare import TESTS, compare, together
@@ -123,30 +123,55 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
 
 
 SPECS = ("defence", "defence here", "attack", "spec", "longer", "strided")  # columns
+LONG = 20  # rows; the page folds longer tables and lets them be filtered
+GOOD = ("supported", "yes", "passed", "higher", "nearer")
+BAD = ("contradicted", "no", "failed", "lower", "farther")
 
 
-def show(frame: pd.DataFrame) -> Styler:
-    """A table for the page: small print, no index. Each record is a link to its file, which the book carries along, or the options that
-    make it; settings may be broken after a comma; notes stand below the table, each once."""
+def show(frame: pd.DataFrame, caption: str = "") -> Styler:
+    """A table for the page: small print, no index, the verdict first, people's names with the spec one hover away, whole intervals.
+
+    Each record is a link to its file, which the book carries along, or the options that make it; notes stand below the caption, each
+    once. The page's script folds a table of more than `LONG` rows and gives it a filter.
+    """
     notes = {text: i for i, text in enumerate(dict.fromkeys(filter(None, frame.get("note", []))), 1)}
-
-    def link(text: str) -> str:
-        if text.startswith("--"):
-            return f"<code>{escape(text)}</code>"
-        return text and f'<a href="../{text}">{text.rpartition("--")[2].removesuffix(".jsonl")}</a>'
-
-    formats = {"record": link, "note": lambda text: str(notes.get(text, ""))} | dict.fromkeys(SPECS, breakable)
+    frame = frame[sorted(frame, key=lambda column: column != "verdict")]
+    formats = dict.fromkeys(frame.select_dtypes(exclude="number"), unbroken) | dict.fromkeys(SPECS, called)
+    formats |= {"record": linked, "note": lambda text: str(notes.get(text, "")), "verdict": verdict}
     styled = frame.style.hide(axis="index").format({c: f for c, f in formats.items() if c in frame})
-    if notes:
-        styled = styled.set_caption("<br>".join(f"{i}: {escape(text)}" for text, i in notes.items()))
-        styled = styled.set_table_styles([{"selector": "caption", "props": "caption-side: bottom; text-align: left"}])
+    styled = styled.format_index(lambda column: called(column) if column in ("none", "hetpure") or ":" in column else column, axis=1)
+    said = [escape(caption)] if caption else []
+    if said or notes:
+        styled = styled.set_caption("<br>".join([*said, *(f"{i}: {escape(text)}" for text, i in notes.items())]))
+        styled = styled.set_table_styles([{"selector": "caption", "props": "caption-side: top; text-align: left"}])
     kind = "dataframe beside" if "type" in frame else "dataframe"  # its first column is narrow
+    kind += " long" if len(frame) > LONG else ""
     return styled.set_table_attributes(f'class="{kind}" style="font-size: 75%"')
 
 
-def breakable(text: object) -> str:
-    """Settings with places to break the line: after each, and inside long names."""
-    return re.sub(r"([,+]|/(?=[A-Z])|(?<=\w\w)_(?=\w\w))", r"\1<wbr>", escape(specs.readable(str(text))))
+def linked(record: str) -> str:
+    """A record file as a link that says its key, or the command line that makes it as code."""
+    if record.startswith("--") or record.startswith("hetpure "):
+        return f"<code>{escape(record)}</code>"
+    return record and f'<a href="../{record}">{record.rpartition("--")[2].removesuffix(".jsonl")}</a>'
+
+
+def called(spec: object) -> str:
+    """A spec by its name (`names.markup`); other text stays."""
+    alternatives = str(spec).split(" or ")
+    known = all(re.fullmatch(r"[a-z][\w-]*(:\S*)?", text) for text in alternatives)
+    return " or ".join(map(names.markup, alternatives)) if known else escape(str(spec))
+
+
+def unbroken(cell: object) -> str:
+    """Text whose intervals stay on one line: ``64.1 [51.6, 76.6]``."""
+    return re.sub(r"-?[\d.]+ \[[^\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), escape(str(cell)))
+
+
+def verdict(word: str) -> str:
+    """A verdict that survives print and colour blindness: a sign, the word, and a class for the colour."""
+    state, sign = ("good", "✓") if word in GOOD else ("bad", "✗") if word in BAD else ("undecided", "–")
+    return f'<span class="verdict {state}"><span aria-hidden="true">{sign}</span>\u00a0{escape(str(word))}</span>'
 
 
 # ---- every purifier on one bench ---------------------------------------------------------------------------------------------
@@ -177,8 +202,8 @@ def every_attack(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.
     for r in rows:
         if r["defence"] in ("hetpure", "none") or (r["defence"].startswith("uniform") and "," not in r["defence"]):
             lines.setdefault(r["attack"], {})[r["defence"]] = counted(r, "adversarial_single")
-    names = sorted({name for line in lines.values() for name in line}, key=_price, reverse=True)
-    return pd.DataFrame({"attack": a} | {name: line.get(name, "") for name in names} for a, line in lines.items())
+    columns = sorted({name for line in lines.values() for name in line}, key=_price, reverse=True)
+    return pd.DataFrame({"attack": a} | {name: line.get(name, "") for name in columns} for a, line in lines.items())
 
 
 def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, str]:
@@ -217,8 +242,8 @@ def fair(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFram
     """
     found = {title: {r["defence"]: r for r in common(bench, norm, slug, results)} for title, slug in COLUMNS.items()}
     options = planned(bench, norm, "bpda") | planned(bench, norm)
-    names = {name for rows in found.values() for name in rows} | set(options)
-    return pd.DataFrame(_fair_line(name, {t: rows.get(name) for t, rows in found.items()}, options) for name in sorted(names, key=_price))
+    every = sorted({name for rows in found.values() for name in rows} | set(options), key=_price)
+    return pd.DataFrame(_fair_line(name, {t: rows.get(name) for t, rows in found.items()}, options) for name in every)
 
 
 def _price(defence: str) -> tuple[int, str]:
@@ -308,9 +333,9 @@ def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) ->
     lines, defence = [], specs.normal(defence, DEFENCES)
     for name, norm in (("Table 1", "Linf"), ("Table 3", "L2"), ("Table 5", "Linf")):
         claims = [c for c in TABLES[name].rows if method and c.method.startswith(method)]
-        names = {defence, *(spec for spec in (claims[0].specs if claims else ()) if spec.partition(":")[0] == defence.partition(":")[0])}
+        accepted = {defence, *(spec for spec in (claims[0].specs if claims else ()) if spec.partition(":")[0] == defence.partition(":")[0])}
         for i, attack in enumerate(TABLES[name].attacks):
-            row = next((r for r in common(bench, norm, attack_of(attack, bench), results) if r["defence"] in names), None)
+            row = next((r for r in common(bench, norm, attack_of(attack, bench), results) if r["defence"] in accepted), None)
             paper = claims[0].robust[i] if claims else ""
             if row or paper:
                 lines.append({"attack": f"{attack}, {norm}", "paper": paper} | _measured_cells(row))
@@ -339,8 +364,8 @@ def conclusions(pairs: pd.DataFrame) -> list[str]:
         "lower": "Less accurate under attack than the method",
         "not established": "Not told apart from the method",
     }
-    names = {word: [f"`{r.defence}`" for r in pairs.itertuples() if r.verdict == v] for v, word in words.items()}
-    said = [f"**{word}**: {', '.join(found)}." for word, found in names.items() if found]
-    told_apart = [f"`{name}`" for name, p in zip(pairs["defence"], pairs["p (vote, McNemar, Holm)"]) if p < 0.05]
-    said.append(f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**: {', '.join(told_apart) or 'none'}.")
+    called = {word: [names.markup(r.defence) for r in pairs.itertuples() if r.verdict == v] for v, word in words.items()}
+    said = [f"**{word}**: {'; '.join(found)}." for word, found in called.items() if found]
+    told_apart = [names.markup(name) for name, p in zip(pairs["defence"], pairs["p (vote, McNemar, Holm)"]) if p < 0.05]
+    said.append(f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**: {'; '.join(told_apart) or 'none'}.")
     return said
