@@ -38,6 +38,9 @@ DEFENCES = {
     "me-net": "ME-Net",
     "pixeldefend": "PixelDefend",
     "atop": "AToP",
+    "noise-map": "one call that knows the noise map",
+    "noise-map-untold": "one call that assumes one level",
+    "per-pixel": "sampler that knows the noise map",
 }
 MODELS = {
     "fast-at-linf": "fast adversarial training",
@@ -74,6 +77,15 @@ BENCHES = {
     "cifar10": "CIFAR-10",
     "svhn": "SVHN",
     "imagenet": "ImageNet photographs",
+    "photographs": "photographs",
+    "small": "small networks",
+    "independent": "networks of others",
+    "paper": "the paper's networks",
+    "ffdnet": "FFDNet",
+    "map": "denoiser told the noise map",
+    "classifier-only": "classifier only",
+    "64": "64 pixels",
+    "10": "10 classes",
 }
 MASKS = {
     "random": "random mask",
@@ -129,11 +141,8 @@ def attack(spec: str) -> str:
 def bench(name: str) -> str:
     """``cifar10-small`` as "CIFAR-10, small networks"."""
     plain, *options = name.split("+")
-    dataset, _, rest = plain.partition("-")
-    scale, _, classes = rest.partition("-")
-    networks = {"small": "small networks", "paper": "the paper's networks"}.get(scale, scale)
-    words = [BENCHES.get(dataset, dataset), f"{classes} classes" if classes else "", networks]
-    return ", ".join(filter(None, [*words, *options]))
+    words = re.findall("classifier-only|[^-]+", plain)
+    return ", ".join([*(BENCHES.get(word, word) for word in words), *options])
 
 
 def name(spec: str) -> str:
