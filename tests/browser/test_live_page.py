@@ -415,6 +415,18 @@ def test_an_old_browser_keeps_the_still_picture_and_is_told_why(browser, folder,
     visit.page.close()
 
 
+def test_a_build_without_npm_says_so_beside_the_still_picture(browser, folder, tmp_path):
+    for name in ("index.html", "live.js", "live.css"):
+        shutil.copy(folder / name, tmp_path)
+    (tmp_path / "packed.js").write_text(live.packed_script({"unavailable": "npm is not installed"}))
+    visit = Visit(browser, (tmp_path / "index.html").as_uri())
+    text = "document.getElementById('hetpure-live-status').textContent"
+    visit.page.wait_for_function(f"{text}.includes('npm is not installed')")
+    assert not visit.page.evaluate("document.getElementById('hetpure-still').hidden")
+    assert visit.wrong == []
+    visit.page.close()
+
+
 def test_without_javascript_the_still_picture_stands_there(browser, folder):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
