@@ -57,7 +57,7 @@ class Mixture:
     def log_joint(self, xt: Tensor, level: Level = (1.0, 0.0)) -> Tensor:
         r"""log of w_k times the density of :math:`x_t = a x_0 + b\epsilon` in component k: (n, 3, h, w) to (n, k)."""
         a, b = level
-        variance = torch.as_tensor(a**2 * self.sigma**2 + b**2).to(xt).expand(xt.shape[1:])
+        variance = torch.as_tensor(a**2 * self.sigma**2 + b**2, dtype=torch.float64).to(xt).expand(xt.shape[1:])
         far = (xt[:, None] - a * self.means.to(xt)).square() / variance
         weights = torch.tensor(self.weights, dtype=torch.float64).log().to(xt)
         return weights - 0.5 * far.flatten(2).sum(2) - 0.5 * (2 * math.pi * variance).log().sum()

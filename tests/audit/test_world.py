@@ -49,11 +49,12 @@ def three() -> Mixture:
     return Mixture(means, 0.2, (0.5, 0.2, 0.3))
 
 
-@pytest.mark.parametrize("several", [False, True], ids=["one level", "a level per pixel"])
+@pytest.mark.parametrize("several", [False, True, None], ids=["one level", "a level per pixel", "a number"])
 def test_the_posterior_mean_is_tweedies(several):
     """Robbins and Tweedie: the conditional mean follows from the gradient of the log density, here by automatic differentiation."""
     a = torch.linspace(0.4, 0.95, 16, dtype=torch.float64).reshape(1, 4, 4) if several else torch.tensor(0.7, dtype=torch.float64)
-    b, x = (1 - a**2).sqrt(), 0.5 * torch.randn(5, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    a = 0.7 if several is None else a
+    b, x = (1 - a**2) ** 0.5, 0.5 * torch.randn(5, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x.requires_grad_()
     density = three().log_joint(x, (a, b)).logsumexp(1)
     (score,) = torch.autograd.grad(density.sum(), x)
