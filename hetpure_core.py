@@ -24,8 +24,9 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from numbers import Real
@@ -88,13 +89,9 @@ class Schedule:
             raise ValueError("abar must start at 1 and fall strictly, staying positive")
 
     @cached_property
-    def values(self) -> list[float]:
-        """abar as floats, which no device has to wait for."""
-        return self.abar.tolist()
-
-    @cached_property
-    def roots(self) -> tuple[list[float], list[float]]:
-        return self.abar.sqrt().tolist(), (1 - self.abar).sqrt().tolist()
+    def floats(self) -> tuple[list[float], list[float], list[float]]:
+        """abar, sqrt(abar) and sqrt(1 - abar) as numbers, which no device has to wait for."""
+        return self.abar.tolist(), self.abar.sqrt().tolist(), (1 - self.abar).sqrt().tolist()
 
     @property
     def T(self) -> int:
@@ -109,7 +106,7 @@ class Schedule:
     def signal_and_noise(self, t: int | Tensor, like: Tensor) -> tuple[Any, Any]:
         """sqrt(abar_t) and sqrt(1 - abar_t), taken in float64: floats for one index `t`, (n, 1, 1, 1) like `like` for one per image."""
         if not isinstance(t, Tensor):
-            return self.roots[0][t], self.roots[1][t]
+            return self.floats[1][t], self.floats[2][t]
         return tuple(table[t.to(table.device)].reshape(-1, 1, 1, 1) for table in _tables(self, like.device, like.dtype))
 
 
@@ -151,6 +148,27 @@ class Noise:
         return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self.generators(draw)]).to(like)
 
 
+AHEAD = 32  # draws of noise that are sent to a device at once
+_POOL = ThreadPoolExecutor(thread_name_prefix="noise")
+
+
+@dataclass
+class _Ahead:
+    """Keyed noise for a device, whose draws are known: drawn in bulk on threads, and sent in one piece that nobody waits for."""
+
+    noise: Noise
+    names: list[str]
+    drawn: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def __call__(self, draw: str, like: Tensor) -> Tensor:
+        if draw not in self.drawn:
+            names = self.names[self.names.index(draw) :][:AHEAD]
+            host = torch.empty(len(names), *like.shape, pin_memory=like.is_cuda)
+            list(_POOL.map(lambda name, rows: rows.copy_(self.noise(name, rows)), names, host))
+            self.drawn = dict(zip(names, host.to(like.device, like.dtype, non_blocking=True)))
+        return self.drawn[draw]
+
+
 @dataclass(frozen=True)
 class GivenNoise:
     """Noise from tensors by the names of their draws (`draws_of`), so that a purification with a given mask can be exported."""
@@ -176,7 +194,7 @@ def q_xt_xs(xs: Tensor, s: int, t: int, eps: Tensor, schedule: Schedule) -> Tens
 
     One step of it is Eq 10 (with the index corrected: erratum E4); t - s of them compose to this. Book: ch03, eq-renoise.
     """
-    ratio = schedule.values[t] / schedule.values[s]
+    ratio = schedule.floats[0][t] / schedule.floats[0][s]
     return math.sqrt(ratio) * xs + math.sqrt(1 - ratio) * eps
 
 
@@ -196,7 +214,7 @@ def p_xs_xt(xt: Tensor, t: int, s: int, eps: Tensor, schedule: Schedule, eta: fl
     `eta` = 0 is DDIM and Eq 11; `eta` = 1 is the ancestral DDPM step, and with s = t - 1 exactly Eq 7 and 9. `z` is standard normal
     noise, needed when `eta` > 0. Book: ch01, eq-reverse.
     """
-    abar_t, abar_s = schedule.values[t], schedule.values[s]
+    abar_t, abar_s = schedule.floats[0][t], schedule.floats[0][s]
     variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
     xs = math.sqrt(abar_s) * x0_xt(xt, t, eps, schedule) + math.sqrt(max(0.0, 1 - abar_s - variance)) * eps
     return xs + math.sqrt(variance) * z if eta else xs
@@ -237,12 +255,8 @@ def tapped(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """
     outputs: dict[int, Tensor] = {}
     ordered: list[Tensor] = []
-    thread = threading.get_ident()
-
-    def note(k: int, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        if threading.get_ident() == thread:
-            outputs[k] = output
-
+    here = threading.get_ident()
+    note = lambda k, _m, _i, out: outputs.__setitem__(k, out) if threading.get_ident() == here else None
     with _LOCK:
         hooks = [m.register_forward_hook(partial(note, k)) for k, m in enumerate(modules)]
     try:
@@ -286,13 +300,11 @@ def attention_maps(
 
     Paper: Eq 2, 3, Alg 2. Book: ch02, eq-maps.
     """
-    if not taps:
-        raise ValueError(f"an attention map needs at least one tap; {_possible_taps(images, classifier)}")
     with tapped(taps) as activations:
         _call("classifier", frozen(classifier), images)
-    if len(activations) != len(taps):
-        ran = f"only {len(activations)} of {len(taps)} taps ran in the classifier's forward pass"
-        raise ValueError(f"{ran}; {_possible_taps(images, classifier)}")
+    if not taps or len(activations) != len(taps):
+        ran = f"{len(activations)} of {len(taps)} ran in the classifier's forward pass"
+        raise ValueError(f"an attention map needs at least one tap, and {ran}; {_possible_taps(images, classifier)}")
     for activation in activations:
         _check_activation(activation, images)
     size = images.shape[-2:]
@@ -436,18 +448,17 @@ class HetPure:
         with torch.no_grad():
             attended = self._attended(images, classifier, taps)
             if self.mask_kind == "random":
-                return random_mask(attended, noise) + 0 * attended  # what is no number stays so
+                return random_mask(attended, noise) + 0 * attended
             controls = {"inverted": 1 - attended, "all": 1 + 0 * attended, "none": 0 * attended}
             return controls.get(self.mask_kind, attended)
 
     def _attended(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module]) -> Tensor:
         released = self.reading == "released"
+        if released and self.mask_kind != "top-fraction":
+            return released_mask(images, classifier, taps, self.tau)
         maps = released_maps(images, classifier, taps) if released else attention_maps(images, classifier, taps, self.p)
-        if self.mask_kind == "top-fraction":
-            mask = top_fraction_mask(maps, self.fraction)
-        else:
-            mask = _reaches(maps, self.tau) if released else threshold_mask(maps, self.tau)
-        return mask + 0 * maps.amax((1, 2, 3), keepdim=True)
+        mask = top_fraction_mask(maps, self.fraction) if self.mask_kind == "top-fraction" else threshold_mask(maps, self.tau)
+        return mask + 0 * maps.amax((1, 2, 3), keepdim=True)  # what is no number stays so
 
     def grid(self, schedule: Schedule) -> tuple[list[int], list[int]]:
         """Times of the two stages."""
@@ -561,11 +572,8 @@ def released_maps(images: Tensor, classifier: Classifier, taps: Sequence[nn.Modu
 
 def released_mask(images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], tau: float) -> Tensor:
     """The released code's mask (n, 1, h, w): the maximum of `released_maps` over blocks is at least `tau`. Book: ch02, eq-mask."""
-    return _reaches(released_maps(images, classifier, taps), tau)
-
-
-def _reaches(maps: Tensor, tau: float) -> Tensor:
-    return (maps.amax(1, keepdim=True) >= tau).to(maps.dtype)
+    highest = released_maps(images, classifier, taps).amax(1, keepdim=True)
+    return (highest >= tau).to(images.dtype) + 0 * highest
 
 
 # ---- 4. the defended classifier: exact gradients, voting (Alg 3) -----------------------------------------------------------
@@ -592,17 +600,13 @@ def run(x_adv: Tensor, plan: Plan, segment: int | None = None) -> Tensor:
     return x
 
 
-def draws_of(purifier: Purifier, schedule: Schedule, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+@lru_cache(maxsize=64)
+def draws_of(purifier: Purifier, schedule: Schedule, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """The draws of noise that a purification of images (n, c, h, w) makes under a given mask, in order: names and shapes."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    def note(draw: str, like: Tensor) -> Tensor:
-        found[draw] = (shape[0], *like.shape[1:])
-        return torch.zeros_like(like)
-
-    x = torch.zeros(1, *shape[1:])
-    run(x, purifier.plan(x, x[:, :1], lambda x, _t: torch.zeros_like(x), note, schedule))
-    return found
+    x, found = torch.zeros(1, *shape[1:]), dict[str, Tensor]()
+    plan = purifier.plan(x, x[:, :1], lambda x, _t: 0 * x, lambda draw, like: found.setdefault(draw, 0 * like), schedule)
+    run(x, plan)
+    return {draw: (shape[0], *eps.shape[1:]) for draw, eps in found.items()}
 
 
 def frozen(network: Any) -> Any:
@@ -683,6 +687,8 @@ class Purified(nn.Module):
         mask = self.mask(images, noise) if mask is None else mask
         if mask is not None and (mask.shape[1:] != (1, *images.shape[2:]) or len(mask) not in (1, len(images))):
             raise ValueError(f"a mask must have the shape (n or 1, 1, h, w), not {tuple(mask.shape)} for images {tuple(images.shape)}")
+        if isinstance(noise, Noise) and type(self.purifier) in (HetPure, Uniform) and images.device.type != "cpu":
+            noise = _Ahead(noise, [*draws_of(self.purifier, self.schedule, images.shape)])
         denoiser = frozen(self.denoiser)
         again = partial(checkpoint, denoiser, use_reentrant=False, preserve_rng_state=False) if self.recomputes() else None
         return self.purifier.plan(2 * images - 1, mask, partial(_predict, denoiser, again), noise, self.schedule)
@@ -703,17 +709,16 @@ class Purified(nn.Module):
         self, images: Tensor, ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Logits, or with several votes log mean probabilities. Raises `ValueError` for images that are not finite floats in [0, 1]."""
-        images = _admit(images)
-        noise = self.noise(len(images), ids, copies)
+        rows, noise = _admit(images), self.noise(len(images), ids, copies)
         if self.votes > 1:
             every = lambda rows: [r for r in rows for _ in range(self.votes)]
             noise = Noise(noise.seed, every(noise.images), [c * self.votes + s for c in noise.copies for s in range(self.votes)])
             mask = None if mask is None else mask.repeat_interleave(self.votes, 0)
-        purified = self.purify(images.repeat_interleave(self.votes, 0), noise, mask)
+        purified = self.purify(rows.repeat_interleave(self.votes, 0), noise, mask)
         logits = _call("classifier", frozen(self.classifier), purified)
         if logits.ndim != 2 or len(logits) != len(purified):
             raise ValueError(f"the classifier returned {tuple(logits.shape)} for {len(purified)} images, not (n, classes)")
-        _check_finite(purified, logits)
+        _check_values(images, purified, logits)
         return logits if self.votes == 1 else mean_log_probability(logits.unflatten(0, (-1, self.votes)).transpose(0, 1))
 
 
@@ -733,12 +738,11 @@ def purify(
 
     Paper: Alg 1, 2. Book: ch03, eq-algorithm.
     """
-    images = _admit(images)
-    defended = Purified(classifier, denoiser, purifier, seed=seed, schedule=schedule, taps=taps)
+    rows, defended = _admit(images), Purified(classifier, denoiser, purifier, seed=seed, schedule=schedule, taps=taps)
     noise = defended.noise(len(images), range(len(images)) if ids is None else ids, copies)
     with torch.no_grad():
-        purified = defended.purify(images, noise)
-        _check_finite(purified)
+        purified = defended.purify(rows, noise)
+        _check_values(images, purified, purified)
         return purified.clamp(0, 1)
 
 
@@ -770,28 +774,34 @@ SLACK = 1e-6  # by which images may leave [0, 1], as they do by rounding
 
 def check_images(images: Tensor) -> None:
     """Raise `ValueError` unless `images` is a finite float tensor (n, c, h, w) in [0, 1], give or take `SLACK`."""
+    _check_layout(images)
+    if not _in_range(images):
+        low, high = images.detach().amin().item(), images.detach().amax().item()
+        raise ValueError("images contain NaN" if math.isnan(low) else f"images must be in [0, 1], but range from {low:.7g} to {high:.7g}")
+
+
+def _in_range(images: Tensor) -> Tensor:
+    return ((images >= -SLACK) & (images <= 1 + SLACK)).all()
+
+
+def _check_layout(images: Tensor) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else f"{type(images).__name__} (torch.as_tensor makes one)"
         raise ValueError(f"images must be a float tensor, not {kind} (divide 8-bit pixels by 255)")
     if images.ndim != 4 or not images.numel():
         raise ValueError(f"images must have the shape (n, c, h, w) with n >= 1, not {tuple(images.shape)}")
-    if not ((images >= -SLACK) & (images <= 1 + SLACK)).all():
-        low, high = images.detach().amin().item(), images.detach().amax().item()
-        raise ValueError("images contain NaN" if math.isnan(low) else f"images must be in [0, 1], but range from {low:.7g} to {high:.7g}")
 
 
 def _admit(images: Tensor) -> Tensor:
-    """Checked images in [0, 1], with the gradient of the identity."""
+    """Images in [0, 1], with the gradient of the identity. Values on a device are checked later, with the answer (`_check_values`)."""
     _check_transforms()
-    check_images(images)
+    (check_images if isinstance(images, Tensor) and images.is_cpu else _check_layout)(images)
     return images + (images.clamp(0, 1) - images).detach()
 
 
 def _check_transforms() -> None:
-    if torch._C._are_functorch_transforms_active():
-        levels = torch._C._functorch.get_interpreter_stack() or []
-        if any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels):
-            raise ValueError("vmap does not work here: pass a batch. torch.func.grad and jacrev do work")
+    if any(level.key() == torch._C._functorch.TransformType.Vmap for level in torch._C._functorch.get_interpreter_stack() or ()):
+        raise ValueError("vmap does not work here: pass a batch. torch.func.grad and jacrev do work")
 
 
 def _call(what: str, network: Any, *inputs: Tensor, call: Any = None) -> Tensor:
@@ -810,9 +820,10 @@ def _call(what: str, network: Any, *inputs: Tensor, call: Any = None) -> Tensor:
     return output
 
 
-def _check_finite(purified: Tensor, logits: Tensor | None = None) -> None:
-    good = purified.isfinite().all() if logits is None else purified.isfinite().all() & logits.isfinite().all()
-    if not good:
+def _check_values(images: Tensor, purified: Tensor, answer: Tensor) -> None:
+    """All values of a forward pass, for which a device is waited for once."""
+    if not (_in_range(images) & purified.isfinite().all() & answer.isfinite().all()):
+        check_images(images)
         kinds = "classifier's logits" if purified.isfinite().all() else "purified images"
         raise ValueError(f"the {kinds} are not finite: the network before them returned NaN or infinity")
 

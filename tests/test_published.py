@@ -208,3 +208,11 @@ def test_published_denoisers_mix_no_devices_and_keep_shape_and_type(name):
 def test_a_gpu_is_used_by_name_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert benches.resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_an_apple_gpu_is_used_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert benches.resolve_device("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(benches.BenchError, match="sees no Apple GPU here"):
+        benches.resolve_device("mps")

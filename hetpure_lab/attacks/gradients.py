@@ -219,24 +219,25 @@ def pick(ids: Sequence, index: Tensor) -> list:
     return [ids[i] for i in index.tolist()]
 
 
-def rows_of(n: int, copies: Sequence[int], device: torch.device) -> list[tuple[Tensor, list[int]]]:
-    """All (image, copy) pairs of n images in chunks that fit into memory: image indices and copy numbers."""
+def rows_of(n: int, copies: Sequence[int], device: torch.device) -> list[tuple[Tensor, list[int], list[int]]]:
+    """All (image, copy) pairs of n images in chunks that fit into memory: image indices, on the device and here, and copy numbers."""
     pairs = [(i, c) for i in range(n) for c in copies]
     size = microbatch.rows(device)
     chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    return [(torch.tensor([i for i, _ in chunk], device=device), [c for _, c in chunk]) for chunk in chunks]
+    numbers = [([i for i, _ in chunk], [c for _, c in chunk]) for chunk in chunks]
+    return [(torch.tensor(images, device=device), images, copies) for images, copies in numbers]
 
 
-def sharing_masks(defence: Defence, images: Tensor, ids: Sequence) -> Callable[[Tensor, Tensor, list[int]], Tensor]:
-    """`defence` as a function of rows (r, 3, h, w), which of the `images` they are, and copies, to logits.
+def sharing_masks(defence: Defence, images: Tensor, ids: Sequence) -> Callable[[Tensor, Tensor, list[int], list[int]], Tensor]:
+    """`defence` as a function of rows (r, 3, h, w) and what `rows_of` says of them, to logits.
 
     A mask that depends on the image alone is the same in every purification: it is found once per image.
     """
     plain = isinstance(defence, Purified) and type(defence).purify is Purified.purify  # others may look at a scaled image
     if not (plain and looks_at_the_image(defence.purifier)):
-        return lambda x, index, copies: defence(x, pick(ids, index), copies)
+        return lambda x, index, numbers, copies: defence(x, [ids[i] for i in numbers], copies)
     masks = defence.mask(images, defence.noise(len(images), ids))
-    return lambda x, index, copies: defence(x, pick(ids, index), copies, masks[index])
+    return lambda x, index, numbers, copies: defence(x, [ids[i] for i in numbers], copies, masks[index])
 
 
 def loss_and_gradient(
@@ -244,9 +245,9 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     r"""The loss :math:`\frac1N \sum_j \ell(F(x; \epsilon_j), y)` over `copies` j (n,), and its gradient in x (n, 3, h, w)."""
     value, gradient, logits = images.new_zeros(len(images)), torch.zeros_like(images), sharing_masks(defence, images, ids)
-    for index, copy_ in rows_of(len(images), copies, images.device):
+    for index, *rows in rows_of(len(images), copies, images.device):
         x = images[index].detach().requires_grad_()
-        each = loss_values(logits(x, index, copy_), labels[index], loss)
+        each = loss_values(logits(x, index, *rows), labels[index], loss)
         gradient.index_add_(0, index, torch.autograd.grad(each.sum(), x)[0])
         value.index_add_(0, index, each.detach())
     return value / len(copies), gradient / len(copies)
@@ -256,7 +257,7 @@ def loss_and_gradient(
 def logits_of(defence: Defence, images: Tensor, ids: Sequence, copies: Sequence[int]) -> Tensor:
     """Logits of independent purifications: (len(copies), n, classes)."""
     each = sharing_masks(defence, images, ids)
-    logits = torch.cat([each(images[index], index, copy_) for index, copy_ in rows_of(len(images), copies, images.device)])
+    logits = torch.cat([each(images[index], index, *rows) for index, *rows in rows_of(len(images), copies, images.device)])
     return logits.unflatten(0, (len(images), len(copies))).transpose(0, 1)
 
 

@@ -170,7 +170,7 @@ class MaskPGD(PGD):
         self, attacked: Defence, x: Tensor, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         value, gradient = super().loss_and_gradient(attacked, x, images, labels, ids, copies)
-        for index, _ in rows_of(len(x), [0], x.device):
+        for index, *_ in rows_of(len(x), [0], x.device):
             part = x[index].detach().requires_grad_()
             term = self.weight * self.steering(attacked, part, images[index])
             gradient[index] += torch.autograd.grad(term.sum(), part)[0]
@@ -179,7 +179,7 @@ class MaskPGD(PGD):
 
     def value(self, attacked: Defence, x: Tensor, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]) -> Tensor:
         with torch.no_grad():
-            terms = [self.steering(attacked, x[index], images[index]) for index, _ in rows_of(len(x), [0], x.device)]
+            terms = [self.steering(attacked, x[index], images[index]) for index, *_ in rows_of(len(x), [0], x.device)]
             return super().value(attacked, x, images, labels, ids, copies) + self.weight * torch.cat(terms)
 
     def steering(self, attacked: Defence, x: Tensor, images: Tensor) -> Tensor:

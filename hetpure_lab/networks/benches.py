@@ -91,9 +91,6 @@ SMALL = {
     # A denoiser that takes a level per pixel behind the classifier of cifar10-small: a packaged one, and the small one trained on.
     "cifar10-small-ffdnet": ("cifar10", CIFAR10_CLASSES, WEAKER),
     "cifar10-small-map": ("cifar10", CIFAR10_CLASSES, WEAKER),
-    # The denoiser of cifar10-small by the same recipe at other sizes, behind the same classifier.
-    "cifar10-small-narrow": ("cifar10", CIFAR10_CLASSES, WEAKER),
-    "cifar10-small-wide": ("cifar10", CIFAR10_CLASSES, WEAKER),
     # Networks that nobody here trained (`packaged`). FFDNet knows no noise above t = 0.3: SVHN's own levels need this project's denoiser.
     "cifar10-independent": ("cifar10", CIFAR10_CLASSES, WEAKER),
     "svhn-independent": ("svhn-unseen", SVHN_CLASSES, WEAKER),
@@ -107,8 +104,6 @@ SHARED = {
     "cifar10-small-ffdnet-classifier": "cifar10-small-classifier",
     "cifar10-small-ffdnet-denoiser": "ffdnet",
     "cifar10-small-map-classifier": "cifar10-small-classifier",
-    "cifar10-small-narrow-classifier": "cifar10-small-classifier",
-    "cifar10-small-wide-classifier": "cifar10-small-classifier",
     "cifar10-independent-denoiser": "ffdnet",
     "svhn-independent-denoiser": "ffdnet",
     "svhn-independent-classifier-only-classifier": "svhn-independent-classifier",
@@ -208,9 +203,11 @@ def resolve_device(device: str) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError as error:
-        raise BenchError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
-    if target.type not in ("cpu", "cuda"):
-        raise BenchError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
+        raise BenchError(f"unknown device {device!r}; use cpu, cuda, cuda:N or mps") from error
+    if target.type not in ("cpu", "cuda", "mps"):
+        raise BenchError(f"unknown device {device!r}; use cpu, cuda, cuda:N or mps")
+    if target.type == "mps" and not torch.backends.mps.is_available():
+        raise BenchError(f"device {device!r} was asked for, but torch {torch.__version__} sees no Apple GPU here")
     if target.type == "cuda" and not torch.cuda.is_available():
         raise BenchError(f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA GPU here")
     return target

@@ -62,7 +62,7 @@ def test_taps_are_needed_only_by_a_purifier_that_looks(images, classifier, denoi
     """Without them the message lists the modules that could serve, and these do."""
     bare = nn.Sequential(OrderedDict(net=classifier, soft=nn.LogSoftmax(1)))
     assert Purified(bare, denoiser, QUICK)(images, IDS).shape == (4, 5)
-    with pytest.raises(ValueError, match=r"at least one tap; .*could serve: net\.block1, net\.block2, net\.block1\.0") as error:
+    with pytest.raises(ValueError, match=r"at least one tap, .*could serve: net\.block1, net\.block2, net\.block1\.0") as error:
         Purified(bare, denoiser, METHOD)(images, IDS)
     for name in str(error.value).split(": ")[1].split(", "):
         assert Purified(bare, denoiser, METHOD, taps=[name])(images, IDS).isfinite().all()
