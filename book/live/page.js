@@ -7,12 +7,12 @@ const DEFENCES = {
   method: { title: "The method", attack: "Attack the method", subject: "The method" },
 };
 const FIELDS = [
-  { name: "t_l", group: "method", label: "strong noise t_l", min: 0.01, max: 1, step: 0.01 },
-  { name: "t_s", group: "method", label: "weak noise t_s", min: 0.01, max: 1, step: 0.01 },
-  { name: "tau", group: "method", label: "mask threshold τ", min: 0, max: 1, step: 0.01 },
-  { name: "U", group: "method", label: "resampling U", min: 1, max: 100, step: 1 },
+  { name: "t_l", group: "method", label: "strong noise <i>t<sub>l</sub></i>", min: 0.01, max: 1, step: 0.01 },
+  { name: "t_s", group: "method", label: "weak noise <i>t<sub>s</sub></i>", min: 0.01, max: 1, step: 0.01 },
+  { name: "tau", group: "method", label: "mask threshold <i>τ</i>", min: 0, max: 1, step: 0.01 },
+  { name: "U", group: "method", label: "resampling <i>U</i>", min: 1, max: 100, step: 1 },
   { name: "steps", group: "method", label: "steps", min: 1, max: 40, step: 1 },
-  { name: "t", group: "uniform", label: "noise t", min: 0.01, max: 1, step: 0.01 },
+  { name: "t", group: "uniform", label: "noise <i>t</i>", min: 0.01, max: 1, step: 0.01 },
   { name: "steps", group: "uniform", label: "steps", min: 1, max: 40, step: 1 },
   { name: "iterations", group: "budget", label: "steps of ascent", min: 1, max: 100, step: 1, value: 10 },
   { name: "step", group: "budget", label: "step size in 1/255", min: 0.5, max: 8, step: 0.5, value: 2 },
@@ -42,7 +42,8 @@ const TEMPLATE = `
     <span class="live-inline"><label for="live-label">It shows a</label> <select id="live-label"></select></span></div>
   <p class="live-note" id="live-picture-note" role="status"></p></section>
 <section aria-labelledby="live-h2"><h2 id="live-h2">See what happens to it</h2>
-  <details class="live-settings"><summary>Settings of both defences</summary><div class="live-groups">
+  <details class="live-settings"><summary>Settings of both defences</summary>
+    <p class="live-note">Noise levels are fractions of the diffusion's whole time of 1000. Steps are shared out between the method's two stages.</p><div class="live-groups">
     ${groupHtml("method", "The method")}
     <div>${groupHtml("uniform", "Uniform noise")}<div class="live-field live-seed"><label for="live-seed">seed of the noise</label>
       <input type="number" id="live-seed" value="0" step="1"></div>
@@ -58,6 +59,7 @@ const TEMPLATE = `
     defence and every call of the denoiser. Attack the classifier first, and see whether the defences repair what you did. Then attack a
     defence itself.</p>
   ${TOGGLE}
+  <p id="live-summary" role="status"></p>
   <div class="live-cards" id="live-cards"></div>
   <details class="live-settings"><summary>Budget of the attack</summary><div class="live-groups">${groupHtml("budget", "Projected gradient ascent")}</div></details>
   <div class="live-progress" id="live-progress" hidden><progress id="live-bar" max="1" value="0" aria-label="Progress of the attack"></progress>
@@ -245,7 +247,7 @@ function showCards(image, results) {
   const label = page.picture.label;
   const cards = Object.entries(results).map(([kind, { logits, purified }]) => {
     const probabilities = softmax(logits);
-    const top = probabilities.indexOf(Math.max(...probabilities));
+    const top = topOf(probabilities);
     const answer = `${top === label ? "✓" : "✗"} ${page.parts.classes[top]}`;
     const button = element("button", { type: "button", class: "live-button live-attack" }, DEFENCES[kind].attack);
     button.addEventListener("click", () => attack(kind));
@@ -262,6 +264,11 @@ function showCards(image, results) {
     );
   });
   at("cards").replaceChildren(...cards);
+  const said = Object.entries(results).map(([kind, { logits }]) => {
+    const top = topOf(Array.from(logits));
+    return `${kind === "none" ? "the classifier alone" : DEFENCES[kind].subject.toLowerCase()} says ${page.parts.classes[top]} (${top === label ? "right" : "wrong"})`;
+  });
+  at("summary").textContent = `On the ${page.shown} picture, ${said.slice(0, -1).join(", ")}, and ${said[said.length - 1]}.`;
 }
 
 function showFigures() {
@@ -340,7 +347,8 @@ async function ascend(job, noise) {
   const { kind, defence, clean, label, budget } = job;
   const copies = kind === "none" ? 1 : budget.eot;
   for (let k = 0; k < budget.iterations && !page.stop; k++) {
-    say(`Step ${k + 1} of ${budget.iterations}`, k / (budget.iterations + 1));
+    const left = Math.ceil(((budget.iterations - k) * page.figures.step) / 1000);
+    say(`Step ${k + 1} of ${budget.iterations}${k ? `, about ${left} s left` : ""}`, k / (budget.iterations + 1));
     const began = performance.now();
     const tasks = Array.from({ length: copies }, (_, e) =>
       page.engine.ask("ascend", { image: job.image, label: oneHot(label), defence, noise: noise(k * copies + e) }),
@@ -402,7 +410,7 @@ function summary(runs, label) {
 
 function showVerdict(job, votes) {
   const rows = Object.fromEntries(Object.entries(votes).map(([name, runs]) => [name, summary(runs, job.label)]));
-  const names = { clean: "clean picture", random: "random change of the same size", attacked: "attacked picture" };
+  const names = { clean: "clean", random: "changed at random, as much", attacked: "attacked" };
   const body = Object.entries(rows).map(([name, row]) => {
     const chips = row.tops.map((top) => {
       const right = top === job.label;
@@ -411,7 +419,7 @@ function showVerdict(job, votes) {
     });
     return element("tr", {}, element("th", { scope: "row" }, names[name]), element("td", {}, ...chips), element("td", {}, page.parts.classes[row.vote]));
   });
-  const head = element("tr", {}, ...["", job.kind === "none" ? "answer" : "fresh purifications", "vote"].map((text) => element("th", { scope: "col" }, text)));
+  const head = element("tr", {}, ...["picture", job.kind === "none" ? "answer" : "fresh purifications", "vote"].map((text) => element("th", { scope: "col" }, text)));
   const table = element("table", { class: "live-votes" }, element("thead", {}, head), element("tbody", {}, ...body));
   const { headline, sentence } = verdict(job, rows);
   const words = element("div", { class: "live-verdict", role: "status", tabindex: "-1" }, element("p", { class: "live-headline" }, headline), element("p", {}, sentence));

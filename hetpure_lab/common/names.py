@@ -83,12 +83,16 @@ BENCHES = {
     "paper": "the paper's networks",
     "ffdnet": "FFDNet",
     "map": "denoiser told the noise map",
+    "narrow": "a third of the denoiser",
+    "wide": "3.6 times the denoiser",
     "classifier-only": "classifier only",
     "64": "64 pixels",
     "10": "10 classes",
 }
 MASKS = {
     "random": "random mask",
+    "random-attended": "random mask of attention's area",
+    "fixed": "one random mask for all",
     "inverted": "inverted mask",
     "top-fraction": "mask of the most attended pixels",
     "all": "strong noise everywhere",

@@ -91,6 +91,9 @@ SMALL = {
     # A denoiser that takes a level per pixel behind the classifier of cifar10-small: a packaged one, and the small one trained on.
     "cifar10-small-ffdnet": ("cifar10", CIFAR10_CLASSES, WEAKER),
     "cifar10-small-map": ("cifar10", CIFAR10_CLASSES, WEAKER),
+    # The denoiser of cifar10-small by the same recipe at other sizes, behind the same classifier.
+    "cifar10-small-narrow": ("cifar10", CIFAR10_CLASSES, WEAKER),
+    "cifar10-small-wide": ("cifar10", CIFAR10_CLASSES, WEAKER),
     # Networks that nobody here trained (`packaged`). FFDNet knows no noise above t = 0.3: SVHN's own levels need this project's denoiser.
     "cifar10-independent": ("cifar10", CIFAR10_CLASSES, WEAKER),
     "svhn-independent": ("svhn-unseen", SVHN_CLASSES, WEAKER),
@@ -104,6 +107,8 @@ SHARED = {
     "cifar10-small-ffdnet-classifier": "cifar10-small-classifier",
     "cifar10-small-ffdnet-denoiser": "ffdnet",
     "cifar10-small-map-classifier": "cifar10-small-classifier",
+    "cifar10-small-narrow-classifier": "cifar10-small-classifier",
+    "cifar10-small-wide-classifier": "cifar10-small-classifier",
     "cifar10-independent-denoiser": "ffdnet",
     "svhn-independent-denoiser": "ffdnet",
     "svhn-independent-classifier-only-classifier": "svhn-independent-classifier",

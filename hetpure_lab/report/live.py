@@ -226,6 +226,9 @@ RUNTIME = Package(
 )
 
 
+PATIENCE = ("--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=4000")
+
+
 def fetch(package: Package, cache: Path = CACHE / "npm") -> Path:
     """The package's archive, from the cache or through npm; only one with the right hash is kept. Raises `LiveError`."""
     path = cache / package.archive
@@ -233,7 +236,7 @@ def fetch(package: Package, cache: Path = CACHE / "npm") -> Path:
         return path
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        npm("pack", f"{package.name}@{package.version}", "--silent", "--pack-destination", folder)
+        npm("pack", f"{package.name}@{package.version}", *PATIENCE, "--pack-destination", folder)
         found = Path(folder) / package.archive
         if not found.exists():
             raise LiveError(f"npm brought no {package.archive}")
@@ -260,7 +263,8 @@ def npm(*arguments: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LiveError(f"npm could not be run: {error}") from error
     if done.returncode:
-        raise LiveError(f"npm failed: {_last_line(done.stderr) or f'exit code {done.returncode}'}")
+        complaints = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        raise LiveError(f"{complaints[0] if complaints else 'npm failed with exit code'} ({done.returncode})")
 
 
 def _npm_command() -> list[str]:
@@ -274,10 +278,6 @@ def _npm_command() -> list[str]:
     node = folder / ("node.exe" if os.name == "nt" else "bin/node")
     library = "node_modules" if os.name == "nt" else "lib/node_modules"
     return [str(node), str(folder / library / "npm" / "bin" / "npm-cli.js")]
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1] if text.strip() else ""
 
 
 def unpack(package: Package, archive: Path) -> dict[str, bytes]:
@@ -368,22 +368,26 @@ def write(folder: Path = TARGET) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(SOURCES / "live.css", folder / "live.css")
     (folder / "live.js").write_text(f"(() => {{\n{script(PAGE)}}})();\n")
-    target, head = folder / "packed.js", f"// {state()}\n"
-    if target.exists() and target.open().readline() == head:
+    target, now = folder / "packed.js", state()
+    if target.exists() and target.open().readline() == _head(now):
         return f"live page: {target} is up to date"
     try:
-        content, said = packed(), ""
+        content = packed()
     except LiveError as error:
-        content, said, head = (
-            {"unavailable": str(error)},
-            f"live page: a still picture only, since {error}",
-            "//\n",
-        )
-    target.write_text(f"{head}window.hetpureLive = {json.dumps(content)};\n")
-    return (
-        said
-        or f"live page: {target}, {target.stat().st_size / 1e6:.1f} MB ({compressed(content) / 1e6:.1f} MB compressed)"
-    )
+        target.write_text(packed_script({"unavailable": str(error)}))
+        return f"live page: a still picture only, since {error}"
+    target.write_text(packed_script(content, now))
+    size, sent = target.stat().st_size / 1e6, compressed(content) / 1e6
+    return f"live page: {target}, {size:.1f} MB ({sent:.1f} MB compressed)"
+
+
+def packed_script(content: dict, made_from: str = "") -> str:
+    """The packed script; what it was made from stands in its first line."""
+    return f"{_head(made_from)}window.hetpureLive = {json.dumps(content)};\n"
+
+
+def _head(made_from: str) -> str:
+    return f"// {made_from}\n"
 
 
 STANDALONE = """\

@@ -1,4 +1,5 @@
-"""Defences beside the curve of uniform noise, at equal clean accuracy: tables, figure and sentences of the chapter on the premise."""
+"""Defences beside the curve of uniform noise, at equal clean accuracy: tables, figure and sentences
+of the chapter on the premise."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a comparison takes place: bench, attack and split; the curve is uniform noise in `steps` reverse steps."""
+    """Where a comparison takes place: bench, attack and split; the curve is uniform noise in
+    `steps` reverse steps."""
 
     bench: str
     attack: str = "pgd"
@@ -61,7 +63,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """A defence in a setting: its `point`, and its distance to the curve or the reason why there is none."""
+    """A defence in a setting: its `point`, and its distance to the curve or the reason why there is
+    none."""
 
     name: str
     point: Point
@@ -72,7 +75,8 @@ class Row:
 def rows(
     setting: Setting, defences: dict[str, str], known: Collection[str] = (), results: Path = RESULTS
 ) -> list[Row]:
-    """One row per defence (name to spec) that has records; those named in `known` under the attack that knows their masks."""
+    """One row per defence (name to spec) that has records; those named in `known` under the attack
+    that knows their masks."""
     curve, found = setting.curve(results), []
     for name, text in defences.items():
         faced = replace(setting, attack=KNOWN) if name in known else setting
@@ -121,7 +125,8 @@ def conclusions(found: Sequence[Row]) -> list[str]:
 
 
 def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figure:
-    """Attacked against clean accuracy: the curve with its joint band, and the rows with their intervals."""
+    """Attacked against clean accuracy: the curve with its joint band, and the rows with their
+    intervals."""
     figure, axis = plt.subplots(figsize=(plots.WIDTH * 0.75, 3.4))
     curve = frontier.shared(curve)
     band = frontier.band(curve)
@@ -155,7 +160,8 @@ def record_files(setting: Setting, texts: Sequence[str]) -> list[str]:
 
 
 def efforts(bench: str, defences: dict[str, str], results: Path = RESULTS) -> pd.DataFrame:
-    """Attacked accuracy under growing attacks, each on all of its images, in percent with intervals and their number."""
+    """Attacked accuracy under growing attacks, each on all of its images, in percent with intervals
+    and their number."""
     lines = {}
     for name, text in defences.items():
         points = {
@@ -171,7 +177,8 @@ def efforts(bench: str, defences: dict[str, str], results: Path = RESULTS) -> pd
 def weakened(
     bench: str, defence: str, stronger: str, results: Path = RESULTS
 ) -> stats.Accuracy | None:
-    """How much less a stronger attack of `EFFORTS` leaves than 20 x 8, paired on the images that both have; None without records."""
+    """How much less a stronger attack of `EFFORTS` leaves than 20 x 8, paired on the images that
+    both have; None without records."""
     points = [
         Setting(bench, EFFORTS[what]).point(defence, results) for what in (stronger, "20 x 8")
     ]
@@ -182,7 +189,8 @@ def weakened(
 
 
 def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
-    """Clean and attacked accuracy on every bench of `ELSEWHERE` that has records: one-call uniform noise and `defences`."""
+    """Clean and attacked accuracy on every bench of `ELSEWHERE` that has records: one-call uniform
+    noise and `defences`."""
     lines = []
     for place, (bench, split) in ELSEWHERE.items():
         setting = Setting(bench, split=split)
@@ -209,3 +217,35 @@ def apart(point: Point, curve: Sequence[Point]) -> str:
         return str(frontier.distance(point, curve).difference)
     except ValueError as error:
         return str(error)
+
+
+def answers(found: Sequence[Row], bench: str, results: Path = RESULTS) -> list[str]:
+    """What the rows allow one to say about the premise: of attention, of random masks, of knowing
+    the map, of the attack's length."""
+    said, by_name = [], {r.name: r for r in found}
+    corrected = dict(zip(by_name, held(found)))
+    for name, question in QUESTIONS.items():
+        if (row := by_name.get(name)) is None or row.distance is None:
+            said.append(f"{question} Not measured.")
+            continue
+        d, p = row.distance.difference, corrected[name]
+        word = {"higher": "yes", "lower": "no, it is below the curve"}.get(
+            stats.word(d, p), "not established"
+        )
+        said.append(
+            f"{question} **{word[0].upper() + word[1:]}**: {d} points, n = {d.n}, p = {p:.3f}."
+        )
+    for stronger in list(EFFORTS)[1:]:
+        if (change := weakened(bench, "noise-map", stronger, results)) is not None:
+            kept = f"random masks keep {change} points more than under 20 x 8, n = {change.n}."
+            said.append(f"Under *{stronger}* {kept}")
+    return said
+
+
+QUESTIONS = {
+    "attention": "Does the paper's mask gain over uniform noise, with a denoiser that knows it?",
+    "random half": "Do random masks?",
+    "random half, known to the attacker": "Do they still if the attacker knows each image's mask?",
+    "one mask for all images": "Does one mask, the same for all images?",
+    "random half, denoiser not told": "Does the same noise if the denoiser is told one level?",
+}

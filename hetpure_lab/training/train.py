@@ -119,6 +119,11 @@ _FINE_TUNED = {
 _AT = _FINE_TUNED | {"task": "adversarial", "lr": 0.05}  # as fine-tuning: Jeddi et al. 2020
 _PGD_AT = _AT | {"cycles": (140_000,), "inner": 2, "step": 0.75}  # Madry et al. 2018
 
+_DENOISER = {
+    "shares": {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3},
+    "cycles": (1_600_000,), "batch": 64, "lr": 2e-3, "ema": 0.9995,
+}  # fmt: skip
+
 RECIPES = {
     r.name: r
     for r in (
@@ -127,10 +132,10 @@ RECIPES = {
             {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, cycles=(1_200_000, 800_000, 1_200_000, 400_000), batch=128, lr=0.2,
             augment=(0.4, 0.25, 0.25, 0.1), weight_decay=5e-4, warmup=0.15,
         ),
-        Recipe(
-            "cifar10-small-denoiser", "unet_64_64", "denoise",
-            {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3}, cycles=(1_600_000,), batch=64, lr=2e-3, ema=0.9995,
-        ),
+        Recipe("cifar10-small-denoiser", "unet_64_64", "denoise", **_DENOISER),
+        # the same recipe at a third and at three and a half times the size
+        Recipe("cifar10-small-narrow-denoiser", "unet_32_32", "denoise", **_DENOISER),
+        Recipe("cifar10-small-wide-denoiser", "unet_128_128", "denoise", **_DENOISER),
         Recipe(
             "svhn-small-classifier", "wrn_16_2", "classify", {"svhn/all": 1.0}, cycles=(560_000,), batch=128, lr=0.1,
             augment=(0.5,), weight_decay=5e-4, warmup=0.15,
@@ -141,8 +146,7 @@ RECIPES = {
         ),
         DefenceRecipe(
             "cifar10-small-map-denoiser", "unet_64_64_map", "denoise-map",
-            {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3}, cycles=(96_000,), batch=64, lr=1e-3, ema=0.998,
-            start="cifar10-small-denoiser",
+            **_DENOISER | {"cycles": (96_000,), "lr": 1e-3, "ema": 0.998}, start="cifar10-small-denoiser",
         ),
         DefenceRecipe("cifar10-small-pgd-at-linf", **_PGD_AT),
         DefenceRecipe("cifar10-small-pgd-at-l2", norm="L2", eps=0.5, **_PGD_AT),

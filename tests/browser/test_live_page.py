@@ -106,6 +106,12 @@ class Visit:
         return self.page.evaluate(code, [task, inputs])
 
 
+def seconds(visit: Visit, figure: str) -> float:
+    """One of the times that the page says it has measured."""
+    shown = visit.page.eval_on_selector_all("#live-figures div", "e => e.map((d) => d.innerText)")
+    return float(dict(line.split("\n") for line in shown)[figure].split()[0])
+
+
 @pytest.fixture(scope="module")
 def visit(browser, folder) -> Visit:
     return Visit(browser, (folder / "index.html").as_uri()).settled()
@@ -129,13 +135,7 @@ def test_from_a_file_it_purifies_within_seconds_and_asks_for_nothing_else(visit)
     assert visit.wrong == []
     assert all(url.startswith(("file:", "blob:")) for url in visit.asked)
     assert len(visit.page.query_selector_all(".live-strip.live-method canvas")) == 11
-    figures = dict(
-        line.split("\n")
-        for line in visit.page.eval_on_selector_all(
-            "#live-figures div", "e => e.map((d) => d.innerText)"
-        )
-    )
-    assert float(figures["first look, both defences"].split()[0]) < 5
+    assert seconds(visit, "first look, both defences") < 5
 
 
 def test_over_http_it_asks_only_its_own_server(browser, http_address):
@@ -281,6 +281,7 @@ def test_an_attack_lowers_the_right_class_and_ends_in_a_verdict(browser, folder,
     assert heights[-1] > heights[0]  # further down: less probable
     visit.settled()
     assert visit.page.get_attribute("[data-show='attacked']", "aria-pressed") == "true"
+    assert seconds(visit, "one step of the last attack") < 15
     if kind == "none":
         assert "fooled" in visit.text(".live-headline")
         assert "wrong" in visit.page.get_attribute(".live-card.live-none .live-answer", "class")
@@ -410,6 +411,18 @@ def test_an_old_browser_keeps_the_still_picture_and_is_told_why(browser, folder,
         "document.getElementById('hetpure-live-status').textContent.includes('still picture')"
     )
     assert f"no {said}" in visit.text("#hetpure-live-status")
+    assert not visit.page.evaluate("document.getElementById('hetpure-still').hidden")
+    assert visit.wrong == []
+    visit.page.close()
+
+
+def test_a_build_without_npm_says_so_beside_the_still_picture(browser, folder, tmp_path):
+    for name in ("index.html", "live.js", "live.css"):
+        shutil.copy(folder / name, tmp_path)
+    (tmp_path / "packed.js").write_text(live.packed_script({"unavailable": "npm is not installed"}))
+    visit = Visit(browser, (tmp_path / "index.html").as_uri())
+    text = "document.getElementById('hetpure-live-status').textContent"
+    visit.page.wait_for_function(f"{text}.includes('npm is not installed')")
     assert not visit.page.evaluate("document.getElementById('hetpure-still').hidden")
     assert visit.wrong == []
     visit.page.close()

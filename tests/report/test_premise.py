@@ -1,4 +1,5 @@
-"""Rows beside the curve of uniform noise: from records of known outcomes to distances, words and figure."""
+"""Rows beside the curve of uniform noise: from records of known outcomes to distances, words and
+figure."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ BENCH = "cifar10-small-ffdnet"
 
 @pytest.fixture
 def written(tmp_path):
-    """Record files of given shares: images differ in both accuracies, by the same amounts everywhere."""
+    """Record files of given shares: images differ in both accuracies, by the same amounts
+    everywhere."""
     apart = np.linspace(-0.1, 0.1, 40)
 
     def write(defence: str, clean: float, attacked: float, attack: str = "pgd") -> None:
@@ -71,6 +73,26 @@ def test_what_a_stronger_attack_takes_is_paired(written):
     assert shown.loc["random", "BPDA"] == "not measured" and shown.loc[
         "random", "20 x 8"
     ].startswith("50.0")
+
+
+def test_questions_are_answered_in_one_word_or_not_at_all(written):
+    names = {
+        "attention": "noise-map:mask_kind=attention",
+        "random half": "noise-map",
+        "one mask for all images": "noise-map:mask_kind=fixed",
+    }
+    said = premise.answers(
+        premise.rows(premise.Setting(BENCH), names, results=written), BENCH, written
+    )
+    asked = dict(zip(premise.QUESTIONS, said))
+    assert "**Not established**" in asked["attention"] and "**Yes**" in asked["random half"]
+    assert "**No, it is below the curve**" in asked["one mask for all images"]
+    assert asked["random half, denoiser not told"].endswith("Not measured.")
+    assert len(said) == len(premise.QUESTIONS) + 1 and "20 x 32" in said[-1]
+
+
+def test_other_networks_are_listed_with_what_is_on_record(written):
+    assert premise.elsewhere(["hetpure"], written).empty
 
 
 def test_the_figure_shows_every_row_and_names_its_records(written):

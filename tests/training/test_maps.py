@@ -1,4 +1,5 @@
-"""Training with a time per pixel: the maps' law, per-pixel diffusion, a start from other weights, and a run that resumes."""
+"""Training with a time per pixel: the maps' law, per-pixel diffusion, a start from other weights,
+and a run that resumes."""
 
 from __future__ import annotations
 
