@@ -85,10 +85,8 @@ def load_tiny(name, device):
 
 checkpoints.load, checkpoints.demand = load_tiny, lambda *names: None
 checkpoints.recorded = lambda: dict.fromkeys(checkpoints.CATALOGUE, "0" * 64)
-sources._read = lambda *place: None
-layouts.subsets = lambda: dict.fromkeys(("cifar10", "imagenet-224"), dict(of=4, index=list(range(4))))
-sample = sources.embedded_sample
-sources.embedded_sample = lambda dataset: sample(dataset)[torch.arange(4)]
+sources._read = lambda folder, dataset, split: sources.shipped(dataset.name)[torch.arange(4)]
+layouts.subsets = lambda: dict.fromkeys(("cifar10", "svhn", "imagenet-224"), dict(of=4, index=list(range(4))))
 regenerate.LIVE = Path("live")
 for each in protocols.PROTOCOLS.values():
     each.values.update(iterations=protocols.Value(2, "test"), eot=protocols.Value(2, "test"))

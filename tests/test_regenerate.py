@@ -13,7 +13,7 @@ import torch
 from hetpure_lab import data, evidence
 from hetpure_lab.attacks import PGD
 from hetpure_lab.common import specs
-from hetpure_lab.data import NoData
+from hetpure_lab.data import NoData, sources
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import inputs
 from hetpure_lab.evidence.outcomes import column_record
@@ -129,19 +129,21 @@ def bench(name, dataset, closed=None):
     return SimpleNamespace(name=name, dataset=dataset, classifier=SimpleNamespace(closed=closed))
 
 
-def nothing(name, *_):
-    raise NoData(f"{name} was not found")
+def nothing(dataset, *_):
+    raise NoData(f"{dataset.name} was not found")
 
 
-def test_digits_stand_in_for_absent_svhn_only(monkeypatch):
-    monkeypatch.setattr(regenerate.lab_data, "load", nothing)
-    assert "stand-in" in regenerate.images_for(bench("svhn-small", "svhn-unseen")).source
+def test_samples_stand_in_for_absent_data_and_say_so(monkeypatch, capsys):
+    monkeypatch.setattr(sources, "_find", nothing)
+    for name, dataset, said in (("svhn-small", "svhn-unseen", "stand-in"), ("cifar10-small", "cifar10", "the CIFAR-10 sample")):
+        images = regenerate.images_for(bench(name, dataset))
+        assert said in images.source and images.split == "sample" and said in capsys.readouterr().err
     with pytest.raises(NoData):
-        regenerate.images_for(bench("cifar10-small", "cifar10"))
+        regenerate.images_for(bench("cifar10-small", "cifar10"), "a folder")
 
 
 def test_ten_way_refuses_images_of_other_classes(monkeypatch):
-    monkeypatch.setattr(regenerate.lab_data, "load", lambda *_: data.embedded_sample(data.DATASETS["imagenet"]))
+    monkeypatch.setattr(regenerate.lab_data, "load_or_sample", lambda *_: data.embedded_sample(data.DATASETS["imagenet"]))
     closed = torch.ones(1000)
     closed[list(benches.IMAGENETTE)] = 0
     assert len(regenerate.images_for(bench("imagenet-small", "imagenet", torch.zeros(1000)))) == 20

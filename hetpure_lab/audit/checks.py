@@ -329,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     live = None
     if not args.records_only:
         bench = benches.load(args.bench)
-        live = look(bench, args.defence, data.load(bench.dataset, quiet=True).take(2))
+        live = look(bench, args.defence, data.load_or_sample(bench.dataset, quiet=True).take(2))
     rows = checklist(Case.of(args.bench, args.defence, live=live))
     if args.json:
         print(json.dumps([{"check": c.name, "question": c.question, "chapter": c.chapter} | asdict(v) for c, v in rows], indent=1))

@@ -462,5 +462,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _live(bench_name: str, defence: str, attack: str) -> list[Flag]:
     experiment, bench = Experiment(defence, attack, bench_name, K=4), benches.load(bench_name)
-    images = data.load(bench.dataset, quiet=True).take(2)
+    images = data.load_or_sample(bench.dataset, quiet=True).take(2)
     return live(experiment, defences.build(defence, bench), specs.parse(attack, ATTACKS)[1], images)

@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": 1, "torch": torch.__version__, "commit": records.COMMIT}
     result["load_average"] = os.getloadavg()[0]
     bench = benches.load("cifar10-small")
-    images = data.load(bench.dataset, quiet=True).take(8)
+    images = data.load_or_sample(bench.dataset, quiet=True).take(8)
     memory = lambda: {"saved_bytes_40_over_10": saved_bytes(bench, 40) / saved_bytes(bench, 10)}
     for part in (lambda: exact_over_floor(bench), memory, lambda: released_loop_over_ours(bench, images), lambda: dask_2_over_1(images)):
         found = part()

@@ -59,8 +59,11 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Images:
-    """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), one line saying where they are from, and whether they are the
-    literature's `subset` of a larger set, of which no others were read.
+    """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), one line saying where they are
+    from, and whether they are the literature's `subset` of a larger set, of which no others were read.
+
+    `split` is the name they were asked for by, and `digest` that of the whole split they are part of (`digest_of`);
+    both are "" for images that were not loaded by name.
     """
 
     pixels: Tensor
@@ -68,6 +71,8 @@ class Images:
     lossless: Tensor
     source: str
     subset: bool = False
+    split: str = ""
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,6 +85,10 @@ class Images:
         """The first 16 hex digits of the sha256 of each image's pixels, rows of RGB bytes from the top left."""
         return [hashlib.sha256(p.permute(1, 2, 0).contiguous().numpy().tobytes()).hexdigest()[:16] for p in self.pixels]
 
+    def named(self, split: str) -> Images:
+        """The same images as the whole of `split`, with its digest."""
+        return replace(self, split=split, digest=digest_of(self))
+
     @property
     def floats(self) -> Tensor:
         """The pixels as float32 in [0, 1]."""
@@ -90,3 +99,9 @@ class Images:
         if not 1 <= n <= len(self):
             raise DataError(f"n_images must be from 1 to {len(self)} ({self.source} has {len(self)} images), not {n}")
         return self[torch.from_numpy(np.random.RandomState(seed).permutation(len(self))[:n])]
+
+
+def digest_of(images: Images) -> str:
+    """The first 16 hex digits of a sha256 of all ids with their labels, whatever their order or the layout of their files."""
+    pairs = sorted(zip(images.ids, images.labels.tolist()))
+    return hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -33,6 +34,39 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 SUBSETS = Path(__file__).with_name("subsets.json")
+
+
+def shards(files: Iterable[Path]) -> list[Path]:
+    """The files ``NAME-NNNNN-of-NNNNN.parquet`` of one split, in order. Raises `DataError` unless they are one whole set."""
+    numbers = {file: re.fullmatch(r".*-(\d+)-of-(\d+)\.parquet", file.name) for file in files}
+    found = sorted((int(m[2]), int(m[1]), file) for file, m in numbers.items() if m)
+    if len(totals := sorted({total for total, _, _ in found})) > 1:
+        sets = " and of ".join(map(str, totals))
+        raise DataError(f"{found[0][2].parent} holds two sets of shards, of {sets}: keep the one that is meant")
+    if found and (missing := sorted(set(range(totals[0])) - {k for _, k, _ in found})):
+        raise DataError(
+            f"{found[0][2].parent} lacks {len(missing)} of {totals[0]} shards of {found[0][2].name.split('-')[0]}, such as number {missing[0]}"
+        )
+    return [file for _, _, file in found]
+
+
+def whole_labels(values: Iterable, where: object) -> np.ndarray:
+    """Labels as int64 (n,). Raises `DataError` for any that is no whole number, rather than cut it."""
+    labels = np.asarray(values)
+    if labels.dtype.kind in "iu":
+        return labels.astype(np.int64)
+    for row, label in enumerate(labels.tolist()):
+        if isinstance(label, bool) or not isinstance(label, int | float) or label != label or label != int(label):
+            raise DataError(f"{where}, row {row}: a label is a whole number, not {label!r}")
+    return labels.astype(np.int64)
+
+
+def eight_bit(image: Image.Image, head: bytes = b"") -> Image.Image:
+    """`image` as RGB. Raises `ValueError` for what 8 bits per colour cannot hold; `head` are the first 26 bytes of its file."""
+    png_depth = head[24] if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) > 24 else 8
+    if png_depth > 8 or image.mode.startswith(("I", "F")):
+        raise ValueError("it has more than 8 bits per colour, which would be cut")
+    return image.convert("RGB")
 
 
 def find(folder: Path, dataset: DataSet, split: str) -> Images | None:
@@ -95,7 +129,7 @@ def _batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with file.open("rb") as opened:
             found = ArraysOnly(opened, encoding="bytes").load()
-        data, labels = found[b"data"], np.array(found[b"labels"], dtype=np.int64)
+        data, labels = found[b"data"], whole_labels(found[b"labels"], "its labels")
     except DataError as error:
         raise DataError(f"{file} {error}") from error
     except Exception as error:
@@ -116,7 +150,9 @@ def read_svhn(folder: Path, dataset: DataSet, split: str) -> Images | None:
         return None
     try:
         found = loadmat(file, variable_names=["X", "y"])
-        pixels, labels = torch.from_numpy(found["X"]).permute(3, 2, 0, 1).contiguous(), found["y"].reshape(-1).astype(np.int64)
+        pixels, labels = torch.from_numpy(found["X"]).permute(3, 2, 0, 1).contiguous(), whole_labels(found["y"].reshape(-1), file)
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(f"{file} cannot be read as SVHN's cropped digits (damaged or truncated?): {error}") from error
     if pixels.dtype != torch.uint8 or pixels.shape != (len(labels), 3, 32, 32):
@@ -143,7 +179,7 @@ def read_imagenet(folder: Path, dataset: DataSet, split: str) -> Images | None:
         if place.is_dir() and (classes := sorted(p for p in place.iterdir() if p.is_dir())):
             return _from_folders(classes, place, dataset, split)
     for place in (folder, folder / "data"):
-        if files := sorted(place.glob(f"{split}-*-of-*.parquet")):
+        if files := shards(place.glob(f"{split}-*-of-*.parquet")):
             return _from_parquet(files, dataset, split)
     return None
 
@@ -189,7 +225,10 @@ def _chosen(n: int, dataset: DataSet) -> Iterable[int]:
 
 def _decode(source: Path | io.BytesIO, where: object) -> np.ndarray:
     try:
-        return photograph(Image.open(source))
+        with open(source, "rb") if isinstance(source, Path) else source as file:
+            head = file.read(26)
+            file.seek(0)
+            return photograph(eight_bit(Image.open(file), head))
     except Exception as error:
         raise DataError(f"{where}: the image cannot be decoded: {error}") from error
 
@@ -205,6 +244,8 @@ def _photographs(decoded: list[np.ndarray], labels: list[int], n: int, dataset: 
 
 
 def _images(pixels: torch.Tensor, labels: np.ndarray, dataset: DataSet, source: str, lossless: bool = True) -> Images:
+    if not len(labels):
+        raise DataError(f"{source} has no images")
     if len(bad := labels[(labels < 0) | (labels >= dataset.n_classes)]):
         raise DataError(f"{source}: label {int(bad[0])} is out of range 0..{dataset.n_classes - 1}")
     return Images(pixels, torch.from_numpy(labels), torch.full((len(labels),), lossless), source)

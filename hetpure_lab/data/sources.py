@@ -1,8 +1,10 @@
-"""Real images in the Hugging Face parquet layout or their original one (`layouts`), and Foolbox's samples when nothing else is there.
+"""Real images in the Hugging Face parquet layout or their original one (`layouts`), and the samples that Foolbox ships.
 
-Search order for a data set: the path given, ``$HETPURE_DATA``, ``../shared/data`` beside the checkout, the user's cache
-(``~/.cache/hetpure``), then a download if and only if asked for; last the embedded sample. `load` prints one line that says what
-was found. Images are identified by the sha256 of their pixels, so that a row's position never carries meaning.
+A data set is looked for in the folder given, or in ``$HETPURE_DATA``, and nowhere else if one of them is; otherwise in
+``../shared/data`` beside the checkout and in the user's cache (``~/.cache/hetpure``). It is downloaded if and only if asked for.
+`load` prints one line that says what was found. The images that a package ships are the split ``sample``: they stand in for
+another split only where `load_or_sample` is asked for that. Images are identified by the sha256 of their pixels, so that a
+row's position never carries meaning.
 """
 
 from __future__ import annotations
@@ -24,20 +26,43 @@ from hetpure_lab.data import layouts
 from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData
 
 
+SAMPLE = "sample"  # the split of the few images that a package ships
+
+
 def load(name: str, split: str = "test", data: str | Path | None = None, download: bool = False, quiet: bool = False) -> Images:
     """The images of `split` of data set `name`; says on stderr which source was used and how many images it has.
 
-    Raises `DataError` for an unknown name, a path without such a split, a damaged file, or a label out of range.
+    `split` is one that the files have (``test``, ``train``, ``validation``; ``test`` of ImageNet is its validation split),
+    one with 512 appended for the literature's subset of it, or ``sample`` for the images that a package ships.
+    Raises `DataError` for an unknown name or a damaged file, a label out of range, and `NoData` where there is no such split.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
     dataset, whole = DATASETS[name], split.removesuffix("512")  # "test512" is the literature's subset of "test"
-    images = unseen(_find(dataset, dataset.test if whole == "test" else whole, data, download), dataset, whole)
+    if split == SAMPLE:
+        images = shipped(name)
+    else:
+        official = dataset.test if whole == "test" else whole
+        images = unseen(_find(dataset, official, data, download), dataset, whole)
     if whole != split:
         images = layouts.literature_subset(images, dataset)
+    images = images.named(split)
     if not quiet:
         print(f"data: {len(images)} images from {images.source}", file=sys.stderr)
     return images
+
+
+def load_or_sample(name: str, split: str = "test", data: str | Path | None = None, quiet: bool = False) -> Images:
+    """The images of `split`, or the sample that a package ships where the split is found nowhere: for demonstrations.
+
+    The sample says so in its `split` and `source`, and on stderr. Raises `DataError` as `load` does for what is found but wrong.
+    """
+    try:
+        return load(name, split, data, quiet=quiet)
+    except NoData:
+        if data:
+            raise
+        return load(name, SAMPLE, quiet=quiet)
 
 
 def unseen(images: Images, dataset: DataSet, split: str) -> Images:
@@ -50,16 +75,34 @@ def unseen(images: Images, dataset: DataSet, split: str) -> Images:
 
 
 def _find(dataset: DataSet, split: str, data: str | Path | None, download: bool) -> Images:
-    if data:
-        if (images := _read(Path(data), dataset, split)) is None:
-            raise DataError(f"no {split}-NNNNN-of-NNNNN.parquet under {data} or {Path(data) / dataset.folder}, nor original files")
-        return images
-    for folder in (os.environ.get("HETPURE_DATA"), ROOT.parent / "shared" / "data", CACHE):
-        if folder and (images := _read(Path(folder), dataset, split)) is not None:
+    if given := data or os.environ.get("HETPURE_DATA"):
+        name = "" if data else "HETPURE_DATA="
+        if not Path(given).is_dir():
+            raise DataError(f"{name}{given} is no folder; give one that holds {dataset.name}, or unset it for the usual search")
+        if (images := _read(Path(given), dataset, split)) is not None:
+            return images
+        if data or not download:
+            raise NoData(_nothing(f"{name}{given} or {Path(given) / dataset.folder}", Path(given), dataset, split))
+    for folder in () if given else (ROOT.parent / "shared" / "data", CACHE):
+        if (images := _read(folder, dataset, split)) is not None:
             return images
     if download:
         return read_parquet([_download(dataset, split)], dataset, split)
-    return embedded_sample(dataset)
+    hub = f", or let hetpure_lab.data.load({dataset.name!r}, download=True) fetch it" if dataset.hub else ""
+    where = _nothing(f"{ROOT.parent / 'shared' / 'data'} or {CACHE}", ROOT.parent / "shared" / "data", dataset, split)
+    sample = "the split 'sample' has the images that a package ships" if dataset.folder in SHIPPED else "no package ships a sample"
+    raise NoData(f"{where}; give its folder, set HETPURE_DATA{hub}; {sample}")
+
+
+def _nothing(where: str, folder: Path, dataset: DataSet, split: str) -> str:
+    """That there is no such split, and which others there are."""
+    others = sorted({file.name.partition("-")[0] for place in _places(folder, dataset) for file in place.glob("*-*-of-*.parquet")})
+    there = f" (there: {', '.join(others)})" if others else ""
+    return f"no {split}-NNNNN-of-NNNNN.parquet of {dataset.name} under {where}, nor original files{there}"
+
+
+def _places(folder: Path, dataset: DataSet) -> list[Path]:
+    return [folder, *(folder / dataset.folder / layout for layout in ("", "plain_text", "cropped_digits", "data"))]
 
 
 def _read(folder: Path, dataset: DataSet, split: str) -> Images | None:
@@ -68,8 +111,8 @@ def _read(folder: Path, dataset: DataSet, split: str) -> Images | None:
         raise DataError(f"a split is a plain name such as 'test', not {split!r}")
     if (images := layouts.find(folder, dataset, split)) is not None:
         return images
-    for place in (folder, *(folder / dataset.folder / layout for layout in ("", "plain_text", "cropped_digits", "data"))):
-        if files := sorted(place.glob(f"{split}-*-of-*.parquet")):
+    for place in _places(folder, dataset):
+        if files := layouts.shards(place.glob(f"{split}-*-of-*.parquet")):
             return read_parquet(files, dataset, split)
     return None
 
@@ -85,7 +128,9 @@ def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
     column = next((c for c in ("img", "image") if c in table), None)
     if column is None or "label" not in table:
         raise DataError(f"{files[0]} needs the columns 'img' or 'image', and 'label'; it has {', '.join(map(str, table))}")
-    labels = torch.tensor(table["label"].to_numpy(np.int64))
+    if not len(table):
+        raise DataError(f"{files[0]} has no images")
+    labels = torch.from_numpy(layouts.whole_labels(table["label"].to_numpy(), files[0]))
     if len(bad := labels[(labels < 0) | (labels >= dataset.n_classes)]):
         raise DataError(f"{files[0]}: label {int(bad[0])} is out of range 0..{dataset.n_classes - 1}")
     pixels = np.stack([_decode(row, i, files[0], dataset) for i, row in enumerate(table[column])])
@@ -95,7 +140,7 @@ def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
 
 def _decode(row: dict, i: int, file: Path, dataset: DataSet) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(row["bytes"])).convert("RGB")
+        image = layouts.eight_bit(Image.open(io.BytesIO(row["bytes"])), row["bytes"][:26])
     except Exception as error:
         raise DataError(f"{file}, row {i}: the image cannot be decoded: {error}") from error
     if dataset.photographs:
@@ -124,14 +169,16 @@ def _download(dataset: DataSet, split: str) -> Path:
     return target
 
 
+SHIPPED = ("cifar10", "imagenet")  # data sets of which Foolbox ships some images
+
+
 def embedded_sample(dataset: DataSet) -> Images:
     """The 20 real images that ship with Foolbox (label: the last number of the file name).
 
     CIFAR-10: lossless test images. ImageNet: photographs with labels out of all thousand classes. Of other data sets there are none.
     """
-    if dataset.folder not in ("cifar10", "imagenet"):
-        hub = f", or let hetpure_lab.data.sources({dataset.name!r}, download=True) fetch it" if dataset.hub else ""
-        raise NoData(f"{dataset.name} was not found, and no package ships a sample: give its folder, set HETPURE_DATA{hub}")
+    if dataset.folder not in SHIPPED:
+        raise NoData(f"no package ships a sample of {dataset.name}")
     if dataset.folder == "imagenet":
         return _from_foolbox("imagenet", replace(dataset, photographs=True), "the ImageNet sample in Foolbox")
     return _from_foolbox("cifar10", dataset, "the CIFAR-10 sample in Foolbox")

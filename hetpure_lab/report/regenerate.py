@@ -18,7 +18,7 @@ from hetpure_lab import evidence
 from hetpure_lab.attacks import Attack
 from hetpure_lab.common import names, specs
 from hetpure_lab.common.paths import ROOT
-from hetpure_lab.data import Images, NoData
+from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Experiment, Outcomes
 from hetpure_lab.networks import benches
@@ -34,13 +34,8 @@ def spec(method: HetPure) -> str:
 
 
 def images_for(bench: Bench, folder: str = "", split: str = "test") -> Images:
-    """The bench's test images; where there is no SVHN, the digits that stand in for it. Refuses labels that the classifier cannot give."""
-    try:
-        images = lab_data.load(bench.dataset, split, folder or None)
-    except NoData:
-        if lab_data.DATASETS[bench.dataset].folder != "svhn":
-            raise
-        images = lab_data.stand_in_digits()
+    """The bench's images, or the sample that a package ships where there are none. Refuses labels that the classifier cannot give."""
+    images = lab_data.load_or_sample(bench.dataset, split, folder or None)
     closed = getattr(bench.classifier, "closed", None)
     if closed is not None and (other := images.labels[closed.cpu()[images.labels] > 0]).numel():
         raise BenchError(f"{bench.name} decides between ten classes only, but {images.source} has label {int(other[0])}")
@@ -53,6 +48,7 @@ LIVE = ROOT / "out" / "live" / evidence.provenance()["code"]["hetpure_core.py"]
 def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Images, K: int, seed: int = 0, split: str = "test") -> Runs:
     """Attack and score `images` behind each defence. Records are kept in `LIVE`, so that a stopped run continues; those of the paper's
     networks in `RESULTS`, where `evidence run` adds to them."""
+    split = images.split or split  # a sample does not pass for what it stands in for
     runs = {defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences}
     home = RESULTS if bench.name.partition("+")[0] in benches.PAPER else LIVE
     return {name: evidence.run(e, images, bench, str(bench.device), results=home) for name, e in runs.items()}

@@ -93,6 +93,7 @@ def test_a_cifar10_pickle_cannot_change_the_function_that_reads_it(tmp_path):
         (lambda f: f.write_bytes(pickle.dumps({b"fine_labels": [1]})), "damaged or truncated"),
         (lambda f: write_batch(f, rows=2), "expected 3 rows of 3072 bytes"),
         (lambda f: write_batch(f, labels=[0, 1, 10]), "label 10 is out of range"),
+        (lambda f: write_batch(f, labels=[0, 1, 1.5]), "its labels, row 2: a label is a whole number, not 1.5"),
     ],
 )
 def test_wrong_cifar10_batches_are_refused_with_the_reason(tmp_path, prepare, message):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 
 from hetpure_lab import data
-from hetpure_lab.data import DATASETS, DataError, sources
+from hetpure_lab.data import DATASETS, DataError, NoData, sources
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -50,8 +52,6 @@ def test_reads_the_hub_layouts_bit_for_bit(tmp_path, place):
 
 
 def test_search_order(nowhere, monkeypatch, capsys):
-    assert len(data.load("cifar10")) == 20  # the embedded sample is the last resort
-    assert "20 images from the CIFAR-10 sample in Foolbox" in capsys.readouterr().err
     for n, place in ((2, nowhere / "cache"), (3, nowhere / "checkout" / "shared" / "data"), (4, nowhere / "environment")):
         write_split(place / "cifar10", n)
         if n == 4:
@@ -60,6 +60,39 @@ def test_search_order(nowhere, monkeypatch, capsys):
         assert f"{n} images from cifar10/test" in capsys.readouterr().err
     write_split(nowhere / "explicit", 5)
     assert len(data.load("cifar10", data=nowhere / "explicit")) == 5
+
+
+def test_the_sample_is_a_split_and_stands_in_for_another_only_where_that_is_asked_for(nowhere, capsys):
+    with pytest.raises(NoData, match="no test-NNNNN.* of cifar10 under .*the split 'sample' has the images that a package ships"):
+        data.load("cifar10")
+    sample = data.load("cifar10", "sample")
+    assert len(sample) == 20 and sample.split == "sample" and sample.digest
+    assert "20 images from the CIFAR-10 sample in Foolbox" in capsys.readouterr().err
+    assert data.load_or_sample("cifar10").ids == sample.ids and data.load_or_sample("cifar10").split == "sample"
+    assert "the CIFAR-10 sample in Foolbox" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no folder"):
+        data.load_or_sample("cifar10", data=nowhere / "mistyped")
+
+
+def test_a_folder_that_is_named_is_the_only_one_looked_at(nowhere, monkeypatch):
+    write_split(nowhere / "cache" / "cifar10", 3)
+    for place, message in ((nowhere / "mistyped", "HETPURE_DATA=.*mistyped is no folder"), (nowhere, "under HETPURE_DATA=")):
+        monkeypatch.setenv("HETPURE_DATA", str(place))
+        with pytest.raises(DataError, match=message):
+            data.load("cifar10")
+    monkeypatch.setenv("HETPURE_DATA", str(nowhere / "cache"))
+    with pytest.raises(NoData, match=r"no foo-NNNNN-of-NNNNN.parquet of cifar10 .*\(there: test\)"):
+        data.load("cifar10", "foo")
+
+
+def test_a_split_has_one_digest_whatever_its_order_and_another_with_other_images_or_labels(tmp_path):
+    write_split(tmp_path / "a")
+    whole = data.load("cifar10", data=tmp_path / "a", quiet=True)
+    assert whole[torch.tensor([4, 2])].digest == whole.digest  # a part says of what
+    assert whole[torch.tensor([4, 2, 0, 1, 3])].named("test").digest == whole.digest
+    assert whole[torch.arange(4)].named("test").digest != whole.digest
+    write_split(tmp_path / "b", labels=[0, 1, 2, 3, 3])
+    assert data.load("cifar10", data=tmp_path / "b", quiet=True).digest != whole.digest
 
 
 def test_embedded_sample_is_lossless_cifar10():
@@ -95,16 +128,46 @@ def undecodable(tmp_path):
     table.to_parquet(file)
 
 
+def shards(folder, present, total):
+    _, file = write_split(folder / "elsewhere")
+    whole = file.read_bytes()
+    for k in present:
+        (folder / f"test-{k:05}-of-{total:05}.parquet").write_bytes(whole)
+
+
+def deep(folder, mode):
+    """A picture of 16 bits per colour: grey ones have a mode of their own, of coloured ones Pillow keeps 8 bits without a word."""
+    _, file = write_split(folder)
+    if mode == "RGB":
+        chunk = lambda kind, content: struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        head = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+        rows = zlib.compress(32 * (b"\0" + 32 * 6 * b"\x12"))
+        content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    else:
+        content = encoded(np.full((32, 32), 4000, np.uint16))
+    table = pd.read_parquet(file)
+    table.at[1, "img"] = {"bytes": content, "path": ""}
+    table.to_parquet(file)
+
+
 @pytest.mark.parametrize(
     "prepare, message",
     [
+        (lambda p: shards(p, (0, 1), 3), "lacks 1 of 3 shards of test, such as number 2"),
+        (lambda p: (shards(p, (0,), 1), shards(p, (0, 1), 2)), "two sets of shards, of 1 and of 2"),
+        (lambda p: write_split(p, labels=[0, 1, 2.5, 3, 4]), "row 2: a label is a whole number, not 2.5"),
+        (lambda p: write_split(p, labels=[0, 1, None, 3, 4]), "row 2: a label is a whole number, not nan"),
+        (lambda p: write_split(p, labels=list("abcde")), "row 0: a label is a whole number, not 'a'"),
+        (lambda p: write_split(p, n=0), "has no images"),
+        (lambda p: deep(p, "I;16"), "row 1: the image cannot be decoded: it has more than 8 bits per colour"),
+        (lambda p: deep(p, "RGB"), "row 1: the image cannot be decoded: it has more than 8 bits per colour"),
         (damaged, "damaged or truncated"),
         (undecodable, "row 2: the image cannot be decoded"),
         (lambda p: write_split(p, labels=[0, 1, 2, 3, 10]), r"label 10 is out of range 0\.\.9"),
         (lambda p: write_split(p, labels=[0, 1, 2, 3, -1]), "label -1 is out of range"),
         (lambda p: write_split(p, size=28), "expected 32x32 pixels, found 28x28"),
         (lambda p: write_split(p, column="picture"), "needs the columns"),
-        (lambda p: None, "no test-NNNNN-of-NNNNN.parquet under"),
+        (lambda p: None, "no test-NNNNN-of-NNNNN.parquet of cifar10 under"),
     ],
 )
 def test_wrong_files_are_refused_with_the_reason(tmp_path, prepare, message):
@@ -125,7 +188,8 @@ def test_nothing_is_downloaded_unless_asked(nowhere, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    assert len(data.load("cifar10")) == 20
+    with pytest.raises(NoData):
+        data.load("cifar10")
     with pytest.raises(DataError, match="no network.*fetch it by hand"):
         data.load("cifar10", download=True)
 
@@ -169,7 +233,7 @@ def test_embedded_photographs_keep_their_labels():
 
 
 def test_absent_svhn_says_what_to_do(nowhere):
-    with pytest.raises(DataError, match=r"no package ships a sample: give its folder, set HETPURE_DATA, or let .*download=True"):
+    with pytest.raises(NoData, match=r"give its folder, set HETPURE_DATA, or let .*download=True.*no package ships a sample"):
         data.load("svhn")
 
 
