@@ -27,6 +27,7 @@ COMMANDS = {
     "experiments": Command("list every experiment with its accuracies", "evidence.command", ("experiments",)),
     "export": Command("write an experiment's adversarial images as PNG files", "evidence.command", ("export",)),
     "rescore": Command("judge stored adversarial images again, without the attack", "evidence.rescore"),
+    "manifest": Command("whether files of records are as they were entered, and entering verified ones", "evidence.entering"),
     "grid": Command("run or list a grid of settings around the method", "evidence.ablations"),
     "study": Command("measure what figures need beside the evidence", "evidence.studies"),
     "elements": Command("every numbered element of the paper, and what is measured of it", "paper.elements"),

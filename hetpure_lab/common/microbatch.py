@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ CPU_BUDGET = 2**30  # bytes for one gradient, so that several processes fit side
 
 Result = TypeVar("Result")
 _rows: dict[str, int] = {}  # what this process has found to fit, by device type
+_ceiling: dict[str, int] = {}  # what is left of it since memory ran out
+_fitted: WeakKeyDictionary[nn.Module, dict[tuple, tuple[int, bool]]] = WeakKeyDictionary()  # by classifier: what `fit` found
 
 
 def rows(device: torch.device) -> int:
@@ -41,7 +44,7 @@ def recovering(work: Callable[[], Result], device: torch.device) -> Result:
         except (RuntimeError, MemoryError) as error:
             if rows(device) == 1 or not ran_out(error):
                 raise
-        _rows[device.type] = rows(device) // 2
+        _rows[device.type] = _ceiling[device.type] = rows(device) // 2
         torch.cuda.empty_cache()
 
 
@@ -53,8 +56,21 @@ def ran_out(error: Exception) -> bool:
 def fit(defence: nn.Module, image: Tensor) -> None:
     """Choose the rows, and whether a `Purified` stores or recomputes activations, by the measured gradient of one `image` (1, 3, h, w).
 
-    Storing them is faster, if enough rows fit; the gradients are equal.
+    Storing them is faster, if enough rows fit; the gradients are equal. It is measured once for each defence, device and image size;
+    no more rows are chosen than memory was found to hold since.
     """
+    known, kind = _fitted.setdefault(defence.classifier, {}), image.device.type
+    key = (type(defence), repr(getattr(defence, "purifier", None)), str(image.device), tuple(image.shape[1:]), CPU_BUDGET)
+    if key not in known:
+        known[key] = _measured(defence, image)
+    found, checkpointing = known[key]
+    _rows[kind] = min(found, _ceiling.get(kind, found))
+    if isinstance(defence, Purified):
+        defence.checkpointing = checkpointing
+
+
+def _measured(defence: nn.Module, image: Tensor) -> tuple[int, bool]:
+    """What `choose` says of the defence on that device."""
     room, purified = budget(image.device), isinstance(defence, Purified)
     if purified:
         defence.checkpointing = True
@@ -62,9 +78,7 @@ def fit(defence: nn.Module, image: Tensor) -> None:
     if purified and _most_to_keep(defence, image, recomputed) < room:  # then it is safe to try
         defence.checkpointing = False
         kept = _bytes_of_gradient(defence, image)
-    _rows[image.device.type], checkpointing = choose(room, recomputed, kept, _kind(image.device))
-    if purified:
-        defence.checkpointing = checkpointing
+    return choose(room, recomputed, kept, _kind(image.device))
 
 
 def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:

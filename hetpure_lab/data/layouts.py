@@ -44,9 +44,8 @@ def shards(files: Iterable[Path]) -> list[Path]:
         sets = " and of ".join(map(str, totals))
         raise DataError(f"{found[0][2].parent} holds two sets of shards, of {sets}: keep the one that is meant")
     if found and (missing := sorted(set(range(totals[0])) - {k for _, k, _ in found})):
-        raise DataError(
-            f"{found[0][2].parent} lacks {len(missing)} of {totals[0]} shards of {found[0][2].name.split('-')[0]}, such as number {missing[0]}"
-        )
+        split, folder = found[0][2].name.partition("-")[0], found[0][2].parent
+        raise DataError(f"{folder} lacks {len(missing)} of {totals[0]} shards of {split}, such as number {missing[0]}")
     return [file for _, _, file in found]
 
 

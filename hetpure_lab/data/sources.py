@@ -25,7 +25,6 @@ from hetpure_lab.common.paths import CACHE, ROOT
 from hetpure_lab.data import layouts
 from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData
 
-
 SAMPLE = "sample"  # the split of the few images that a package ships
 
 
@@ -38,6 +37,8 @@ def load(name: str, split: str = "test", data: str | Path | None = None, downloa
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    if not re.fullmatch(r"\w+", split):
+        raise DataError(f"a split is a plain name such as 'test', not {split!r}")
     dataset, whole = DATASETS[name], split.removesuffix("512")  # "test512" is the literature's subset of "test"
     if split == SAMPLE:
         images = shipped(name)
@@ -107,8 +108,6 @@ def _places(folder: Path, dataset: DataSet) -> list[Path]:
 
 def _read(folder: Path, dataset: DataSet, split: str) -> Images | None:
     """The split in an original layout or as parquet files under `folder`, if it is there."""
-    if not re.fullmatch(r"\w+", split):
-        raise DataError(f"a split is a plain name such as 'test', not {split!r}")
     if (images := layouts.find(folder, dataset, split)) is not None:
         return images
     for place in _places(folder, dataset):

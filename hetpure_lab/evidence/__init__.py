@@ -1,36 +1,30 @@
-"""Evidence: experiments, their records, and what follows from them."""
+"""Evidence: experiments, their records, and what follows from them.
+
+Names are imported when they are first used: records can be read and written, and experiments listed, without loading PyTorch.
+"""
+
+from importlib import import_module
 
 from hetpure_lab.common.paths import RESULTS
-from hetpure_lab.evidence.backlog import QUEUE, outstanding, queue
-from hetpure_lab.evidence.engine import Calls, evaluate, run, score, shard
-from hetpure_lab.evidence.experiment import Experiment
-from hetpure_lab.evidence.outcomes import COLUMNS, RULES, Outcomes, column_record
-from hetpure_lab.evidence.pixels import adversarial_images, unpack
-from hetpure_lab.evidence.records import append, provenance, read
-from hetpure_lab.evidence.select import current, files, over_seeds, summary
 
-__all__ = [
-    "COLUMNS",
-    "QUEUE",
-    "RESULTS",
-    "RULES",
-    "Calls",
-    "Experiment",
-    "Outcomes",
-    "adversarial_images",
-    "append",
-    "column_record",
-    "current",
-    "evaluate",
-    "files",
-    "outstanding",
-    "over_seeds",
-    "provenance",
-    "queue",
-    "read",
-    "run",
-    "score",
-    "shard",
-    "summary",
-    "unpack",
-]
+_WHERE = {
+    "backlog": ("QUEUE", "outstanding", "queue"),
+    "engine": ("Calls", "evaluate", "run", "score", "shard"),
+    "experiment": ("Experiment",),
+    "outcomes": ("COLUMNS", "RULES", "Outcomes", "column_record"),
+    "pixels": ("adversarial_images", "unpack"),
+    "records": ("append", "provenance", "read"),
+    "select": ("current", "files", "over_seeds", "summary"),
+}
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = ["RESULTS", *_MODULE]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

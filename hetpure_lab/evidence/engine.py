@@ -6,8 +6,9 @@ perturbation of equal norm (the null control).
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.data import Images
 from hetpure_lab.evidence import pixels, workers
+from hetpure_lab.evidence.claims import Claims
 from hetpure_lab.evidence.experiment import Experiment
 from hetpure_lab.evidence.outcomes import column_record
 from hetpure_lab.evidence.records import append, provenance, read
@@ -31,6 +33,18 @@ from hetpure_lab.networks.benches import Bench
 
 if TYPE_CHECKING:
     from distributed import Client
+
+Worker = Callable[[Images], Iterable[list[dict]]]  # records of images, batch by batch
+
+# A worker may have several threads, but its networks are one set, and so is what is counted and measured about them.
+ONE_AT_A_TIME = threading.Lock()
+WAIT = 1.0  # seconds between two looks whether others are done
+# Digests of the splits that were read before records kept them (`Images.digest`), by their source.
+EARLY = {
+    "cifar10/test (test-00000-of-00001.parquet)": "80911ffbac1aa648",
+    "svhn-unseen/test (test-00000-of-00001.parquet)": "3f35b9e8b79d8332",
+    "imagenet/validation (validation-00000-of-00001.parquet)": "414218d5f0deaaf0",
+}
 
 
 def run(
@@ -45,29 +59,71 @@ def run(
 ) -> dict[str, dict]:
     """Attack and score those of `images` that have no record yet, `batch` at a time; returns the records of all, by image id.
 
+    Processes that run the same experiment at the same time share its images; each returns when all images have a record.
     With a Dask `client` its workers do the batches, on a `device` of theirs and with the bench of that name from their own checkout; this
-    process alone writes.
+    process alone writes. Raises `ValueError` for images of another split or source than those on record.
     """
     if bench and client:
         raise ValueError("workers load the bench by its name: give a bench or a client, not both")
+    if batch < 1:
+        raise ValueError(f"a batch has at least 1 image, not {batch}")
     path, ids = experiment.path(results), images.ids
     found = read(path)
-    missing = [i for i, key in enumerate(ids) if key not in found]
-    batches = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+    check_origin(experiment, images, found, path)
+    missing = [key for key in ids if key not in found]
+    if not missing:
+        return {key: found[key] for key in ids}
     label = f"{experiment.defence} / {experiment.attack}"
     look = {"unit": "image", "mininterval": 2, "bar_format": "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"}
-    with tqdm(total=len(missing), desc=label, disable=not progress or not missing, **look) as bar:
-        if client:
-            for records in workers.each(client, shard, [(experiment, images[torch.tensor(rows)], device) for rows in batches]):
-                append(path, records)
-                bar.update(len(records))
-        else:
-            for rows in batches:
-                found = read(path)
-                if left := [i for i in rows if ids[i] not in found]:  # another process may have been here
-                    append(path, shard(experiment, images[torch.tensor(left)], device, bench, lambda k: bar.update(k)))
+    with tqdm(total=len(missing), desc=label, disable=not progress, **look) as bar, Claims(path) as claims:
+        mine = _of_workers(experiment, device, batch, client) if client else _of_this_process(experiment, device, bench, bar.update)
+        while missing := [key for key in ids if key not in read(path)]:
+            claimed = claims.some(missing, len(missing) if client else batch)
+            found = read(path)
+            left = [key for key in claimed if key not in found]  # its owner may have written it and gone since the last look
+            if left:
+                rows = {key: i for i, key in enumerate(ids)}
+                for records in mine(images[torch.tensor([rows[key] for key in left])]):
+                    append(path, records, results)
+                    claims.drop([record["image"] for record in records])
+            elif not claimed:
+                time.sleep(WAIT)  # the rest is in others' hands
+            claims.drop(claimed)
+            bar.n = bar.total - len([key for key in ids if key not in read(path)])
+            bar.refresh()
     found = read(path)
     return {key: found[key] for key in ids}
+
+
+def _of_this_process(experiment: Experiment, device: str, bench: Bench | None, tick: Callable[[float], None]) -> Worker:
+    return lambda images: [shard(experiment, images, device, bench, tick)]
+
+
+def _of_workers(experiment: Experiment, device: str, batch: int, client: Client) -> Worker:
+    def work(images: Images) -> Iterator[list[dict]]:
+        return workers.each(client, shard, [(experiment, images[rows], device) for rows in torch.arange(len(images)).split(batch)])
+
+    return work
+
+
+def check_origin(experiment: Experiment, images: Images, found: dict[str, dict], path: Path) -> None:
+    """Raise `ValueError` if the experiment is about another split than `images` are of, or its records about other images."""
+    if images.split and images.split != experiment.split:
+        raise ValueError(
+            f"the experiment is about the split {experiment.split!r}; "
+            f"these images are of the split {images.split!r} ({images.source})"
+        )
+    for record in found.values():
+        digests, texts = (images.digest, origin(record)), (images.source, record.get("source", images.source))
+        ours, theirs = digests if all(digests) else texts
+        if ours != theirs:
+            one, other = (f"{text} (digest {digest or 'unknown'})" for text, digest in zip(texts, digests))
+            raise ValueError(f"{path} holds records about images of {other}, and these are of {one}: they would be mixed")
+
+
+def origin(record: dict) -> str:
+    """The digest of the split that a record's image is part of; early records name its file only."""
+    return record.get("data") or EARLY.get(record.get("source", ""), "")
 
 
 @lru_cache(maxsize=2)
@@ -82,12 +138,13 @@ def shard(
 
     `tick` is called with fractions of images done.
     """
-    bench = bench or _bench(experiment.bench, device)
-    defence, (_, attack) = defences.build(experiment.defence, bench), specs.parse(experiment.attack, ATTACKS)
-    if isinstance(defence, Purified | Undefended):
-        microbatch.fit(defence, images.floats[:1].to(bench.device))
-    share = lambda k: tick(k / max(1, attack.steps))
-    return microbatch.recovering(lambda: evaluate(experiment, defence, attack, images, bench.device, share), bench.device)
+    with ONE_AT_A_TIME:
+        bench = bench or _bench(experiment.bench, device)
+        defence, (_, attack) = defences.build(experiment.defence, bench), specs.parse(experiment.attack, ATTACKS)
+        if isinstance(defence, Purified | Undefended):
+            microbatch.fit(defence, images.floats[:1].to(bench.device))
+        share = lambda k: tick(k / max(1, attack.steps))
+        return microbatch.recovering(lambda: evaluate(experiment, defence, attack, images, bench.device, share), bench.device)
 
 
 def evaluate(
@@ -106,7 +163,8 @@ def evaluate(
         delta = attacks.to_8_bit(x_adv, x, attack.norm, attack.eps)
         logits = score(experiment, defence, attack, images, delta, device)
     columns = {name: column_record(column) for name, column in logits.items()}
-    shared = {"config": experiment.config, "source": images.source} | provenance() | {"device": _name(device)}
+    shared = {"config": experiment.config, "source": images.source} | ({"data": images.digest} if images.digest else {})
+    shared |= provenance(*experiment.classes) | {"device": _name(device)}
     elapsed = {"seconds": time.time() - started[0], "cpu_seconds": time.process_time() - started[1]}
     shared |= {what: round(s / len(ids), 3) for what, s in elapsed.items()} | {"denoiser_calls": round(calls.rows / len(ids))}
     return [

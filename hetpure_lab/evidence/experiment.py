@@ -18,6 +18,12 @@ from hetpure_lab.defences import DEFENCES
 from hetpure_lab.networks import benches
 
 
+def key_of(config: dict) -> str:
+    """The key of a configuration, as a record has it, whether or not its weights are still here."""
+    names = {"defence": specs.write(config["defence"], DEFENCES), "attack": specs.write(config["attack"], ATTACKS)}
+    return hashlib.sha256(json.dumps(config | names, sort_keys=True).encode()).hexdigest()[:8]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """`defence` and `attack` are specs such as ``hetpure:tau=0.5`` and ``pgd:eps=4/255``, or objects, which become specs; an attack can be
@@ -58,8 +64,12 @@ class Experiment:
     @property
     def key(self) -> str:
         """What makes two experiments the same: their settings other than defaults, however worded, and the weights."""
-        names = {"defence": specs.write(self.config["defence"], DEFENCES), "attack": specs.write(self.config["attack"], ATTACKS)}
-        return hashlib.sha256(json.dumps(self.config | names, sort_keys=True).encode()).hexdigest()[:8]
+        return key_of(self.config)
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """The classes of its purifier and its attack, whose sources decide what comes out."""
+        return tuple(type(specs.parse(*known)[1]) for known in ((self.defence, DEFENCES), (self.attack, ATTACKS)))
 
     def path(self, results: Path = RESULTS) -> Path:
         """The file of this experiment's records; its name is for people, its key decides."""

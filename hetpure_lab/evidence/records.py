@@ -1,7 +1,9 @@
 """Records: append-only files of JSON lines, one line per image, that survive killed writers, full disks and company.
 
 A line counts once `append` has returned. Whatever a writer left behind when it was stopped is skipped with a warning by `read` and
-closed by the next `append`; of two lines about one image the first counts. Needs no torch.
+closed by the next `append`; of two lines about one image the first counts. What many records share (configuration, source, code,
+libraries) stands once in a line of its own, a *head*, which they name by its digest; early records repeat it, and are read as before.
+Needs no torch.
 """
 
 from __future__ import annotations
@@ -13,49 +15,80 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hetpure_lab.common.paths import ROOT
-
-# The sources that decide an outcome: packages whole, so that a new file counts without being listed.
-DECIDING_PACKAGES = ("data", "networks", "defences", "attacks")
-DECIDING_FILES = ("experiment", "engine", "outcomes", "pixels")
-
-
-def deciding() -> list[str]:
-    """The sources that decide an outcome, as paths from the checkout."""
-    lab = ROOT / "hetpure_lab"
-    found = [p for name in DECIDING_PACKAGES for p in sorted((lab / name).glob("*.py"))]
-    found += [lab / "evidence" / f"{name}.py" for name in DECIDING_FILES]
-    return ["hetpure_core.py", *(p.relative_to(ROOT).as_posix() for p in found)]
-
+from hetpure_lab.evidence import code, manifest
+from hetpure_lab.evidence.code import CODE
 
 LIBRARIES = ("torch", "numpy", "foolbox", "pyautoattack")
+HEAD = ("config", "source", "data", "code", "commit", "libraries", "machine", "device", "unit", "host")  # what a head says
+COLUMNS = ("adversarial", "clean", "null")
 
 
-def append(path: Path, records: Sequence[dict]) -> None:
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def append(path: Path, records: Sequence[dict], results: Path | None = None) -> None:
     """Add whole lines in one write and force them to disk; a torn line left by a stopped writer is closed first.
 
-    Raises `OSError` that names the file if the lines could not be stored completely (a full disk); then none of them is acknowledged.
+    They are entered into the manifest of the folder `results`, if one is given. Raises `OSError` that names the file if the lines could
+    not be stored completely (a full disk); then none of them is acknowledged.
     """
-    lines = "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new, file = not path.exists(), os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its process is gone: nobody tears a line after the look at the end
-            size = os.fstat(file).st_size
-            torn = size and os.pread(file, 1, size - 1) != b"\n"
-            _write(file, b"\n" + lines if torn else lines)
+            before = path.read_bytes()
+            torn = before and not before.endswith(b"\n")
+            added = (b"\n" if torn else b"") + _lines(records, before)
+            _write(file, added)
             os.fsync(file)
+            if results:
+                _enter(results, path, len(before), before + added)
         finally:
             os.close(file)
         if new:
             _sync_folder(path.parent)
     except OSError as error:
         raise OSError(error.errno, f"the last {len(records)} records were not stored ({error.strerror})", str(path)) from error
+
+
+def _lines(records: Sequence[dict], before: bytes) -> bytes:
+    """The records as lines, behind the heads that the file does not have yet."""
+    known, found = set(_heads(before)), []
+    for record in records:
+        if "config" in record:
+            shared = {k: record[k] for k in HEAD if k in record}
+            head = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+            if head not in known:
+                known.add(head)
+                found.append({"head": head} | shared)
+            record = {k: v for k, v in record.items() if k not in shared} | {"head": head}
+        found.append(record)
+    return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in found).encode()
+
+
+def _heads(text: bytes) -> Iterator[str]:
+    """The digests of the heads in a file."""
+    for line in text.split(b"\n"):
+        if line.startswith(b'{"head":'):
+            yield from (found.head for found in lines(line))
+
+
+def _enter(results: Path, path: Path, before: int, text: bytes) -> None:
+    """The records are safe by now: a manifest that cannot follow is no reason to lose their work."""
+    try:
+        entered = manifest.enter_appended(results, path, before, text)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{path}: stored, but not entered into the manifest ({error})", stacklevel=3)
+        return
+    if not entered:
+        warnings.warn(f"{path}: has lines that nobody entered; hetpure manifest says which, and --enter verifies them", stacklevel=3)
 
 
 def _write(file: int, text: bytes) -> None:
@@ -73,24 +106,103 @@ def _sync_folder(folder: Path) -> None:
         os.close(entry)
 
 
-def read(path: Path) -> dict[str, dict]:
-    """Records by image; unreadable lines are dropped with a warning, and of two records of one image the first counts."""
-    records: dict[str, dict] = {}
-    if not path.exists():
-        return records
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+# ---- reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file: its number, and the `record` in it, or the digest of the `head`, or what is `wrong` with it."""
+
+    number: int
+    record: dict | None = None
+    head: str = ""
+    wrong: str = ""
+
+
+def lines(text: bytes) -> Iterator[Line]:
+    """Every line of a file that is not empty; records come with what their heads say."""
+    heads: dict[str, dict] = {}
+    last: dict = {}
+    for number, line in enumerate(text.split(b"\n"), 1):
         if not line:
             continue
         try:
-            record = json.loads(line)
-            records.setdefault(record["image"], record)
-        except (ValueError, KeyError, TypeError):
-            warnings.warn(f"{path}, line {number}: not a whole record (a writer was stopped?); dropped", stacklevel=2)
-    return records
+            found = json.loads(line)
+            name = found.get("head")
+            if "image" not in found and isinstance(name, str):
+                heads[name] = {k: v for k, v in found.items() if k != "head"}
+                yield Line(number, head=name)
+                continue
+            if not isinstance(found.get("image"), str):
+                yield Line(number, wrong="no record, because no image is named")
+                continue
+        except (ValueError, AttributeError):
+            yield Line(number, wrong="not a whole record (a writer was stopped?)")
+            continue
+        if name is not None:
+            if name not in heads:
+                yield Line(number, wrong=f"a record whose head {name} is not above it")
+                continue
+            found = {k: v for k, v in found.items() if k != "head"} | heads[name]
+        for part in ("config", "code"):  # equal ones become one object: early records repeat them
+            if part in found and found[part] == last.get(part):
+                found[part] = last[part]
+        last = found
+        yield Line(number, found)
 
 
-def _checksum(source: str) -> str:
-    return hashlib.sha256((ROOT / source).read_bytes()).hexdigest()[:12]
+def lacks(record: dict) -> str:
+    """What a record of an experiment lacks, in a few words; "" if it can be counted."""
+    config = record.get("config")
+    if not isinstance(config, dict) or not all(k in config for k in ("bench", "split", "defence", "attack", "K", "seed", "weights")):
+        return "no configuration"
+    if not all(isinstance(config[k], dict) and "name" in config[k] for k in ("defence", "attack")):
+        return "a configuration without names"
+    if type(record.get("label")) is not int:
+        return f"no label but {record.get('label')!r}"
+    for column in COLUMNS:
+        labels = record[column].get("labels") if isinstance(record.get(column), dict) else None
+        if not isinstance(labels, list) or len(labels) != config["K"] or not all(type(label) is int for label in labels):
+            return f"no {config['K']} labels under {column}"
+    return ""
+
+
+_parsed: dict[Path, tuple[tuple, dict[str, dict], list[str]]] = {}
+
+
+def read(path: Path) -> dict[str, dict]:
+    """Records by image; unreadable lines are dropped with a warning, and of two records of one image the first counts.
+
+    A file is parsed once per process, as long as it is not changed. Records are shared with other readers: not to be changed.
+    """
+    path = Path(path)
+    if not path.exists():
+        return {}
+    about = path.stat()
+    state = (about.st_size, about.st_mtime_ns, about.st_ino)
+    if path not in _parsed or _parsed[path][0] != state:
+        _parsed[path] = (state, *_parse(path.read_bytes()))
+    _, records, wrong = _parsed[path]
+    for says in wrong:
+        warnings.warn(f"{path}, {says}; dropped", stacklevel=2)
+    return dict(records)
+
+
+def _parse(text: bytes) -> tuple[dict[str, dict], list[str]]:
+    found = list(lines(text))
+    of_experiments = any(isinstance(line.record.get("config"), dict) and "attack" in line.record["config"] for line in found if line.record)
+    records, wrong = {}, [f"line {line.number}: {line.wrong}" for line in found if line.wrong]
+    for line in found:
+        if line.record is None:
+            continue
+        if of_experiments and (missing := lacks(line.record)):
+            wrong.append(f"line {line.number}: no record of an experiment: {missing}")
+        else:
+            records.setdefault(line.record["image"], line.record)
+    return records, wrong
+
+
+# ---- what made a record --------------------------------------------------------------------------
 
 
 def _commit() -> str:
@@ -107,11 +219,14 @@ def _installed(package: str) -> str:
         return "not installed"
 
 
-# Taken when this module is imported, with the code they describe: files may be edited while a long run goes on.
-CODE, COMMIT = {source: _checksum(source) for source in deciding()}, _commit()
+COMMIT = _commit()  # taken when this module is imported, as `code.CODE` is
 
 
-def provenance() -> dict:
-    """What produced a record: checksums of the sources that decide an outcome, as they were imported, commit, libraries, machine."""
+def provenance(*classes: type) -> dict:
+    """What produced a record: checksums of the sources that decide an outcome, as they were imported, commit, libraries, machine.
+
+    The sources are those that purifiers and attacks of the `classes` use; without any, all that could decide an outcome.
+    """
     libraries = {"python": platform.python_version()} | {p: _installed(p) for p in LIBRARIES}
-    return {"code": CODE, "commit": COMMIT, "libraries": libraries, "machine": platform.machine()}
+    used = code.of(classes) if classes else CODE
+    return {"code": used, "commit": COMMIT, "libraries": libraries, "machine": platform.machine()}

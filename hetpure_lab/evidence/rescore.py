@@ -1,8 +1,10 @@
-"""Do the stored adversarial images still score as their records say? ``hetpure rescore FILE --n-images 4``.
+"""Are records true, and do their adversarial images still score as they say? ``hetpure rescore FILE --n-images 4``.
 
-A record keeps the image that was found and names the noise that scored it, so anyone can score it again, without the attack. Of every
-version of the code that wrote into a file the first images are taken; without FILE, of the files that several versions wrote. What comes
-out is noted in ``results/rescored.jsonl``, and versions that score alike count as one (`same_code`).
+A record keeps the image that was found and names the noise that scored it, so anyone can score it again, without the attack. Every
+record of a file is held against itself, its file and the data (`verify`). Scored again are some that are drawn anew at every run, of
+every version of the code that wrote into the file, or with ``--all`` every one; without FILE, of the files that several versions
+wrote. What comes out is noted in ``results/rescored.jsonl``, and versions that score alike count as one (`same_code`). The command
+says what differs and ends with exit code 1; it says as well what it could not check.
 """
 
 from __future__ import annotations
@@ -10,27 +12,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
-import torch
 from tqdm import tqdm
 
-from hetpure_lab import data, defences
-from hetpure_lab.attacks import ATTACKS
-from hetpure_lab.common import specs
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.data import Images
-from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import pixels
-from hetpure_lab.evidence.engine import score
-from hetpure_lab.evidence.experiment import Experiment
+from hetpure_lab.evidence import code, verify
 from hetpure_lab.evidence.outcomes import COLUMNS
-from hetpure_lab.evidence.records import CODE, append, read
+from hetpure_lab.evidence.records import append, read
 from hetpure_lab.evidence.select import files
-from hetpure_lab.networks import benches
+from hetpure_lab.evidence.verify import Verdict
 
 NOTES = RESULTS / "rescored.jsonl"
 
@@ -40,30 +36,17 @@ def digest(thing: dict) -> str:
     return hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def experiment_of(record: dict) -> Experiment:
-    """The experiment that a record belongs to."""
-    config = record["config"]
-    names = specs.write(config["defence"], DEFENCES), specs.write(config["attack"], ATTACKS)
-    return Experiment(*names, config["bench"], config["split"], config["K"], config["seed"])
-
-
 def differing(records: Sequence[dict], images: Images, device: str = "cpu") -> list[int]:
     """How many of the recorded labels, over the three columns, come out differently now: one number per record.
 
     `records` are of one experiment; `images` must contain theirs. Raises `ValueError` if the weights are not those of the records.
     """
-    experiment = experiment_of(records[0])
-    if experiment.config["weights"] != records[0]["config"]["weights"]:
-        raise ValueError(f"the weights are not those that made the records of {experiment.defence} / {experiment.attack}")
-    bench, by_image = benches.load(experiment.bench, device), {r["image"]: r for r in records}
-    images = pixels.with_records(images, by_image)
-    attack = specs.parse(experiment.attack, ATTACKS)[1]
-    defence = attack.faces(defences.build(experiment.defence, bench))
-    delta = torch.stack([pixels.unpack(by_image[key]["delta"], images.pixels.shape[1:]) for key in images.ids])
-    logits = score(experiment, defence, attack, images, delta.to(bench.device), bench.device)
-    found = {c: logits[c].argmax(-1).T.tolist() for c in COLUMNS}
-    rows = {key: sum(a != b for c in COLUMNS for a, b in zip(found[c][i], by_image[key][c]["labels"])) for i, key in enumerate(images.ids)}
-    return [rows[r["image"]] for r in records]
+    return [labels_apart(record, now) for record, now in zip(records, verify.rescored(records, images, device))]
+
+
+def labels_apart(record: dict, now: dict[str, dict]) -> int:
+    """How many labels of a record, over the three columns, are not those that come out `now`."""
+    return sum(a != b for c in COLUMNS for a, b in zip(now[c]["labels"], record[c]["labels"]))
 
 
 @dataclass(frozen=True)
@@ -100,31 +83,55 @@ def same_code(records: dict[str, dict], found: Sequence[Note] | None = None) -> 
     return bool(set.intersection(*agree))
 
 
-def rescore(path: Path, images: Images, n: int = 1, target: Path | None = None) -> list[Note]:
-    """Score the first `n` records of every version in the file at `path` again, and note what came out."""
-    versions: dict[str, list[dict]] = {}
-    for record in read(path).values():
-        versions.setdefault(digest(record["code"]), []).append(record)
-    chosen = [record for made_by in versions.values() for record in made_by[:n]]
-    labels = sum(len(chosen[0][c]["labels"]) for c in COLUMNS)
-    found = [Note(digest(r), digest(r["code"]), digest(CODE), k, labels) for r, k in zip(chosen, differing(chosen, images))]
-    append(target or NOTES, [{"image": f"{note.record} {note.by}", "file": path.name} | vars(note) for note in found])
-    return found
+def sample(path: Path, n: int, random: Random | None = None) -> list[str]:
+    """The images of `n` records of every version of the code in a file, drawn anew at every call."""
+    versions: dict[str, list[str]] = {}
+    for image, record in read(path).items():
+        versions.setdefault(digest(record.get("code", {})), []).append(image)
+    random = random or Random()
+    return [image for made_by in versions.values() for image in random.sample(made_by, min(n, len(made_by)))]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def rescore(path: Path, images: Images | None, chosen: Sequence[str] | None, target: Path | None = None, device: str = "cpu") -> Verdict:
+    """Verify the file at `path`, score records of the `chosen` images (None: all) again, and note what came out."""
+    verdict, now = verify.file(path, images, chosen, device)
+    records = {image: record for image, record in read(path).items() if image in now}
+    by = digest(code.of(verify.experiment_of(next(iter(records.values()))).classes)) if records else ""
+    found = [
+        Note(digest(r), digest(r["code"]), by, labels_apart(r, now[image]), sum(len(r[c]["labels"]) for c in COLUMNS))
+        for image, r in records.items()
+    ]
+    if found:
+        append(target or NOTES, [{"image": f"{note.record} {note.by}", "file": path.name} | vars(note) for note in found], NOTES.parent)
+    return verdict
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hetpure rescore", description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, help="files of records (default: those that several versions of the code wrote)")
-    parser.add_argument("--n-images", type=int, default=1, help="images per version of the code in a file")
-    parser.add_argument("--data", help="folder of parquet files (default: the usual search)")
+    parser.add_argument("--n-images", type=int, default=1, help="images to score again, per version of the code in a file")
+    parser.add_argument("--all", action="store_true", help="score every record again")
+    parser.add_argument("--data", help="folder of the data set (default: the usual search)")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
-    worst = 0
-    for path in tqdm(args.files or [p for p in files() if not same_code(read(p))], desc="rescore"):
-        if not (records := read(path)):
-            raise ValueError(f"{path} has no records")
-        config = next(iter(records.values()))["config"]
-        images = data.load(benches.dataset(config["bench"]), config["split"], args.data, quiet=True)
-        for note in rescore(path, images, args.n_images):
-            print(f"{path.name}: {note.differing} of {note.of} labels differ (record {note.record}, code {note.code})")
-            worst = max(worst, note.differing)
-    sys.exit(1 if worst else 0)
+    if args.n_images < 0:
+        raise ValueError(f"--n-images must not be negative, not {args.n_images}")
+    if absent := [str(path) for path in args.files if not path.is_file()]:
+        raise ValueError(f"no file {absent[0]}")
+    chosen_files, true = args.files or [p for p in files() if not same_code(read(p))], True
+    for path in tqdm(chosen_files, desc="rescore", disable=len(chosen_files) < 2 or None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the verdict names the lines
+            chosen = None if args.all else sample(path, args.n_images)
+            verdict = rescore(path, verify.images_of(path, args.data), chosen, device=args.device)
+        tqdm.write(report(path, verdict))
+        true = true and not verdict.faults
+    return 0 if true else 1
+
+
+def report(path: Path, verdict: Verdict) -> str:
+    """What was found about a file, line by line."""
+    state = f"{len(verdict.faults)} faults in" if verdict.faults else "nothing wrong with"
+    lines = [f"{path.name}: {state} {verdict.looked_at} records, of which {verdict.scored} were scored again"]
+    lines += [f"  {fault}" for fault in verdict.faults]
+    return "\n".join(lines + [f"  not checked: {what}" for what in verdict.unchecked])

@@ -230,7 +230,7 @@ def run(name: str, bench: Bench, everything: Images, n_images: int, seed: int = 
     for start in range(0, len(missing), batch):
         rows = images[torch.tensor(missing[start : start + batch])]
         shared = {"config": about, "source": images.source, "unit": lab.unit} | provenance() | {"host": host(device)}
-        append(file, [{"image": key, "rows": numbers} | shared for key, numbers in zip(rows.ids, STUDIES[name].rows(lab, rows))])
+        append(file, [{"image": key, "rows": numbers} | shared for key, numbers in zip(rows.ids, STUDIES[name].rows(lab, rows))], results)
 
 
 def host(device: str) -> dict:

@@ -20,7 +20,7 @@ from hetpure_lab.common import names, specs
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import RESULTS, Experiment, Outcomes
+from hetpure_lab.evidence import RESULTS, Experiment, Outcomes, code
 from hetpure_lab.networks import benches
 from hetpure_lab.networks.benches import Bench, BenchError
 from hetpure_lab.report import figures, plots, tables
@@ -42,7 +42,7 @@ def images_for(bench: Bench, folder: str = "", split: str = "test") -> Images:
     return images
 
 
-LIVE = ROOT / "out" / "live" / evidence.provenance()["code"]["hetpure_core.py"]
+LIVE = ROOT / "out" / "live" / code.fingerprint()  # of all sources that decide an outcome
 
 
 def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Images, K: int, seed: int = 0, split: str = "test") -> Runs:

@@ -9,7 +9,7 @@ import torch
 
 from hetpure_lab import data, evidence
 from hetpure_lab.audit.cases import BARE, HEADLINE
-from hetpure_lab.evidence import Experiment, pixels, rescore
+from hetpure_lab.evidence import Experiment, pixels, rescore, verify
 from hetpure_lab.evidence.rescore import Note
 
 EXPERIMENT = Experiment("uniform:steps=2", "pgd:iterations=1,eot=1,confirm=0", K=4)
@@ -26,9 +26,9 @@ def made(images, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     evidence.run(EXPERIMENT, images, progress=False, results=results)
     path = EXPERIMENT.path(results)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = list(evidence.read(path).values())
     for row in rows[2:]:
-        row["code"] = row["code"] | {"hetpure_core.py": "another"}
+        row |= {"code": row["code"] | {"hetpure_core.py": "another"}}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -52,9 +52,10 @@ def test_a_label_or_an_image_that_was_changed_comes_out(made, images):
 def test_versions_that_score_alike_count_as_one(made, images, tmp_path):
     records, target = evidence.read(made), tmp_path / "rescored.jsonl"
     assert not rescore.same_code(records, [])
-    found = rescore.rescore(made, images, n=1, target=target)
+    verdict = rescore.rescore(made, images, rescore.sample(made, 1), target)
+    found = rescore.notes(target)
+    assert not verdict.faults and verdict.looked_at == 4 and verdict.scored == 2
     assert len(found) == 2 and {n.differing for n in found} == {0} and {n.of for n in found} == {12}
-    assert rescore.notes(target) == found
     assert rescore.same_code(records, found) and not rescore.same_code(records, [n for n in found if n.code == n.by])
     assert not rescore.same_code(records, [Note(**vars(n) | {"differing": 1}) for n in found])
     apart = [Note(**vars(n) | {"by": f"version {i}"}) for i, n in enumerate(found)]
@@ -63,26 +64,16 @@ def test_versions_that_score_alike_count_as_one(made, images, tmp_path):
     assert rescore.summary(found) == "Scored again: 2 stored adversarial images, of whose 24 labels 0 came out differently."
 
 
-def test_the_command_rescores_a_file_and_fails_when_it_disagrees(made, images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(rescore, "NOTES", tmp_path / "rescored.jsonl")
-    monkeypatch.setattr(data, "load", lambda *_, **__: images)
-    with pytest.raises(SystemExit) as end:
-        rescore.main([str(made)])
-    assert end.value.code == 0 and capsys.readouterr().out.count("0 of 12 labels differ") == 2
-    spoilt = tmp_path / made.name
-    rows = [json.loads(line) for line in made.read_text().splitlines()]
-    rows[0]["null"]["labels"] = [9 - label for label in rows[0]["null"]["labels"]]
-    spoilt.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(SystemExit) as end:
-        rescore.main([str(spoilt)])
-    assert end.value.code == 1
+def test_other_records_are_scored_at_every_run(made):
+    drawn = {tuple(rescore.sample(made, 1)) for _ in range(40)}
+    assert len(drawn) > 1 and all(len(images) == 2 for images in drawn)
 
 
 def test_records_of_other_weights_are_refused(made, images):
     record = next(iter(evidence.read(made).values()))
     config = record["config"] | {"weights": {name: "0" * 16 for name in record["config"]["weights"]}}
     with pytest.raises(ValueError, match="weights are not those"):
-        rescore.differing([record | {"config": config}], images)
+        verify.rescored([record | {"config": config}], images)
 
 
 @pytest.mark.parametrize("defence", ["none", "uniform:t=0.2", "hetpure"])

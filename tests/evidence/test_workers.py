@@ -19,7 +19,7 @@ from hetpure_lab.attacks import PGD
 from hetpure_lab.common import microbatch
 from hetpure_lab.cost.planner import LiveBytes
 from hetpure_lab.defences.guided import MimicDiffusion
-from hetpure_lab.evidence import Experiment, workers
+from hetpure_lab.evidence import Experiment, records, workers
 
 # ---- memory ------------------------------------------------------------------------------------------------------------------
 
@@ -32,6 +32,7 @@ def defence(classifier, denoiser) -> Purified:
 @pytest.fixture(autouse=True)
 def forget_what_fitted(monkeypatch):
     monkeypatch.setattr(microbatch, "_rows", {})
+    monkeypatch.setattr(microbatch, "_ceiling", {})
 
 
 def test_running_out_of_memory_halves_the_rows_and_changes_no_result(defence, images, monkeypatch):
@@ -154,6 +155,11 @@ def test_memory_is_linear_in_the_batch(defence, images):
     assert peaks[2] - peaks[1] == pytest.approx(2 * (peaks[1] - peaks[0]), rel=0.05)
 
 
+def lines(path):
+    """The records of a file, each line of it."""
+    return [line.record for line in records.lines(path.read_bytes()) if line.record]
+
+
 # ---- processes ---------------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +178,7 @@ def test_workers_and_shards_change_no_record(client, tmp_path):
     spread = evidence.run(experiment, images, batch=2, progress=False, results=tmp_path / "spread", client=client)
     fate = ("label", "iterations", "delta", "adversarial", "clean", "null", "config", "code")
     assert {k: [r[f] for f in fate] for k, r in spread.items()} == {k: [r[f] for f in fate] for k, r in alone.items()}
-    assert len(experiment.path(tmp_path / "spread").read_text().splitlines()) == len(images)
+    assert len(lines(experiment.path(tmp_path / "spread"))) == len(images)
     with pytest.raises(ValueError, match="not both"):
         evidence.run(experiment, images, bench=object(), client=client, results=tmp_path)
 
@@ -223,7 +229,7 @@ def test_records_survive_a_worker_killed_in_the_middle_of_an_experiment(client, 
     thread.join(timeout=10)
     alone = evidence.run(experiment, images, progress=False, results=tmp_path / "alone")
     assert {k: (r["delta"], r["adversarial"]) for k, r in spread.items()} == {k: (r["delta"], r["adversarial"]) for k, r in alone.items()}
-    assert len(path.read_text().splitlines()) == len(images) and str(victim) not in map(str, client.run(os.getpid).values())
+    assert len(lines(path)) == len(images) and str(victim) not in map(str, client.run(os.getpid).values())
 
 
 def test_an_error_in_one_shard_comes_after_the_others_are_done(client):
