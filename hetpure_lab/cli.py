@@ -24,7 +24,7 @@ COMMANDS = {
     "run": Command("start or continue one experiment", "evidence.command", ("run",)),
     "queue": Command("run what results/queue.txt lists and is not done", "evidence.command", ("queue",)),
     "left": Command("list what the queue has that is not done", "evidence.command", ("left",)),
-    "experiments": Command("list every experiment with its accuracies", "evidence.command", ("experiments",)),
+    "experiments": Command("list every experiment with its accuracies", "evidence.listing"),
     "export": Command("write an experiment's adversarial images as PNG files", "evidence.command", ("export",)),
     "rescore": Command("judge stored adversarial images again, without the attack", "evidence.rescore"),
     "manifest": Command("whether files of records are as they were entered, and entering verified ones", "evidence.entering"),

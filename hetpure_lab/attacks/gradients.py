@@ -267,13 +267,17 @@ def mean_loss(defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, c
 
 
 def confirmed(defence: Defence, images: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int], at_once: int = 4) -> Tensor:
-    """Which images are misclassified in every one of `copies` purifications (n,); none is looked at again once it was right."""
+    """Which images are misclassified in every one of `copies` purifications (n,); none is looked at again once it was right.
+
+    `at_once` copies are drawn at a time, on a GPU as many as fill it: it is faster with more than needed than with too few.
+    """
     wrong = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    for start in range(0, len(copies), at_once):
-        left = wrong.nonzero().flatten()
-        if len(left):
-            logits = logits_of(defence, images[left], pick(ids, left), copies[start : start + at_once])
-            wrong[left] = (logits.argmax(-1) != labels[left]).all(0)
+    left, start = wrong.nonzero().flatten(), 0
+    while len(left) and start < len(copies):
+        size = max(at_once, microbatch.rows(images.device) // len(left)) if images.is_cuda else at_once
+        logits = logits_of(defence, images[left], pick(ids, left), copies[start : start + size])
+        wrong[left] = (logits.argmax(-1) != labels[left]).all(0)
+        left, start = wrong.nonzero().flatten(), start + size
     return wrong
 
 

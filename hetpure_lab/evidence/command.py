@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from hetpure_lab.evidence import pixels, workers
 from hetpure_lab.evidence.backlog import add_experiment, experiment_of, outstanding, queue
 from hetpure_lab.evidence.engine import run
 from hetpure_lab.evidence.records import read
-from hetpure_lab.evidence.select import files, summary
+from hetpure_lab.evidence.select import summary
 from hetpure_lab.networks import benches, checkpoints
 
 if TYPE_CHECKING:
@@ -42,15 +43,16 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("--data", help="folder of parquet files (default: the usual search)")
         command.add_argument("--device", default="cpu")
-        command.add_argument("--threads", type=int, default=1)
+        command.add_argument("--threads", type=int, default=1, help="of one process (with a scheduler: of one worker)")
+        command.add_argument("--batch", default="auto", help="images at once: a number, or auto (default) by what memory holds")
         command.add_argument(
             "--shard", default="0/1", help="i/n: every n-th image from the i-th (0 is the first), to share work between processes"
         )
         command.add_argument("--scheduler", help="address of a Dask scheduler whose workers do the work, see book/scaling")
+        for name, text in (("ca", "the authority's certificate"), ("cert", "this process's certificate"), ("key", "its key")):
+            command.add_argument(f"--tls-{name}", metavar="FILE", help=f"for a tls:// scheduler: {text}")
         if name == "run":
             add_experiment(command)
-    command = commands.add_parser("experiments", help="list every experiment with its accuracies")
-    command.add_argument("--json", action="store_true", help="as JSON")
     commands.add_parser("left", help="list what results/queue.txt has that is not done, with the images on record and those wanted")
     command = commands.add_parser("export", help="write an experiment's adversarial images as PNG files")
     command.add_argument("file", type=Path, help="a file of records")
@@ -61,10 +63,32 @@ def _parser() -> argparse.ArgumentParser:
 
 def _share(text: str) -> tuple[int, int]:
     """``i/n`` as two numbers."""
-    i, n = map(int, text.split("/"))
-    if not 0 <= i < n:
-        raise ValueError(f"a shard is i/n with 0 <= i < n, not {text}")
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    i, n = map(int, found.groups()) if found else (0, 0)
+    if not i < n:
+        raise ValueError(f"a shard is i/n with 0 <= i < n, such as 0/2, not {text}")
     return i, n
+
+
+def _batch(text: str) -> int | None:
+    """A number of images, or None for ``auto``."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--batch is a number of images from 1, or auto, not {text}")
+    return int(text)
+
+
+def _client(args: argparse.Namespace) -> Client | None:
+    """Of the scheduler that is named, after a look at its workers."""
+    files = [args.tls_ca, args.tls_cert, args.tls_key]
+    if any(files) and not all(files):
+        raise ValueError("TLS needs all of --tls-ca, --tls-cert and --tls-key")
+    if not args.scheduler:
+        return None
+    client = workers.connect(args.scheduler, workers.Tls(*files) if all(files) else None)
+    workers.check_versions(client)
+    return client
 
 
 def _run(args: argparse.Namespace, shared: argparse.Namespace, client: Client | None) -> None:
@@ -72,7 +96,8 @@ def _run(args: argparse.Namespace, shared: argparse.Namespace, client: Client | 
     images = data.load(benches.dataset(args.bench), args.split, shared.data, quiet=True).take(args.n_images)
     if i >= len(images):
         return
-    run(experiment, images[torch.arange(i, len(images), n)], device=shared.device, client=client)
+    images, settings = images[torch.arange(i, len(images), n)], {"device": shared.device, "batch": _batch(shared.batch)}
+    run(experiment, images, client=client, threads=shared.threads, **settings)
     print(json.dumps({k: v for k, v in summary(experiment.path()).items() if k in ("defence", "attack", "n", "adversarial_single")}))
 
 
@@ -85,11 +110,6 @@ def _export(args: argparse.Namespace) -> None:
     print(f"{len(pixels.export(images, records, args.to))} images in {args.to}")
 
 
-def _list(as_json: bool) -> None:
-    rows = [summary(path) for path in files()]
-    print(json.dumps(rows, indent=1) if as_json else "\n".join(f"{r['defence']:40} {r['attack']} n={r['n']}" for r in rows))
-
-
 def _left() -> None:
     lines = [f"{found:4} of {wanted:4}  {shlex.join(words)}" for words, found, wanted in outstanding()]
     print(*lines, sep="\n")
@@ -98,14 +118,15 @@ def _left() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    if args.command == "experiments":
-        return _list(args.json)
     if args.command == "export":
         return _export(args)
     if args.command == "left":
         return _left()
+    if args.threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {args.threads}")
     torch.set_num_threads(args.threads)
-    client = workers.connect(args.scheduler) if args.scheduler else None
+    _share(args.shard), _batch(args.batch)  # wrong ones are told before anything is loaded
+    client = _client(args)
     if args.command == "run":
         return _run(args, args, client)
     one = argparse.ArgumentParser()

@@ -38,6 +38,7 @@ Worker = Callable[[Images], Iterable[list[dict]]]  # records of images, batch by
 
 # A worker may have several threads, but its networks are one set, and so is what is counted and measured about them.
 ONE_AT_A_TIME = threading.Lock()
+LEAST = 8  # images of a batch: what a stopped process loses at most, and what finds decided images to set aside
 WAIT = 1.0  # seconds between two looks whether others are done
 # Digests of the splits that were read before records kept them (`Images.digest`), by their source.
 EARLY = {
@@ -52,21 +53,24 @@ def run(
     images: Images,
     bench: Bench | None = None,
     device: str = "cpu",
-    batch: int = 8,
+    batch: int | None = None,
     progress: bool = True,
     results: Path = RESULTS,
     client: Client | None = None,
+    threads: int = 1,
 ) -> dict[str, dict]:
     """Attack and score those of `images` that have no record yet, `batch` at a time; returns the records of all, by image id.
 
+    Without a `batch` it is `full_batch`: as many as memory holds at once, and no fewer than `LEAST`.
     Processes that run the same experiment at the same time share its images; each returns when all images have a record.
-    With a Dask `client` its workers do the batches, on a `device` of theirs and with the bench of that name from their own checkout; this
-    process alone writes. Raises `ValueError` for images of another split or source than those on record.
+    With a Dask `client` its workers do the batches with `threads` each, on a `device` of theirs and with the bench of that name from
+    their own checkout; this process alone writes. Raises `ValueError` for images of another split or source than those on record.
     """
     if bench and client:
         raise ValueError("workers load the bench by its name: give a bench or a client, not both")
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise ValueError(f"a batch has at least 1 image, not {batch}")
+    batch = batch or full_batch(experiment, device)
     path, ids = experiment.path(results), images.ids
     found = read(path)
     check_origin(experiment, images, found, path)
@@ -76,7 +80,7 @@ def run(
     label = f"{experiment.defence} / {experiment.attack}"
     look = {"unit": "image", "mininterval": 2, "bar_format": "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"}
     with tqdm(total=len(missing), desc=label, disable=not progress, **look) as bar, Claims(path) as claims:
-        mine = _of_workers(experiment, device, batch, client) if client else _of_this_process(experiment, device, bench, bar.update)
+        mine = _of_workers(experiment, device, batch, client, threads) if client else _of_this_process(experiment, device, bench, bar.update)
         while missing := [key for key in ids if key not in read(path)]:
             claimed = claims.some(missing, len(missing) if client else batch)
             found = read(path)
@@ -99,11 +103,24 @@ def _of_this_process(experiment: Experiment, device: str, bench: Bench | None, t
     return lambda images: [shard(experiment, images, device, bench, tick)]
 
 
-def _of_workers(experiment: Experiment, device: str, batch: int, client: Client) -> Worker:
+def _of_workers(experiment: Experiment, device: str, batch: int, client: Client, threads: int) -> Worker:
     def work(images: Images) -> Iterator[list[dict]]:
-        return workers.each(client, shard, [(experiment, images[rows], device) for rows in torch.arange(len(images)).split(batch)])
+        parts = [(experiment, images[rows], device, threads) for rows in torch.arange(len(images)).split(batch)]
+        return workers.each(client, remote, parts)
 
     return work
+
+
+def remote(experiment: Experiment, images: Images, device: str, threads: int) -> list[dict]:
+    """`shard` in a worker, which a cluster's manager may have given any number of threads."""
+    torch.set_num_threads(threads)
+    return shard(experiment, images, device)
+
+
+def full_batch(experiment: Experiment, device: str) -> int:
+    """As many images as fill the rows that a device of that kind takes at once with the copies of a gradient, and at least `LEAST`."""
+    attack = specs.parse(experiment.attack, ATTACKS)[1]
+    return max(LEAST, microbatch.rows(torch.device(device)) // attack.eot)
 
 
 def check_origin(experiment: Experiment, images: Images, found: dict[str, dict], path: Path) -> None:

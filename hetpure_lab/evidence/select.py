@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hetpure_lab.common import specs, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence.outcomes import COLUMNS, RULES, Outcomes
-from hetpure_lab.evidence.records import read
+from hetpure_lab.evidence.records import lacks, read
 from hetpure_lab.networks import benches
 
 
@@ -52,9 +53,24 @@ def _spread(runs: list[dict[str, dict]], column: str) -> stats.Spread:
 
 
 def current(path: Path) -> bool:
-    """Whether a file's records were made with the weights that are in the repository now."""
+    """Whether a file's records were made with the weights that are in the repository now.
+
+    A file that holds no experiment, or one of which something is unknown here, does not count, and a warning says so.
+    """
     record = next(iter(read(path).values()), None)
-    return record is not None and all(benches.is_current(k, v) for k, v in record["config"]["weights"].items())
+    if record is None:
+        return False
+    if missing := lacks(record):
+        warnings.warn(f"{path}: no file of an experiment ({missing}); not listed", stacklevel=2)
+        return False
+    config = record["config"]
+    try:
+        specs.write(config["defence"], DEFENCES), specs.write(config["attack"], ATTACKS)
+        return all(benches.is_current(k, v) for k, v in config["weights"].items())
+    except (ValueError, KeyError, TypeError) as error:
+        says = f"unknown {error}" if isinstance(error, KeyError) else error
+        warnings.warn(f"{path}: {says}; not listed", stacklevel=2)
+        return False
 
 
 def files(results: Path = RESULTS) -> list[Path]:

@@ -5,25 +5,76 @@ A shard is done by one worker; a worker that dies costs the shards it had in han
 
 from __future__ import annotations
 
+import logging
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hetpure_lab.evidence import code
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
+    from distributed.security import Security
 
+PATIENCE = 3  # seconds for a scheduler to answer
 TRIM = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
 
 
-def connect(address: str) -> Client:
-    """A client of the scheduler at `address`, such as ``tcp://host:8786``. Raises `ValueError` if Dask is missing or nobody answers."""
+def connect(address: str, tls: Tls | None = None) -> Client:
+    """A client of the scheduler at `address`, such as ``tcp://host:8786``, or with `tls` files ``tls://host:8786``.
+
+    Raises `ValueError` if Dask is missing, the address is none, or nobody answers there within `PATIENCE` seconds.
+    """
     try:
         from distributed import Client
     except ImportError as error:
         raise ValueError("a scheduler needs Dask: pip install 'hetpure[scale]'") from error
+    if not re.fullmatch(r"\w+://[\w.\[\]:-]+:\d+", address):
+        raise ValueError(f"a scheduler's address is such as tcp://host:8786, not {address!r}")
+    if address.startswith("tls://") != (tls is not None):
+        raise ValueError(f"{address}: a tls:// address needs --tls-ca, --tls-cert and --tls-key, and they need a tls:// address")
+    quiet = logging.getLogger("distributed")
+    level, before = quiet.level, time.monotonic()
+    quiet.setLevel(logging.CRITICAL)  # it would tell its own story beside the one sentence
     try:
-        return Client(address)
-    except OSError as error:
-        raise ValueError(f"no Dask scheduler answers at {address}: {error}") from error
+        return Client(address, timeout=PATIENCE, security=tls.security() if tls else None)
+    except (OSError, ValueError, ImportError) as error:
+        waited = f"{time.monotonic() - before:.0f} s"
+        raise ValueError(f"no Dask scheduler answers at {address} ({waited}): {str(error).splitlines()[0]}") from error
+    finally:
+        quiet.setLevel(level)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files that make a connection private and both ends known: the authority's certificate, and one's own with its key."""
+
+    ca: str
+    cert: str
+    key: str
+
+    def security(self) -> Security:
+        """For Dask, which then refuses anything that is not encrypted."""
+        from distributed.security import Security
+
+        if absent := [name for name in (self.ca, self.cert, self.key) if not Path(name).is_file()]:
+            raise ValueError(f"no file {absent[0]}")
+        files = {"tls_ca_file": self.ca, "tls_client_cert": self.cert, "tls_client_key": self.key}
+        return Security(require_encryption=True, **files)
+
+
+def check_versions(client: Client) -> None:
+    """Raise `ValueError` unless all workers that are there run this process's sources."""
+    ours = code.fingerprint()
+    try:
+        theirs = client.run(code.fingerprint)
+    except Exception as error:
+        raise ValueError(f"a worker cannot import hetpure_lab ({error}); start it where this checkout is installed") from error
+    if other := sorted(worker for worker, found in theirs.items() if found != ours):
+        raise ValueError(f"{other[0]} runs other sources than this process ({theirs[other[0]]} instead of {ours}); update its checkout")
 
 
 def local(workers: int, **options) -> LocalCluster:

@@ -17,7 +17,7 @@ from hetpure_lab import data, evidence
 from hetpure_lab.evidence import Experiment, entering, manifest, pixels, records, rescore, verify
 from hetpure_lab.evidence.manifest import Entry
 
-EXPERIMENT = Experiment("uniform:steps=1", "pgd:iterations=1,eot=1,confirm=0,norm=L2,eps=0.5", K=4)
+EXPERIMENT = Experiment("uniform:steps=1", "pgd:iterations=1,eot=1,confirm=0,norm=L2,eps=0.5,step=0.4", K=4)
 OTHER = Experiment("uniform:steps=1", "pgd:iterations=1,eot=1,confirm=0", K=4)
 
 
