@@ -11,6 +11,7 @@ import pickle
 import sys
 import threading
 import types
+from datetime import date
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,7 +22,7 @@ from torch import nn
 
 from hetpure_lab.common.download import DownloadError, download
 from hetpure_lab.data import DATASETS
-from hetpure_lab.networks import benches, checkpoints, published
+from hetpure_lab.networks import benches, checkpoints, fetch, published
 from hetpure_lab.networks.checkpoints import CATALOGUE, Checkpoint, CheckpointError, TensorsOnly, read, tensors, verify
 
 
@@ -59,10 +60,11 @@ CONTENT = os.urandom(3 << 20)
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Serves CONTENT with ranges, in `chunked` answers if asked to; breaks off the first answer after `cut` bytes, and keeps the headers it
-    was asked with."""
+    """Serves `content` with ranges, in `chunked` answers if asked to; breaks off the first answer after `cut` bytes, and keeps the
+    headers it was asked with."""
 
     cut, asked, tag, kind, chunked, protocol_version = 0, [], '"one"', "application/octet-stream", False, "HTTP/1.1"
+    content, encoding, shift, sized = CONTENT, "", 0, True
 
     def do_GET(self):
         cls = type(self)
@@ -70,17 +72,22 @@ class Server(SimpleHTTPRequestHandler):
         start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers.get("Range") else 0
         start = start if self.headers.get("If-Range", cls.tag) == cls.tag else 0
         self.close_connection = True
-        if start >= len(CONTENT):
+        if start >= len(cls.content):
             self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            self.send_header("Content-Range", f"bytes */{len(cls.content)}")
             self.send_header("Content-Length", "0")
             return self.end_headers()
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", cls.kind)
-        self.send_header(*(("Transfer-Encoding", "chunked") if cls.chunked else ("Content-Length", str(len(CONTENT) - start))))
+        if start:
+            self.send_header("Content-Range", f"bytes {start + cls.shift}-{len(cls.content) - 1}/{len(cls.content)}")
+        if cls.encoding:
+            self.send_header("Content-Encoding", cls.encoding)
+        if cls.chunked or cls.sized:
+            self.send_header(*(("Transfer-Encoding", "chunked") if cls.chunked else ("Content-Length", str(len(cls.content) - start))))
         self.send_header("ETag", cls.tag)
         self.end_headers()
-        sent = CONTENT[start : cls.cut or None]
+        sent = cls.content[start : cls.cut or None]
         self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + b"0\r\n\r\n" * (not cls.cut) if cls.chunked else sent)
         cls.cut = 0
 
@@ -167,8 +174,63 @@ def test_a_web_page_or_a_file_of_another_size_is_not_kept(server, tmp_path):
     assert not (tmp_path / "file").exists()
 
 
+def test_an_encoding_or_a_range_that_was_not_asked_for_is_refused(server, tmp_path):
+    server.encoding = "gzip"
+    with pytest.raises(DownloadError, match="encoded as gzip"):
+        download(server.url, tmp_path / "file", progress=False)
+    server.encoding, server.shift = "", 5
+    left_over(tmp_path, CONTENT[:100])
+    with pytest.raises(DownloadError, match="instead of the bytes from 100 on"):
+        download(server.url, tmp_path / "file", progress=False)
+    assert not (tmp_path / "file").exists()
+    server.shift = 0
+    download(server.url, tmp_path / "file", progress=False)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("content", [b" <!DOCTYPE html><p>Sign in</p>", CONTENT[:1000]])
+def test_what_is_not_the_file_is_neither_kept_nor_trusted_and_can_be_replaced(server, cache, content):
+    """An error page under any content type, and half of a file of which the server does not say how long it is."""
+    path, server.content, server.sized = cache(url=server.url), content, False
+    with pytest.raises(DownloadError, match=r"something else than tiny\.pt.*not kept"):
+        checkpoints.fetch("tiny", progress=False)
+    assert not path.exists() and not list(path.parent.iterdir()) and not checkpoints.recorded()
+    server.content = saved(Tiny())
+    assert checkpoints.fetch("tiny", progress=False) == path and checkpoints.recorded()
+
+
+def test_a_wrong_file_put_there_by_hand_is_not_trusted_either(cache):
+    path = cache()
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(CheckpointError, match="refused|cannot be read"):
+        checkpoints.fetch("tiny", progress=False)
+    assert not checkpoints.recorded()
+    path.write_bytes(saved(Tiny()))
+    checkpoints.load("tiny")
+    assert f"on first use, on {date.today()} by {checkpoints.user()}" in checkpoints.trust("tiny")
+
+
+def test_trust_is_given_anew_on_purpose_only(cache, capsys):
+    path = cache()
+    path.write_bytes(saved(Tiny()))
+    checkpoints.fetch("tiny", progress=False)
+    path.write_bytes(saved(Tiny()))  # other weights
+    with pytest.raises(CheckpointError, match="hetpure fetch --again tiny"):
+        checkpoints.fetch("tiny", progress=False)
+    fetch.main(["--again", "tiny"])
+    assert checkpoints.recorded() == {"tiny": checkpoints.sha256(path)} and "trusted: sha256" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="needs the name"):
+        fetch.main(["--again"])
+
+
+def saved(network: nn.Module) -> bytes:
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    return file.getvalue()
+
+
 def test_fetch_prints_licence_and_origin_and_downloads_once(server, cache, capsys):
-    path = cache(url=server.url)
+    path, server.content = cache(url=server.url), saved(Tiny())
     assert checkpoints.fetch("tiny", progress=False) == checkpoints.fetch("tiny", progress=False) == path
     said = capsys.readouterr().err
     assert "licence: none" in said and "from nowhere" in said and "nobody publishes its sha256" in said

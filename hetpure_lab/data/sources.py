@@ -162,7 +162,7 @@ def _download(dataset: DataSet, split: str) -> Path:
     url = f"{dataset.hub}/{target.name}"
     print(f"data: downloading {url}", file=sys.stderr)
     try:
-        download(url, target)
+        download(url, target, check=lambda file: read_parquet([file], dataset, split))
     except DownloadError as error:
         raise DataError(f"{error}; or fetch it by hand into {target.parent}") from error
     return target

@@ -80,7 +80,8 @@ def run(
     label = f"{experiment.defence} / {experiment.attack}"
     look = {"unit": "image", "mininterval": 2, "bar_format": "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"}
     with tqdm(total=len(missing), desc=label, disable=not progress, **look) as bar, Claims(path) as claims:
-        mine = _of_workers(experiment, device, batch, client, threads) if client else _of_this_process(experiment, device, bench, bar.update)
+        mine = _of_this_process(experiment, device, bench, bar.update)
+        mine = _of_workers(experiment, device, batch, client, threads) if client else mine
         while missing := [key for key in ids if key not in read(path)]:
             claimed = claims.some(missing, len(missing) if client else batch)
             found = read(path)

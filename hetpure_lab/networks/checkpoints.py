@@ -3,12 +3,16 @@
     hetpure fetch                    # what there is, its licence, and what is on this machine
     hetpure fetch edm-cifar10-vp     # download (or continue), check, print licence and origin
 
+    hetpure fetch --again svhn-ddpm  # forget what was trusted, fetch and trust anew
+
 Nothing is downloaded unless asked. Files lie in ``$HETPURE_CHECKPOINTS``, else in ``~/.cache/hetpure/checkpoints``. A file whose digest its
-publisher does not state is trusted on first use: its sha256 is then kept in ``weights/published.json``, and later files must agree.
+publisher does not state is trusted on first use, once it was read as the network that it should be: its sha256 is then kept in
+``weights/published.json`` with the day and the user's name, and later files must agree.
 """
 
 from __future__ import annotations
 
+import getpass
 import io
 import json
 import os
@@ -17,6 +21,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -166,44 +171,109 @@ def path_of(name: str) -> Path:
 # ---- download and check ------------------------------------------------------------------------------------------------
 
 
-def fetch(name: str, progress: bool = True) -> Path:
-    """The checked file, downloaded if it is not here yet; licence and origin go to stderr."""
+def fetch(name: str, progress: bool = True, again: bool = False) -> Path:
+    """The checked file, downloaded if it is not here yet; licence and origin go to stderr.
+
+    With `again` a file that is here, and what was recorded of it, make way for a new one once that was read.
+    """
     about, path = find(name), path_of(name)
     print(f"{name}: {about.file} from {about.origin}; licence: {about.licence}", file=sys.stderr)
-    if not path.exists():
-        if not about.url:
+    if again or not path.exists():
+        if not about.url and not path.exists():
             raise CheckpointError(f"{name} has no direct address: fetch it by hand from {about.origin} and save it as {path}")
-        download(about.url, path, about.size, progress)
+        if about.url:
+            download(about.url, path, about.size, progress, lambda part: readable(name, part))
+        if again:
+            forget(name)
+    readable(name, path)
     verify(name, path)
     return path
 
 
+def forget(name: str) -> None:
+    """Trust another file from now on: the next that is read."""
+    trusted = {key: value for key, value in _trusted().items() if key != name}
+    RECORDED.write_text(json.dumps(trusted, indent=1, sort_keys=True) + "\n")
+
+
+def _trusted() -> dict[str, str | dict]:
+    """What is on record: by checkpoint its digest, or the digest with who trusted it and when."""
+    try:
+        return json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{RECORDED} is damaged ({error}); restore it or delete it") from error
+
+
 def recorded() -> dict[str, str]:
     """Digests of files used so far, by checkpoint."""
-    return json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    return {name: about if isinstance(about, str) else about["sha256"] for name, about in _trusted().items()}
+
+
+def trust(name: str) -> str:
+    """Who trusted a file of that name and when, in a few words; "" if nobody did."""
+    about = _trusted().get(name)
+    if about is None:
+        return ""
+    if isinstance(about, str):
+        return f"sha256 {about[:16]}..., recorded before days were"
+    why = "as published" if about["published"] else "on first use"
+    return f"sha256 {about['sha256'][:16]}... {why}, on {about['on']} by {about['by']}"
 
 
 def verify(name: str, path: Path) -> str:
-    """The file's sha256, after comparing size and digest with what is published, or else with what was recorded on first use."""
+    """The file's sha256, after comparing size and digest with what is published, or else with what was recorded on first use.
+
+    A new file is recorded: only call this for one that was read (`readable`).
+    """
     about = find(name)
+    _right_size(about, path)
+    return settle(name, path, about.sha256)
+
+
+def readable(name: str, path: Path) -> dict[str, Tensor]:
+    """The weights in a file, which is not trusted by that. Raises `CheckpointError` unless they are those of the network `name`."""
+    about = find(name)
+    _right_size(about, path)
+    if about.sha256:
+        _compare(path, sha256(path), about.sha256, "published")
+    network, state = published.on_meta(about.network), read(name, path)
+    if complaint := misfit(network, state):
+        raise CheckpointError(f"{path} is not a {about.network}: {complaint}")
+    return state
+
+
+def _right_size(about: Checkpoint, path: Path) -> None:
     if about.size and path.stat().st_size != about.size:
         raise CheckpointError(f"{path} has {path.stat().st_size} bytes instead of {about.size}: truncated, or another file. Delete it")
-    return settle(name, path, about.sha256)
 
 
 def settle(name: str, path: Path, published: str = "") -> str:
     """The file's sha256, after comparing it with the `published` one, or else with the one recorded on first use; it is recorded."""
     digest, expected = sha256(path), published or recorded().get(name, "")
-    if not digest.startswith(expected):
-        why = "published" if published else "recorded on first use"
-        raise CheckpointError(
-            f"{path} is damaged or another file: sha256 {digest[:16]}... instead of {expected[:16]}... ({why}). Delete it"
-        )
+    _compare(path, digest, expected, "published" if published else f"recorded on first use: {trust(name)}", "" if published else name)
     if name not in recorded():
-        RECORDED.write_text(json.dumps(recorded() | {name: digest}, indent=1, sort_keys=True) + "\n")
+        about = {"sha256": digest, "published": bool(published), "on": date.today().isoformat(), "by": user()}
+        RECORDED.parent.mkdir(parents=True, exist_ok=True)
+        RECORDED.write_text(json.dumps(_trusted() | {name: about}, indent=1, sort_keys=True) + "\n")
         if not published:
             print(f"{name}: nobody publishes its sha256; trusting {digest} from now on (kept in {RECORDED.name})", file=sys.stderr)
     return digest
+
+
+def _compare(path: Path, digest: str, expected: str, why: str, name: str = "") -> None:
+    if not digest.startswith(expected):
+        way_out = f"; if this file is the right one: hetpure fetch --again {name}" if name else ""
+        raise CheckpointError(
+            f"{path} is damaged or another file: sha256 {digest[:16]}... instead of {expected[:16]}... ({why}). Delete it{way_out}"
+        )
+
+
+def user() -> str:
+    """The name of who uses this machine."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have none
+        return "unknown"
 
 
 # ---- reading without executing -------------------------------------------------------------------------------------------
@@ -343,11 +413,9 @@ def described(name: str) -> str:
 def load(name: str, device: torch.device | str = "cpu") -> nn.Module:
     """The network with the file's weights, in eval mode and frozen. The file must be here: see `fetch`."""
     demand(name)
-    path = path_of(name)
+    path, network = path_of(name), published.on_meta(find(name).network)
+    state = readable(name, path)
     verify(name, path)
-    network, state = published.on_meta(find(name).network), read(name, path)
-    if complaint := misfit(network, state):
-        raise CheckpointError(f"{path} is not a {find(name).network}: {complaint}")
     types = {key: value.dtype for key, value in network.state_dict().items()}
     network.load_state_dict({key: value.detach().to(types[key]) for key, value in state.items()}, assign=True)
     return network.eval().requires_grad_(False).to(device)

@@ -16,7 +16,8 @@ from hetpure_lab import cli, evidence
 from hetpure_lab.evidence import Experiment, records, workers
 
 ATTACK = "pgd:iterations=2,eot=2,confirm=0"
-RUN = ["run", "--defence", "uniform:t=0.05,steps=1", "--attack", ATTACK, "--split", "sample", "--n-images", "16", "--K", "3", "--batch", "1"]
+RUN = ["run", "--defence", "uniform:t=0.05,steps=1", "--attack", ATTACK, "--split", "sample", "--n-images", "16"]
+RUN += ["--K", "3", "--batch", "1"]
 EXPERIMENT = Experiment("uniform:t=0.05,steps=1", ATTACK, split="sample", K=3)
 FATE = ("label", "iterations", "delta", "adversarial", "clean", "null", "config", "code", "data")
 
