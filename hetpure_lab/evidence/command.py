@@ -49,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
             "--shard", default="0/1", help="i/n: every n-th image from the i-th (0 is the first), to share work between processes"
         )
         command.add_argument("--scheduler", help="address of a Dask scheduler whose workers do the work, see book/scaling")
-        for name, text in (("ca", "the authority's certificate"), ("cert", "this process's certificate"), ("key", "its key")):
-            command.add_argument(f"--tls-{name}", metavar="FILE", help=f"for a tls:// scheduler: {text}")
+        for part, says in (("ca", "the authority's certificate"), ("cert", "this process's certificate"), ("key", "its key")):
+            command.add_argument(f"--tls-{part}", metavar="FILE", help=f"for a tls:// scheduler: {says}")
         if name == "run":
             add_experiment(command)
     commands.add_parser("left", help="list what results/queue.txt has that is not done, with the images on record and those wanted")

@@ -69,19 +69,40 @@ def enter(results: Path, texts: dict[str, bytes | None]) -> None:
         _write(results, kept | {file: Entry.of(text) for file, text in texts.items() if text is not None})
 
 
+def announce(results: Path, path: Path, added: bytes) -> None:
+    """Say which lines are about to be appended to the file at `path`, so that they count as the engine's if it is stopped on the way."""
+    said = _announced(results, path) | _digests(added)
+    place = _place(results, path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("\n".join(sorted(said)))
+
+
 def enter_appended(results: Path, path: Path, before: int, text: bytes) -> bool:
     """Enter the file at `path`, to which something was appended at byte `before`, its whole content now being `text`.
 
-    Done only if everything before was entered and is unchanged, a torn line apart; returns whether it was.
+    Done only if what was entered is unchanged, and all lines since were announced or are torn; returns whether it was.
     """
     file, known = path.relative_to(results).as_posix(), read(results)
     entry = known.get(file, Entry.of(b""))
-    loose = text[entry.bytes : before]
-    torn_only = not loose.strip() or (b"\n" not in loose.strip() and not _is_record(loose))
-    if not torn_only or Entry.of(text[: entry.bytes]) != entry:
+    foreign = [line for line in text[entry.bytes : before].split(b"\n") if _is_record(line)]
+    if _digests(b"\n".join(foreign)) - _announced(results, path) or Entry.of(text[: entry.bytes]) != entry:
         return False
     enter(results, {file: text})
+    _place(results, path).unlink(missing_ok=True)
     return True
+
+
+def _place(results: Path, path: Path) -> Path:
+    return results / ".announced" / hashlib.sha256(path.relative_to(results).as_posix().encode()).hexdigest()[:24]
+
+
+def _announced(results: Path, path: Path) -> set[str]:
+    place = _place(results, path)
+    return set(place.read_text().split()) if place.exists() else set()
+
+
+def _digests(text: bytes) -> set[str]:
+    return {hashlib.sha256(line).hexdigest()[:32] for line in text.split(b"\n") if line}
 
 
 def _is_record(line: bytes) -> bool:

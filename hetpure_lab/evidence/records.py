@@ -46,6 +46,8 @@ def append(path: Path, records: Sequence[dict], results: Path | None = None) -> 
             before = path.read_bytes()
             torn = before and not before.endswith(b"\n")
             added = (b"\n" if torn else b"") + _lines(records, before)
+            if results:
+                manifest.announce(results, path, added)
             _write(file, added)
             os.fsync(file)
             if results:

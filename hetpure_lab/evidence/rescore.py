@@ -102,7 +102,8 @@ def rescore(path: Path, images: Images | None, chosen: Sequence[str] | None, tar
         for image, r in records.items()
     ]
     if found:
-        append(target or NOTES, [{"image": f"{note.record} {note.by}", "file": path.name} | vars(note) for note in found], NOTES.parent)
+        target = target or NOTES
+        append(target, [{"image": f"{note.record} {note.by}", "file": path.name} | vars(note) for note in found], target.parent)
     return verdict
 
 

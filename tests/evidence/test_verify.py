@@ -155,7 +155,8 @@ def test_a_torn_line_is_named_and_closed_by_the_next_record(results, images):
     assert not manifest.differences(results)  # a torn line is nobody's record
 
 
-def test_lines_that_no_engine_entered_are_entered_once_they_are_verified(results, monkeypatch):
+def test_lines_that_no_engine_entered_are_entered_once_they_are_verified(results, images, monkeypatch):
+    monkeypatch.setattr(verify, "_images", lambda *_: images)
     path, entry = EXPERIMENT.path(results), "cifar10-small/" + EXPERIMENT.path(results).name
     rows, new = list(evidence.read(path).values()), path.with_suffix(".new")
     known = manifest.read(results)[entry]
@@ -176,7 +177,8 @@ def test_lines_that_no_engine_entered_are_entered_once_they_are_verified(results
     assert not entering.verified(OTHER.path(results), 0) and manifest.differences(results)
 
 
-def test_a_changed_file_is_entered_only_on_purpose_and_never_with_a_fault(results, monkeypatch, capsys):
+def test_a_changed_file_is_entered_only_on_purpose_and_never_with_a_fault(results, images, monkeypatch, capsys):
+    monkeypatch.setattr(verify, "_images", lambda *_: images)
     monkeypatch.setattr(entering, "RESULTS", results)
     path = bend(results, lambda r: r | {"seconds": 0.1})
     assert entering.main(["--enter", "--n-images", "0"]) == 1 and "--replace" in capsys.readouterr().out
