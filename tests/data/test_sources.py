@@ -197,7 +197,7 @@ def test_nothing_is_downloaded_unless_asked(nowhere, monkeypatch):
 def test_a_finished_download_is_used_again(nowhere, monkeypatch):
     calls = []
 
-    def fetch(url, target):
+    def fetch(url, target, check):
         calls.append(url)
         _, file = write_split(nowhere / "server", 3)
         target.parent.mkdir(parents=True)
