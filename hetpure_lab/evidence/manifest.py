@@ -113,8 +113,9 @@ def _is_record(line: bytes) -> bool:
 
 
 def files(results: Path) -> list[Path]:
-    """All files of records."""
-    return sorted(path for path in results.rglob("*.jsonl") if not any(part.startswith(".") for part in path.parts))
+    """All files of records: those in the folders of benches, and what else was entered."""
+    found = {path for path in results.glob("*/**/*.jsonl") if not path.relative_to(results).parts[0].startswith(".")}
+    return sorted(found | {results / file for file in read(results) if (results / file).exists()})
 
 
 def differences(results: Path, only: Iterable[Path] = ()) -> list[Difference]:
