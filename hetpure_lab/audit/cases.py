@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from hetpure_core import HetPure, Uniform
-from hetpure_lab import evidence
 from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.attacks.gradients import looks_at_the_image
 from hetpure_lab.audit.flags import Evidence, Flag
 from hetpure_lab.common import specs, stats
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import RESULTS, Outcomes, ablations
+from hetpure_lab.evidence import RESULTS, Outcomes, compare
 
 HEADLINE = "pgd"  # the attack whose result is audited
 BARE = "pgd:eot=1,confirm=1"  # what stands for it without a purifier
@@ -57,21 +57,30 @@ class Case:
     found: dict[Cell, Evidence]
     live: tuple[Flag, ...] | None = None
     has: frozenset[str] = frozenset({"purifier"})
+    records: compare.Known | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, bench: str, defence: str, results: Path = RESULTS, live: Sequence[Flag] | None = None) -> Case:
         """The case as the records of the current weights have it; of two files of one cell the one with more images counts."""
-        found: dict[Cell, Evidence] = {}
-        for path in (p for p in evidence.files(results) if p.parent.name == bench):
-            e = Evidence(f"{bench}/{path.name}", evidence.read(path))
-            cell = specs.write(e.config["defence"], DEFENCES), specs.write(e.config["attack"], ATTACKS), e.config["seed"]
-            if cell not in found or len(e.records) > len(found[cell].records):
-                found[cell] = e
+        known = compare.known(bench, results)
+        found = {cell: Evidence(known.files[cell], records) for cell, records in known.cells.items()}
         purifier = specs.parse(defence, DEFENCES)[1]
         has = {"purifier": purifier is not None, "mask": looks_at_the_image(purifier), "file": True}
         has["surrogate"] = isinstance(purifier, HetPure | Uniform) or hasattr(purifier, "surrogate")
         live = None if live is None else tuple(live)
-        return cls(bench, specs.normal(defence, DEFENCES), found, live, frozenset(k for k, v in has.items() if v))
+        return cls(bench, specs.normal(defence, DEFENCES), found, live, frozenset(k for k, v in has.items() if v), known)
+
+    @cached_property
+    def known(self) -> compare.Known:
+        """The records as the rule of `compare` takes them."""
+        return self.records or compare.Known({cell: e.records for cell, e in self.found.items()})
+
+    def judged(self, one: Cell, two: Cell, side: str = "adversarial") -> compare.Judged:
+        """One cell minus another by the rule. Raises `NotMeasured`."""
+        self.get(one, two)
+        if (found := self.known.between(one, two, side)) is None:
+            raise NotMeasured(f"# no image in common: {one}, {two}")
+        return found
 
     @property
     def headline(self) -> str:
@@ -109,7 +118,7 @@ class Case:
 
 def difference(a: Evidence, b: Evidence, column: str = "adversarial") -> Accuracy:
     """What is left in `a` minus what is left in `b`, paired on shared images, with its interval."""
-    first, second = ablations.rates(a.records, b.records, column)
+    first, second = compare.rates(a.records, b.records, column)
     if not len(first):
         raise NotMeasured(f"# no image in common: {a.about}, {b.about}")
     return stats.paired_difference(first, second)

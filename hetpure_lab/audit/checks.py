@@ -27,6 +27,7 @@ from hetpure_lab.common.stats import Accuracy, above, below, opposite
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES, rivals
 from hetpure_lab.evidence import Experiment, ablations, rescore
+from hetpure_lab.evidence.compare import Judged
 from hetpure_lab.networks import benches
 from hetpure_lab.networks.benches import Bench
 
@@ -59,9 +60,9 @@ def tolerated(d: Accuracy) -> str:
     return "failed" if above(d) and d.high > TOLERANCE else "open"
 
 
-def claimed(gain: Accuracy) -> str:
-    """``passed`` if a claimed gain is established, ``failed`` if its opposite is, else ``open``."""
-    return "passed" if above(gain) else "failed" if above(opposite(gain)) else "open"
+def claimed(gain: Judged) -> str:
+    """``passed`` if a claimed gain is established by the rule of `compare`, ``failed`` if its opposite is, else ``open``."""
+    return {"higher": "passed", "lower": "failed"}.get(gain.word, "open")
 
 
 # ---- does the attack work? ---------------------------------------------------------------------------------------------------
@@ -211,9 +212,10 @@ def better_than(control: Callable[[Case], str]) -> Judge:
     def judge(case: Case) -> Verdict:
         pairs = [(case.cell(attack), case.cell(attack, control(case))) for attack in (HEADLINE, ablations.ATTACK)]
         pair = next((p for p in pairs if all(cell in case.found for cell in p)), pairs[0])
-        ours, theirs = case.get(*pair)
-        gain = difference(ours, theirs)
-        return Verdict(claimed(gain), f"{gain} points over {pair[1][0]}, n = {gain.n}, under {pair[1][1]}", record=theirs.about)
+        _, theirs = case.get(*pair)
+        judged = case.judged(*pair)
+        seen = f"{judged.difference} points over {pair[1][0]}, n = {judged.difference.n}, under {pair[1][1]}"
+        return Verdict(claimed(judged), "; ".join(filter(None, (seen, judged.beside))), record=theirs.about)
 
     return judge
 

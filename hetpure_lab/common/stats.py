@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, bootstrap, permutation_test
+from scipy.stats import binom, binomtest, bootstrap
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
@@ -116,13 +117,29 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: in
     return replace(d, low=min(d.low, -unseen(d.n)), high=max(d.high, unseen(d.n)))
 
 
+RESAMPLES = 9999  # signs that a sign-flip test draws if there are more than it can try
+
+
 def sign_flip(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
-    """p-value of the paired permutation test of equal means: under the null, a - b is as likely as b - a, image by image."""
-    if np.array_equal(a, b):
+    """p-value of the paired permutation test of equal means: under the null, a - b is as likely as b - a, image by image.
+
+    Exact if few images differ. SciPy's `permutation_test`, which the tests compare it with, takes thirty times as long.
+    """
+    d = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    d = d[d != 0]
+    if not len(d):
         return 1.0
-    mean = lambda x, y, axis: np.mean(x - y, axis=axis)
-    options = {"permutation_type": "samples", "n_resamples": 9999, "vectorized": True, "rng": np.random.default_rng(seed)}
-    return float(permutation_test((a, b), mean, **options).pvalue)
+    signs, exact = _signs(len(d), seed)
+    hits = int((np.abs(signs @ d) >= abs(d.sum()) - 1e-9).sum())
+    return hits / len(signs) if exact else (1 + hits) / (1 + len(signs))
+
+
+@lru_cache(maxsize=512)
+def _signs(n: int, seed: int) -> tuple[np.ndarray, bool]:
+    """All signs (2^n, n) of n images, or `RESAMPLES` draws of them."""
+    if 2**n <= RESAMPLES:
+        return 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), True
+    return 1.0 - 2 * np.random.default_rng(seed).integers(2, size=(RESAMPLES, n), dtype=np.int8), False
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -131,8 +148,8 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def word(difference: Accuracy, p: float, level: float = 0.05) -> str:
-    """What a test allows one to say: ``higher``, ``lower`` or ``not established``."""
-    return "not established" if p >= level else "higher" if difference.value > 0 else "lower"
+    """What a test allows one to say: ``higher``, ``lower`` or ``inconclusive``."""
+    return "inconclusive" if p >= level else "higher" if difference.value > 0 else "lower"
 
 
 # ---- statistics of a sample of images that are no means ------------------------------------------------------------------------

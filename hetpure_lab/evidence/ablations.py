@@ -25,7 +25,8 @@ from hetpure_lab.common import specs, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import engine
+from hetpure_lab.evidence import compare, engine
+from hetpure_lab.evidence.compare import Judged, rates
 from hetpure_lab.evidence.experiment import Experiment
 from hetpure_lab.evidence.outcomes import Outcomes
 from hetpure_lab.evidence.records import read
@@ -126,55 +127,24 @@ def files(grid: dict[str, Experiment], found: Found) -> list[str]:
 # ---- paired tests ------------------------------------------------------------------------------------------------------------
 
 
-def rates(a: dict[str, dict], b: dict[str, dict], column: str = "adversarial") -> tuple[np.ndarray, np.ndarray]:
-    """Per-image rates of right purifications of two experiments, on the images they share."""
-    shared = [key for key in a if key in b]
-    return tuple(Outcomes.of({k: records[k] for k in shared}).correct(column).mean(1) for records in (a, b)) if shared else ((), ())
+def tested(pairs: dict[Hashable, tuple[np.ndarray, np.ndarray]]) -> dict[Hashable, Judged]:
+    """Every pair of per-image rates judged as a family of its own."""
+    return compare.judge({key: compare.Pair(*pair) for key, pair in pairs.items()})
 
 
-@dataclass(frozen=True)
-class Tested:
-    """A paired difference in accuracy with the p-value of its sign-flip test, and Holm's over all tests that were made together."""
+def against(found: Found, reference: str, column: str = "adversarial", results: Path = RESULTS) -> pd.DataFrame:
+    """Every other point of a grid against `reference`, paired: difference with interval, p-value, Holm's over the family, what is known.
 
-    difference: stats.Accuracy
-    p: float
-    holm: float
-
-    @property
-    def word(self) -> str:
-        """``higher``, ``lower`` or ``not established``."""
-        return stats.word(self.difference, self.holm)
-
-    @property
-    def cells(self) -> dict[str, object]:
-        """The test as cells of a table, in points."""
-        d = self.difference
-        return {"n": d.n, "difference, points": str(d), "p": f"{self.p:.2g}", "p (Holm)": f"{self.holm:.2g}", "accuracy is": self.word}
-
-    def said(self, where: str) -> str:
-        """The test in words: which way `where`, and how far in points."""
-        if self.word == "not established":
-            return f"{self.word} {where} ({self.difference})"
-        return f"**{self.word}** {where} by {self.difference if self.word == 'higher' else stats.opposite(self.difference)}"
-
-
-def tested(pairs: dict[Hashable, tuple[np.ndarray, np.ndarray]]) -> dict[Hashable, Tested]:
-    """Every pair of per-image rates tested, Holm's correction over all of them."""
-    p = [stats.sign_flip(*pair) for pair in pairs.values()]
-    holm = stats.holm(p)
-    return {key: Tested(stats.paired_difference(*pairs[key]), *values) for key, *values in zip(pairs, p, holm)}
-
-
-def against(found: Found, reference: str, column: str = "adversarial") -> pd.DataFrame:
-    """Every other point of a grid against `reference`, paired: difference with interval, p-value, Holm's over the grid, verdict."""
-    rows = {label: test.cells for label, test in tested(_pairs(found, reference, column)).items()}
+    The family is that of all grids (`compare.Known.rivals`), or these points alone if they are of a live run.
+    """
+    rows = {label: test.cells for label, test in _tests(found, reference, column, results).items()}
     return pd.DataFrame(rows).T.rename_axis(f"against {reference}")
 
 
-def established(grids: dict[str, Found]) -> dict[str, dict[str, Tested]]:
+def established(grids: dict[str, Found], results: Path = RESULTS) -> dict[str, dict[str, Judged]]:
     """Every point of every grid against its grid's reference, under attack and without: what it gains on one side it may pay on the other.
 
-    By point and by side of `SIDES`; Holm's correction is over all grids and both sides together.
+    By point and by side of `SIDES`; Holm's correction is over all grids and both sides together, here and in `against`.
     """
     pairs = {
         (f"{name}: {label}", side): pair
@@ -183,41 +153,63 @@ def established(grids: dict[str, Found]) -> dict[str, dict[str, Tested]]:
         for label, pair in _pairs(found, GRIDS[name].reference, column).items()
     }
     every = tested(pairs)
+    for name, found in grids.items():
+        for side, column in SIDES.items():
+            known = _known(found, GRIDS[name].reference, column, results)
+            every |= {(f"{name}: {label}", side): judged for label, judged in known.items()}
     return {point: {side: every[point, side] for side in SIDES} for point in dict.fromkeys(point for point, _ in pairs)}
 
 
-def side_by_side(points: dict[str, dict[str, Tested]]) -> pd.DataFrame:
+def side_by_side(points: dict[str, dict[str, Judged]]) -> pd.DataFrame:
     """`established` as a table with one row per point; empty if there is none."""
     columns = {side: pd.DataFrame({point: tests[side].cells for point, tests in points.items()}).T for side in SIDES}
     return pd.concat(columns, axis=1)
 
 
-def in_words(points: dict[str, dict[str, Tested]]) -> list[str]:
+def in_words(points: dict[str, dict[str, Judged]]) -> list[str]:
     """The points of `established` that differ from their reference on one side at least, and what is known of the other side."""
     lines = []
     for point, tests in points.items():
-        if any(test.word != "not established" for test in tests.values()):
+        if any(test.word != "inconclusive" for test in tests.values()):
             (n,) = {test.difference.n for test in tests.values()}
             lines.append(f"{point}: {', '.join(test.said(side) for side, test in tests.items())} (n = {n})")
     return lines
 
 
-def choice(found: Found, reference: str) -> str:
+def choice(found: Found, reference: str, results: Path = RESULTS) -> str:
     """What the records say of the claim that no point of a grid leaves more under attack than `reference`. Paper: Fig 7.
 
-    **contradicted** by the points that leave more, after Holm's correction over the grid; **not contradicted** if none does and some leave
-    less; else **open**.
+    `compare.NOT_HERE`, with the points that leave more, after Holm's correction; **verified** if none does and some leave less; else
+    **inconclusive**.
     """
-    tests = tested(_pairs(found, reference, "adversarial"))
+    tests = _tests(found, reference, "adversarial", results)
     if not tests:
-        return "not measured yet"
+        return "**not tested**"
     more, less = ([label for label, test in tests.items() if test.word == word] for word in ("higher", "lower"))
     if not more and not less:
-        return "**open**: no point is told apart from it"
+        return "**inconclusive**: no point is told apart from it"
     if not more:
-        return f"**not contradicted**: no point leaves more, and {len(less)} of {len(tests)} leave less"
+        return f"**verified**: no point leaves more, and {len(less)} of {len(tests)} leave less"
     lines = (f"{label} ({100 * tests[label].difference.value:+.1f} points, Holm p {tests[label].holm:.2g})" for label in more)
-    return f"**contradicted** by {', '.join(lines)}"
+    return f"**{compare.NOT_HERE}**: more is left by {', '.join(lines)}"
+
+
+def _tests(found: Found, reference: str, column: str, results: Path) -> dict[str, Judged]:
+    """Every other point against the reference, as the family has it, or as a family of their own."""
+    known = _known(found, reference, column, results)
+    return known or tested(_pairs(found, reference, column))
+
+
+def _known(found: Found, reference: str, column: str, results: Path) -> dict[str, Judged]:
+    """The points as `compare` knows them from `results`; none if one of them is not from there."""
+    if not (first := next(iter(found.get(reference, {}).values()), {}).get("config")):
+        return {}
+    bench, (method, attack, seed) = compare.known(first["bench"], results), compare.cell_of(first)
+    judged = {name: test.opposite for (name, side), test in bench.rivals(method, attack, seed).items() if side == column}
+    cells = {label: compare.cell_of(next(iter(rows.values()))["config"]) for label, rows in found.items() if rows}
+    if any(len(bench.cells.get(cell, ())) != len(found[label]) for label, cell in cells.items()):
+        return {}
+    return {label: judged[cell[0]] for label, cell in cells.items() if label != reference and cell[0] in judged}
 
 
 def _pairs(found: Found, reference: str, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,49 +1,358 @@
-"""Two experiments on the images they share: the paired difference, its tests, and the words that a verdict may use."""
+"""The one rule by which two experiments are compared, and the words that a verdict may use.
+
+Every comparison of this project, on whatever page, is one of `Known.rivals` (two defences under one
+attack) or `Known.attacks` (two attacks on one defence): paired on the images that both have,
+decided by a sign-flip test after Holm's correction over a family that does not depend on the page.
+The interval says how large a difference is; it decides nothing. `coverage` says how often it holds.
+
+Families: all defences that met one attack on one bench against the method, under attack and without
+it; all attacks of one norm and radius on one defence against the first of them. Needs no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from hetpure_lab.common import stats
+from hetpure_lab.attacks import ATTACKS
+from hetpure_lab.common import specs, stats
+from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.common.stats import Accuracy
+from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence.outcomes import Outcomes
 from hetpure_lab.evidence.records import read
+from hetpure_lab.evidence.select import files
+
+Records = dict[str, dict]  # by image
+Cell = tuple[str, str, int]  # defence, attack, seed
+SIDES = ("adversarial", "clean")  # what a family tests of every pair
+
+# ---- words -----------------------------------------------------------------------------------
+
+NOT_HERE = "does not hold at small scale"
+VERDICTS = ("verified", "falsified", NOT_HERE, "inconclusive", "not tested")
+ARITHMETIC = ("right", "wrong", "impossible as printed")
+SCALES = {
+    "paper": "the published networks and the published protocol",
+    "independent": "networks that nobody here trained",
+    "small": "small networks trained by this project",
+    "toy": "fewer than 64 images, a stand-in for a network or a chain, or accuracies at the floor",
+}
+LEVEL = 0.05  # of every test, after correction
+ENOUGH = 64  # images, below which a result is a toy
+FLOOR = 0.5  # of the undefended clean accuracy: a defence that keeps less can decide nothing
+EQUAL_CLEAN = 0.05  # clean accuracies that differ by more are not called equal
+
+
+def scale(bench: str, n: int, floor: bool = False, stand_in: bool = False) -> str:
+    """One of `SCALES`: what a bench's networks are, unless the result is a toy."""
+    if n < ENOUGH or floor or stand_in:
+        return "toy"
+    if "independent" in bench and not bench.endswith("classifier-only"):
+        return "independent"
+    return "paper" if "-paper" in bench else "small"
+
+
+def verdict(claimed: float, judged: Judged | None, at: str) -> str:
+    """One of `VERDICTS` on a claim that a difference has the sign of `claimed`, tested at a scale.
+
+    Only the published networks and protocol can falsify what is said about them.
+    """
+    if judged is None:
+        return "not tested"
+    if judged.word == "inconclusive":
+        return "inconclusive"
+    if (judged.word == "higher") == (claimed > 0):
+        return "verified"
+    return "falsified" if at == "paper" else NOT_HERE
+
+
+# ---- one family ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Per-image rates (n,) of two experiments on the same images, what they are without attack
+    (equal to the first two if that is what is compared), and the bare network's accuracy."""
+
+    a: np.ndarray
+    b: np.ndarray
+    clean: tuple[np.ndarray, np.ndarray] | None = None
+    undefended: float | None = None
+
+    @property
+    def floor(self) -> bool:
+        """Whether one side keeps less than `FLOOR` of the undefended accuracy."""
+        if self.clean is None or self.undefended is None:
+            return False
+        return min(side.mean() for side in self.clean) < FLOOR * self.undefended
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A paired difference with the p-value of its sign-flip test, Holm's over a family of `tests`,
+    the difference of clean accuracy on the same images, and whether a side is at the floor."""
+
+    difference: Accuracy
+    p: float
+    holm: float
+    tests: int = 1
+    clean: Accuracy | None = None
+    floor: bool = False
+
+    @property
+    def word(self) -> str:
+        """``higher``, ``lower`` or ``inconclusive``; at the floor nothing is decided."""
+        return "inconclusive" if self.floor else stats.word(self.difference, self.holm)
+
+    @property
+    def equal(self) -> bool:
+        """Whether clean accuracies are equal within `EQUAL_CLEAN`."""
+        return self.clean is None or abs(self.clean.value) <= EQUAL_CLEAN
+
+    @property
+    def beside(self) -> str:
+        """What must be said beside a difference: the floor, or clean accuracies that differ."""
+        if self.floor:
+            return "at the floor: cannot decide"
+        return "" if self.equal else f"clean accuracy differs by {self.clean} points"
+
+    @property
+    def opposite(self) -> Judged:
+        """The same seen from the other side."""
+        turned = self.clean and stats.opposite(self.clean)
+        return replace(self, difference=stats.opposite(self.difference), clean=turned)
+
+    @property
+    def cells(self) -> dict[str, object]:
+        """As cells of a table, in points."""
+        values = {"n": self.difference.n, "difference, points": self.difference, "p": two(self.p)}
+        return values | {"p (Holm)": two(self.holm), "accuracy is": self.word}
+
+    def said(self, where: str) -> str:
+        """In words: which way `where`, and how far in points."""
+        if self.word == "inconclusive":
+            return f"{self.word} {where} ({self.difference})"
+        d = self.difference if self.word == "higher" else stats.opposite(self.difference)
+        return f"**{self.word}** {where} by {d}"
+
+
+def two(p: float) -> float:
+    """A p-value to two digits: more of them a test of drawn signs does not have."""
+    return float(f"{p:.2g}")
+
+
+def judge(pairs: Mapping[Hashable, Pair]) -> dict[Hashable, Judged]:
+    """Every pair of a family, first minus second, with Holm's correction over all of them."""
+    p = [stats.sign_flip(pair.a, pair.b) for pair in pairs.values()]
+    found = {}
+    for (key, pair), one, corrected in zip(pairs.items(), p, stats.holm(p)):
+        clean = pair.clean and stats.paired_difference(*pair.clean)
+        d = stats.paired_difference(pair.a, pair.b)
+        found[key] = Judged(d, one, float(corrected), len(p), clean, pair.floor)
+    return found
+
+
+# ---- what is known of a bench ----------------------------------------------------------------
+
+
+def shares(records: Records, column: str) -> dict[str, float]:
+    """Per image the share of right answers."""
+    return {key: float(np.mean(np.equal(r[column]["labels"], r["label"]))) for key, r in records.items()}
+
+
+def rates(a: Records, b: Records, column: str = "adversarial") -> tuple[np.ndarray, np.ndarray]:
+    """Per-image shares of right answers of two experiments, on the images they share."""
+    shared = [key for key in a if key in b]
+    return tuple(
+        np.array(list(shares({k: records[k] for k in shared}, column).values()))
+        for records in (a, b)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """The records of one bench by cell, of two files of one cell the one with more images, and the
+    file of each cell as BENCH/FILE."""
+
+    cells: dict[Cell, Records]
+    files: dict[Cell, str] = field(default_factory=dict)
+
+    @cached_property
+    def undefended(self) -> float | None:
+        """The clean accuracy of the bare network, on the most images it was shown."""
+        bare = [r for (defence, *_), r in self.cells.items() if defence == "none"]
+        if not bare:
+            return None
+        return float(np.mean(list(shares(max(bare, key=len), "clean").values())))
+
+    def bare(self, attack: str) -> str:
+        """The attack that stands for `attack` on the bare network, which needs no expectation."""
+        settings = specs.parse(attack, ATTACKS)[1]
+        once = {name: 1 for name in ("eot", "confirm") if hasattr(settings, name)}
+        return specs.describe(replace(settings, **once), ATTACKS)
+
+    def met(self, attack: str, seed: int = 0) -> dict[str, Records]:
+        """Every defence's records under one attack."""
+        found = {d: r for (d, a, s), r in self.cells.items() if (a, s) == (attack, seed)}
+        if "none" not in found and (bare := self.cells.get(("none", self.bare(attack), seed))):
+            found["none"] = bare
+        return found
+
+    def rivals(self, method: str, attack: str, seed: int = 0) -> dict[tuple[str, str], Judged]:
+        """The family of an attack: `method` minus every other defence that met it, by (defence,
+        side of `SIDES`)."""
+        return _rivals(self, method, attack, seed)
+
+    def attacks(self, defence: str, first: str, seed: int = 0) -> dict[str, Judged]:
+        """The family of a defence: what `first` leaves minus what every other attack of the same
+        norm and radius leaves, by attack."""
+        return _attacks(self, defence, first, seed)
+
+    def between(self, one: Cell, two: Cell, side: str = "adversarial") -> Judged | None:
+        """One cell minus another as their family has it, alone if they are of none; None if one has
+        no records or they share no image."""
+        if one not in self.cells or two not in self.cells:
+            return None
+        if found := _in_family(self, one, two, side):
+            return found
+        pair = rates(self.cells[one], self.cells[two], side)
+        clean = rates(self.cells[one], self.cells[two], "clean")
+        return judge({"": Pair(*pair, clean, self.undefended)})[""] if len(pair[0]) else None
+
+
+@lru_cache(maxsize=512)
+def _rivals(known: Known, method: str, attack: str, seed: int) -> dict[tuple[str, str], Judged]:
+    met = known.met(attack, seed)
+    if method not in met:
+        return {}
+    pairs = {}
+    for name, records in met.items():
+        if name == method:
+            continue
+        both = {side: rates(met[method], records, side) for side in SIDES}
+        if len(both["clean"][0]):
+            for side in SIDES:
+                pairs[name, side] = Pair(*both[side], both["clean"], known.undefended)
+    return judge(pairs)
+
+
+@lru_cache(maxsize=512)
+def _attacks(known: Known, defence: str, first: str, seed: int) -> dict[str, Judged]:
+    reference = known.cells.get((defence, first, seed))
+    if reference is None:
+        return {}
+    others = {
+        a: rates(reference, r)
+        for (d, a, s), r in known.cells.items()
+        if (d, s) == (defence, seed) and a != first and _ball(a) == _ball(first)
+    }
+    return judge({a: Pair(*pair) for a, pair in others.items() if len(pair[0])})
+
+
+def _ball(attack: str) -> tuple[str, float]:
+    settings = specs.parse(attack, ATTACKS)[1]
+    return settings.norm, round(settings.eps, 6)
+
+
+@lru_cache(maxsize=4)
+def _known(results: Path, stamp: tuple) -> dict[str, Known]:
+    found: dict[str, Known] = {}
+    for path in files(results):
+        records = read(path)
+        config = next(iter(records.values()))["config"]
+        cell = cell_of(config)
+        bench = found.setdefault(config["bench"], Known({}))
+        if len(records) > len(bench.cells.get(cell, {})):
+            bench.cells[cell] = records
+            bench.files[cell] = f"{path.parent.name}/{path.name}"
+    return found
+
+
+def cell_of(config: dict) -> Cell:
+    """The cell of a record's settings."""
+    defence, attack = specs.write(config["defence"], DEFENCES), specs.write(config["attack"], ATTACKS)
+    return defence, attack, config["seed"]
+
+
+def everything(results: Path = RESULTS) -> dict[str, Known]:
+    """What is known of every bench; read anew when a file of records has changed."""
+    paths = sorted(results.glob("*/*.jsonl"))
+    return _known(results, tuple((path, path.stat().st_mtime_ns) for path in paths))
+
+
+def known(bench: str, results: Path = RESULTS) -> Known:
+    """What is known of one bench."""
+    return everything(results).get(bench, Known({}))
+
+
+# ---- two files -------------------------------------------------------------------------------
+
+VOTE = "p (vote, McNemar)"
+# The tests of a table of comparisons, and their names once they are corrected.
+TESTS = {"p (difference)": "p (difference, Holm)", VOTE: "p (vote, McNemar, Holm)"}
 
 
 def compare(reference: Path, other: Path, level: float = 0.05) -> dict:
-    """Two experiments on the images they share: paired difference of attacked single-shot accuracy, and McNemar on the vote.
+    """Two files of records, first minus second: the rule's verdict on attacked accuracy, in the
+    family that they belong to, and McNemar's test of the votes.
 
-    `detectable`: with votes that differ on as many images, the difference that McNemar at this level finds four times in five.
+    `detectable`: with votes that differ on as many images, the difference that McNemar at this
+    level finds four times in five.
     """
     a, b = read(reference), read(other)
+    judged = in_family(a, b, reference.parent.parent)
     shared = [key for key in a if key in b]
-    first, second = (Outcomes.of({key: records[key] for key in shared}) for records in (a, b))
-    rates = [o.correct("adversarial").mean(1) for o in (first, second)]
-    difference = stats.paired_difference(*rates)
-    votes = [o.majority_correct("adversarial") for o in (first, second)]
-    tests = {"p (difference)": stats.sign_flip(*rates), "p (vote, McNemar)": stats.mcnemar(*votes)}
-    tests["detectable"] = _detectable(*votes, level)
-    return {"n": len(shared), "difference": difference} | tests | {"verdict": verdict(difference)}
+    sides = [Outcomes.of({key: r[key] for key in shared}) for r in (a, b)]
+    votes = [o.majority_correct("adversarial") for o in sides]
+    found = {"n": len(shared), "difference": judged.difference, "p (difference)": judged.p}
+    found |= {VOTE: stats.mcnemar(*votes), "detectable": _detectable(*votes, level)}
+    return found | {TESTS["p (difference)"]: judged.holm, "verdict": judged.word, "judged": judged}
 
 
-# The tests of `compare`, and their names once they are corrected for how many were made.
-TESTS = {"p (difference)": "p (difference, Holm)", "p (vote, McNemar)": "p (vote, McNemar, Holm)"}
+def in_family(a: Records, b: Records, results: Path = RESULTS, column: str = "adversarial") -> Judged:
+    """The difference of two experiments as their family has it; alone if they are of none, such as
+    records of a live run."""
+    alone = lambda: judge({"": Pair(*rates(a, b, column))})[""]
+    first, second = (next(iter(r.values())).get("config") for r in (a, b))
+    if not first or not second or first["bench"] != second["bench"]:
+        return alone()
+    bench, one, two = known(first["bench"], results), cell_of(first), cell_of(second)
+    if any(len(bench.cells.get(cell, ())) != len(r) for cell, r in ((one, a), (two, b))):
+        return alone()
+    return bench.between(one, two, column) or alone()
+
+
+def _in_family(bench: Known, one: Cell, two: Cell, side: str) -> Judged | None:
+    """Where two cells of a bench are compared: as attacks on one defence against the plainest, or as
+    defences under one attack against the method, the plainest heterogeneous one."""
+    if one[0] == two[0] and one[2] == two[2] and side == "adversarial":
+        first, second = sorted((one[1], two[1]), key=lambda a: (len(a), a))
+        found = bench.attacks(one[0], first, one[2]).get(second)
+        return found if first == one[1] else found and found.opposite
+    if "none" in (one[0], two[0]) or one[1:] == two[1:]:
+        plain = lambda c: (not c[0].startswith("hetpure"), len(c[0]), c)
+        method, other = sorted((one, two), key=plain)
+        if not method[0].startswith("hetpure"):
+            return None
+        found = bench.rivals(*method).get((other[0], side))
+        return found if method == one else found and found.opposite
+    return None
 
 
 def together(pairs: dict[Hashable, tuple[Path, Path]]) -> dict[Hashable, dict]:
-    """`compare` of every pair, the p-values after Holm's correction over them; that of the difference decides the verdict.
+    """`compare` of every pair, McNemar's p-values after Holm's correction over the table.
 
-    `detectable` is at the strictest level of that correction, 0.05 over the number of pairs: a p-value below it counts, whatever the
-    others are.
+    `detectable` is at the strictest level of that correction.
     """
     found = {name: compare(*pair, 0.05 / len(pairs)) for name, pair in pairs.items()}
-    for test, corrected in TESTS.items():
-        for pair, p in zip(found.values(), stats.holm([pair.pop(test) for pair in found.values()])):
-            pair[corrected] = float(p)
-    for pair in found.values():
-        pair["verdict"] = stats.word(pair["difference"], pair["p (difference, Holm)"])
+    votes = stats.holm([pair.pop(VOTE) for pair in found.values()])
+    for pair, p in zip(found.values(), votes):
+        pair[TESTS[VOTE]] = float(p)
     return found
 
 
@@ -53,8 +362,19 @@ def _detectable(a: np.ndarray, b: np.ndarray, level: float) -> str:
     return "none" if least is None else f"{100 * least:.0f} points"
 
 
-def verdict(difference: stats.Accuracy) -> str:
-    """What an interval of a difference allows one to say."""
-    if difference.low > 0:
-        return "higher"
-    return "lower" if difference.high < 0 else "no difference established"
+# ---- how often the interval holds ------------------------------------------------------------
+
+
+def coverage(
+    values: np.ndarray, n: int, samples: int = 1000, resamples: int = 500, seed: int = 0
+) -> float:
+    """How often the percentile interval of n images covers the mean, if images are drawn from
+    `values` (m,), the paired differences of m real ones: a share in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(np.asarray(values, dtype=float), (samples, n))
+    hits = 0
+    for sample in drawn:
+        means = sample[rng.integers(n, size=(resamples, n))].mean(1)
+        low, high = np.quantile(means, (0.025, 0.975))
+        hits += low <= values.mean() <= high
+    return hits / samples

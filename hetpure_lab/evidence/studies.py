@@ -33,7 +33,7 @@ from hetpure_lab.common import measure, specs, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import inputs, inside
+from hetpure_lab.evidence import compare, inputs, inside
 from hetpure_lab.evidence.experiment import Experiment
 from hetpure_lab.evidence.pixels import adversarial_images
 from hetpure_lab.evidence.records import append, provenance, read
@@ -255,10 +255,10 @@ def means(rows: pd.DataFrame, by: Sequence[str], column: str) -> dict[tuple, sta
     return {key: stats.paired_difference(values := g[column].to_numpy(float), 0 * values) for key, g in groups}
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> stats.Accuracy | None:
-    """The paired difference a - b of a column on the images that both have a number for; None if there are none."""
+def pair(a: pd.DataFrame, b: pd.DataFrame, column: str) -> compare.Pair | None:
+    """A column on the images that both have a number for; None if there are none."""
     both = a[["image", column]].merge(b[["image", column]], on="image").drop(columns="image").dropna().to_numpy(float)
-    return stats.paired_difference(*np.transpose(both)) if len(both) else None
+    return compare.Pair(*np.transpose(both)) if len(both) else None
 
 
 def saved(rows: pd.DataFrame, what: str, activations: str, T: int = 10) -> dict[int, float]:
@@ -268,21 +268,28 @@ def saved(rows: pd.DataFrame, what: str, activations: str, T: int = 10) -> dict[
 
 
 def nearer(rows: pd.DataFrame, method: str = "hetpure") -> pd.DataFrame:
-    """Fig 9's claim, paired: the method's feature distance minus every other purifier's, per kind of image."""
+    """Fig 9's claim, paired: the method's feature distance minus every other purifier's, per kind of image. A family of tests."""
+    ours = lambda kind: rows[(rows.kind == kind) & (rows.defence == method)]
+    groups = rows[~rows.defence.isin((method, "none"))].groupby(["kind", "defence"], sort=False)
+    pairs = {key: pair(ours(key[0]), other, "distance") for key, other in groups}
     lines = []
-    for (kind, name), other in rows[~rows.defence.isin((method, "none"))].groupby(["kind", "defence"], sort=False):
-        d = difference(rows[(rows.kind == kind) & (rows.defence == method)], other, "distance")
-        if d is not None:
-            lines.append({"images": kind, "against": name, "n": d.n, "difference": signed(d), "the method's distance is": word(d)})
+    for (kind, name), judged in compare.judge({key: p for key, p in pairs.items() if p}).items():
+        d = judged.difference
+        line = {"images": kind, "against": name, "n": d.n, "difference": signed(d)}
+        lines.append(line | {"the method's distance is": word(d, judged.holm)})
     return pd.DataFrame(lines)
 
 
 def resampled(rows: pd.DataFrame, single: int = 10, repeated: int = 20) -> pd.DataFrame:
-    """Fig 3's claim, paired: the single step at one U minus repeated resampling at another."""
+    """Fig 3's claim, paired: the single step at one U minus repeated resampling at another. A family of tests."""
     pick = lambda reading, U: rows[(rows.reading == reading) & (rows.U == U)]
     names = {"seam": "jump at the mask's border", "distance": "feature distance", "right": "accuracy"}
-    found = {name: difference(pick("paper", single), pick("multi-step", repeated), column) for column, name in names.items()}
-    lines = {name: {"n": d.n, "difference": signed(d), "the single step's is": word(d)} for name, d in found.items() if d}
+    pairs = {name: pair(pick("paper", single), pick("multi-step", repeated), column) for column, name in names.items()}
+    found = compare.judge({name: p for name, p in pairs.items() if p})
+    lines = {
+        name: {"n": j.difference.n, "difference": signed(j.difference), "the single step's is": word(j.difference, j.holm)}
+        for name, j in found.items()
+    }
     return pd.DataFrame(lines).T
 
 
@@ -291,9 +298,10 @@ def signed(d: stats.Accuracy) -> str:
     return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
 
 
-def word(d: stats.Accuracy) -> str:
-    """What an interval of a difference allows one to say of the first."""
-    return "smaller" if d.high < 0 else "larger" if d.low > 0 else "not told apart"
+def word(d: stats.Accuracy, p: float | None = None) -> str:
+    """What may be said of the first: by a test's `p` if there is one, else by the interval of a statistic that no sign-flip can test."""
+    decided = p < compare.LEVEL if p is not None else d.high < 0 or d.low > 0
+    return "inconclusive" if not decided else "smaller" if d.value < 0 else "larger"
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------------------

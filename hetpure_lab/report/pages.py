@@ -1,29 +1,23 @@
 """The generated pages of the book: ``hetpure pages`` writes ``book/equations.md``, ``scorecard.md`` and ``findings.md``.
 
 The first maps every element of the paper to its place here, the second holds each claim against the records, the third is what was found
-(see `findings`). Verdicts are functions
-of intervals: a claim is *supported* or *contradicted* if the interval of the paired difference leaves 0 out, else *open*.
+(see `findings`). Verdicts are those of `evidence.compare`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from hetpure_core import HetPure, linear_schedule
-from hetpure_lab import evidence
-from hetpure_lab.attacks import ATTACKS
-from hetpure_lab.common import specs, stats
+from hetpure_lab.common import names
 from hetpure_lab.common.paths import ROOT
-from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import RESULTS, ablations, studies
-from hetpure_lab.paper import elements, printed
+from hetpure_lab.evidence import RESULTS, ablations, compare, studies
+from hetpure_lab.paper import comparisons, elements, printed
+from hetpure_lab.paper.comparisons import Comparison
 from hetpure_lab.report import findings
 
 KINDS = {"Eq": "Equations", "Alg": "Algorithms", "Table": "Tables", "Fig": "Figures", "Sec": "Appendix sections"}
-VERDICTS = ("supported", "contradicted", "open", "not measured yet")
 
 
 # ---- equations.md: where everything is -------------------------------------------------------------------------------------------
@@ -83,100 +77,49 @@ def _chapter(number: int) -> str:
 SCORECARD = """\
 # Scorecard
 
-What the paper {cite:p}`pei2025divide` claims, row by row, and what the records of this project say. This page is generated from
+What the paper {{cite:p}}`pei2025divide` claims, row by row, and what the records of this project say. This page is generated from
 `results/` by `hetpure pages`; a test fails if it is not up to date.
 
 Each line compares the method with another row of the same table. *Paper* is the difference of the printed numbers in points. *Here* is
-the paired difference on the same images under the same attack, single-shot, with a 95 % interval over images; accuracy without attack
-is that of any records of the bench, at whatever radius. A claim is **supported**
-if the interval lies on the paper's side of 0, **contradicted** if it lies on the other side, and **open** if it contains 0. The networks
-are small ones trained by this project, so a verdict is about the direction of an effect, not its size; and one line in twenty may err.
+the paired difference on the same images under the same attack, one purification, with a 95 % interval over images, and *clean* the
+difference of the same records without attack. **One rule** decides here and on every other page: a sign-flip test of the paired
+differences, at 5 % after Holm's correction over all defences that met the attack on these networks, with and without it. The interval
+says how large a difference is and decides nothing: {coverage}.
+
+A claim is **verified** if the difference is established on the paper's side of zero. It is **falsified** only by the published networks
+and protocol; where smaller ones establish the opposite, it **does not hold at small scale**. Else it is **inconclusive**, or **not
+tested**. Scales: {scales}. Where a stand-in could change the verdict, DDIM for the SDE or AutoAttack as packaged for the corrected one,
+both lines are shown. A verdict under attack weighs what it costs without: where clean accuracies differ by more than {equal:.0f} points,
+the line says so, and at the floor, where a defence keeps less than half of the undefended accuracy, nothing is decided.
 """
 
-
-Records = dict[str, dict]
-Found = dict[elements.Place, dict[str, dict[str, Records]]]  # place -> attack spec -> defence spec -> records
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A claim of the paper: in `column` of `table`, the row `method` is `claimed` points above the row `rival`, under `attack`."""
-
-    table: printed.Table
-    method: printed.Claim
-    rival: printed.Claim
-    column: str
-    attack: str
-    claimed: float
-
-    @property
-    def place(self) -> elements.Place:
-        """Where its records are."""
-        return elements.place(self.table.bench, self.table.norm, self.table.radius, self.attack)
+COLUMNS = ("against", "column", "paper", "here", "clean", "images", "attack", "verdict", "scale", "beside")
+HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
 
-def _number(text: str) -> float | None:
-    found = re.match(r"[\d.]+", text)
-    return float(found[0]) if found else None
+def coverage(results: Path = RESULTS) -> str:
+    """How often the interval holds, from a simulation on the paired differences that were measured on most images."""
+    known = compare.known("cifar10-small", results)
+    rates = compare.rates(*(known.cells.get((d, "pgd", 0), {}) for d in ("hetpure", "uniform:t=0.1")))
+    if not len(rates[0]):
+        return "how often it holds is not known without records"
+    shares = {n: compare.coverage(rates[0] - rates[1], n) for n in (16, 32, 64)}
+    found = ", ".join(f"{share:.0%} at {n} images" for n, share in shares.items())
+    return f"drawn again from the differences that were measured, it holds the mean in {found}"
 
 
-def comparisons() -> Iterator[Comparison]:
-    """All comparisons of the method, which is the last row of a table, with another row for which there is a defence here."""
-    for table in printed.TABLES.values():
-        method = table.rows[-1]
-        for row in (other.at(table.radius) for other in table.rows[:-1]):
-            columns = [("standard", table.attacks[0], method.standard, row.standard)]
-            columns += [(attack, attack, *values) for attack, *values in zip(table.attacks, method.robust, row.robust)]
-            for column, attack, *values in columns if row.specs else ():
-                ours, theirs = map(_number, values)
-                if ours and theirs and ours != theirs:
-                    yield Comparison(table, method, row, column, printed.attack_of(attack, table.bench), ours - theirs)
-
-
-def load(results: Path = RESULTS) -> Found:
-    """All records of seed 0, by place."""
-    found: Found = {}
-    for path in evidence.files(results):
-        records = evidence.read(path)
-        config = next(iter(records.values()))["config"]
-        if config["seed"] == 0:
-            by_attack = found.setdefault(elements.place_of(config), {})
-            by_attack.setdefault(specs.write(config["attack"], ATTACKS), {})[specs.write(config["defence"], DEFENCES)] = records
-    return found
-
-
-def settings(claim: Comparison, found: Found) -> list[tuple[str, dict[str, Records]]]:
-    """(attack setting, records by defence) that can decide a claim; of clean images all of the bench, since no attack touches them."""
-    if claim.column != "standard":
-        return sorted(found.get(claim.place, {}).items())
-    attacks = [by_spec for place, by_attack in found.items() if place[0] == claim.place[0] for by_spec in by_attack.values()]
-    rows = [row for by_spec in attacks for row in by_spec.items()]
-    return [("any", dict(sorted(rows, key=lambda row: len(row[1]))))]  # of one defence the longest stays
-
-
-def measure(claim: Comparison, found: Found) -> tuple[stats.Accuracy, str] | None:
-    """The paired difference method minus rival under that attack setting which most images share, and the setting; None without records."""
-    best = None
-    for attack, rows in settings(claim, found):
-        pair = [rows.get(row.ours or row.published, {}) for row in (claim.method, claim.rival)]
-        a, b = ablations.rates(*pair, "clean" if claim.column == "standard" else "adversarial")
-        if len(a) > (best[0].n if best else 0):
-            best = stats.paired_difference(a, b), attack
-    return best
-
-
-def verdict(claimed: float, difference: stats.Accuracy | None) -> str:
-    """One of `VERDICTS`: on which side of 0 the interval lies, compared with the sign of what was claimed."""
-    if difference is None:
-        return "not measured yet"
-    low, high = (difference.low, difference.high) if claimed > 0 else (-difference.high, -difference.low)
-    return "supported" if low > 0 else "contradicted" if high < 0 else "open"
-
-
-def _line(claim: Comparison, found: Found) -> str:
-    difference, attack = measure(claim, found) or (None, "")
-    here = f"{difference} | {difference.n} | `{attack}`" if difference else "– | – | –"
-    return f"| {claim.rival.method} | {claim.column} | {claim.claimed:+.2f} | {here} | {verdict(claim.claimed, difference)} |"
+def _line(claim: Comparison, found: dict[str, compare.Known]) -> str:
+    seen = comparisons.measure(claim, found.get(claim.table.bench, compare.Known({})))
+    if seen is None and claim.variant:
+        return ""
+    name = f"{claim.rival.method}, {claim.variant}" if claim.variant else claim.rival.method
+    verdict = comparisons.verdict(claim, seen)
+    cells = ["–"] * 4 + [f"**{verdict}**", "–", ""]
+    if seen:
+        j, clean = seen.judged, "" if claim.side == "clean" else str(seen.judged.clean)
+        cells = [str(j.difference), clean, str(j.difference.n), names.markup(seen.attack), f"**{verdict}**", seen.scale, j.beside]
+        cells[-1] = "" if claim.side == "clean" and not j.floor else cells[-1]
+    return f"| {name} | {claim.column} | {claim.claimed:+.2f} | {' | '.join(cells)} |\n"
 
 
 def _cost(results: Path) -> str:
@@ -196,7 +139,7 @@ def _cost(results: Path) -> str:
 def _consistency(results: Path) -> str:
     rows = studies.table("consistency", "cifar10-small", results=results)
     if rows.empty:
-        return "Not measured yet."
+        return "**not tested**"
     head = "| of clean images | n | single step (U = 10) minus repetition (U = 20) | the single step's is |\n|---|---|---|---|\n"
     return head + "\n".join(f"| {name} | {' | '.join(map(str, row))} |" for name, row in studies.resampled(rows).iterrows())
 
@@ -204,7 +147,7 @@ def _consistency(results: Path) -> str:
 def _distances(results: Path) -> str:
     rows = studies.table("distance", "cifar10-small", results=results)
     if rows.empty:
-        return "Not measured yet."
+        return "**not tested**"
     head = "| images | against | n | method minus the other | the method's distance is |\n|---|---|---|---|---|\n"
     return head + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in studies.nearer(rows).itertuples(index=False))
 
@@ -212,27 +155,29 @@ def _distances(results: Path) -> str:
 def _grid_lines(name: str, results: Path) -> str:
     found, reference = ablations.records(ablations.experiments(name), results), ablations.GRIDS[name].reference
     if reference not in found:
-        return "Not measured yet."
+        return "**not tested**"
     head = "| setting | images | against the paper's choice, attacked | Holm-corrected p | accuracy is |\n|---|---|---|---|---|\n"
-    table = ablations.against(found, reference)
+    table = ablations.against(found, reference, results=results)
     return head + "\n".join(f"| {label} | {' | '.join(map(str, row.drop('p')))} |" for label, row in table.iterrows())
 
 
 def _choice(name: str, results: Path) -> str:
-    """Whether a grid contradicts that the paper's choice leaves most under attack."""
+    """What a grid says of the claim that the paper's choice leaves most under attack."""
     found, reference = ablations.records(ablations.experiments(name), results), ablations.GRIDS[name].reference
-    return f"That no setting leaves more under attack than {reference} is {ablations.choice(found, reference)}."
+    said = ablations.choice(found, reference, results)
+    return f"That no setting leaves more under attack than {reference}: {said}."
 
 
 def scorecard(results: Path = RESULTS) -> str:
     """The page that holds the paper's claims against the records."""
-    parts, every, found = [SCORECARD], list(comparisons()), load(results)
+    scales = "; ".join(f"**{name}**, {said}" for name, said in compare.SCALES.items())
+    head = SCORECARD.format(coverage=coverage(results), scales=scales, equal=100 * compare.EQUAL_CLEAN)
+    parts, every, found = [head], list(comparisons.comparisons()), compare.everything(results)
     for name in printed.TABLES:
         chosen = [c for c in every if c.table.name == name]
-        head = "| against | column | paper | here | images | attack | verdict |\n|---|---|---|---|---|---|---|\n"
-        body = head + "\n".join(_line(c, found) for c in chosen) if chosen else "No row of this table has a counterpart here yet."
         caption = printed.TABLES[name].caption.replace("l-infinity", r"$\ell_\infty$").replace("l2", r"$\ell_2$")
-        parts.append(f"## {name}: {caption}\n\n{body}\n")
+        body = HEAD + "".join(_line(c, found) for c in chosen) if chosen else "No row of this table has a counterpart here yet.\n"
+        parts.append(f"## {name}: {caption}\n\n{body}")
     parts.append("## Fig 7: the chosen threshold and levels give the highest robust accuracy\n")
     parts.append(f"Threshold, against 0.8:\n\n{_grid_lines('tau', results)}\n\n{_choice('tau', results)}\n")
     parts.append(f"Levels, against 0.2 and 0.05:\n\n{_grid_lines('levels', results)}\n\n{_choice('levels', results)}\n")

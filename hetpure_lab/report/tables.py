@@ -20,7 +20,8 @@ from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.common import names, specs
 from hetpure_lab.defences import DEFENCES, published
 from hetpure_lab.evidence import RESULTS
-from hetpure_lab.evidence.compare import TESTS, compare, together
+from hetpure_lab.evidence.compare import TESTS, compare, together, two
+from hetpure_lab.evidence.compare import known as known_bench
 from hetpure_lab.paper.printed import HEADLINE, TABLES, Claim, attack_of
 
 ENOUGH = 64  # images, for a level of uniform noise to be named, and called the best
@@ -264,9 +265,9 @@ def _fair_line(defence: str, rows: dict[str, dict | None], options: dict[str, st
 def against_the_method(
     bench: str, norm: str = "Linf", attack: str = "pgd", method: str = "hetpure", results: Path = RESULTS
 ) -> pd.DataFrame:
-    """Every row under the method's own attack, paired with the method on shared images.
+    """Every row under the method's own attack, paired with the method on shared images, by the rule of `compare`.
 
-    The difference of attacked accuracy, row minus method, with its interval; the rest as `together` has it.
+    `difference` is attacked accuracy, row minus method, with its interval, `without attack` that of the same images without it.
     """
     rows = {r["defence"]: r for r in common(bench, norm, attack, results)}
     if method not in rows:
@@ -274,11 +275,13 @@ def against_the_method(
     same = [r for name, r in rows.items() if name != method and (name == "none" or r["attack"] == rows[method]["attack"])]
     reference = results / bench / rows[method]["file"]
     found = together({r["defence"]: (results / bench / r["file"], reference) for r in sorted(same, key=lambda r: _price(r["defence"]))})
-    lines = []
+    known, spec, lines = known_bench(bench, results), rows[method]["attack"], []
     for name, pair in found.items():
-        said = {"difference": f"{pair['difference']} points", "detectable": pair["detectable"]}
-        tested = {column: pair[column] for column in (*TESTS.values(), "verdict")}
-        lines.append({"defence": name, "calls": cost(name), "n": pair["n"]} | said | tested)
+        judged = known.rivals(method, spec, rows[method]["seed"])[name, "adversarial"].opposite
+        line = {"defence": name, "calls": cost(name), "n": judged.difference.n, "difference": judged.difference}
+        line |= {"without attack": judged.clean, "detectable": pair["detectable"]}
+        tested = {TESTS["p (difference)"]: two(judged.holm), TESTS["p (vote, McNemar)"]: two(pair[TESTS["p (vote, McNemar)"]])}
+        lines.append(line | tested | {"verdict": judged.word, "beside": judged.beside})
     return pd.DataFrame(lines)
 
 
@@ -303,7 +306,7 @@ def _strides(bench: str, title: str, results: Path) -> Iterator[dict]:
         line |= {"n": "", "longer minus strided": "", "record": options.get(longer, "")}
         if longer in rows and strided in rows:
             pair = compare(*(results / bench / rows[name]["file"] for name in (longer, strided)))
-            line |= {"n": pair["n"], "longer minus strided": f"{pair['difference']} points", "record": f"{bench}/{rows[longer]['file']}"}
+            line |= {"n": pair["n"], "longer minus strided": pair["difference"], "record": f"{bench}/{rows[longer]['file']}"}
         yield line
 
 
@@ -362,9 +365,10 @@ def conclusions(pairs: pd.DataFrame) -> list[str]:
     words = {
         "higher": "More accurate under attack than the method",
         "lower": "Less accurate under attack than the method",
-        "not established": "Not told apart from the method",
+        "inconclusive": "Inconclusive",
     }
-    called = {word: [names.markup(r.defence) for r in pairs.itertuples() if r.verdict == v] for v, word in words.items()}
+    beside = lambda r: " (at the floor)" if "floor" in r.beside else " (another clean accuracy)" if r.beside else ""
+    called = {w: [names.markup(r.defence) + beside(r) for r in pairs.itertuples() if r.verdict == v] for v, w in words.items()}
     said = [f"**{word}**: {'; '.join(found)}." for word, found in called.items() if found]
     told_apart = [names.markup(name) for name, p in zip(pairs["defence"], pairs["p (vote, McNemar, Holm)"]) if p < 0.05]
     said.append(f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**: {'; '.join(told_apart) or 'none'}.")
