@@ -15,7 +15,7 @@ from hetpure_lab import data, evidence
 from hetpure_lab.common import specs, stats
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.defences.rivals import EqualEnergy
-from hetpure_lab.evidence import ablations, command, engine
+from hetpure_lab.evidence import ablations, command, compare, engine
 
 FAST = "pgd:iterations=1,eot=1,confirm=0"
 
@@ -113,7 +113,7 @@ def test_holm_corrects_for_the_number_of_points():
     nudged = images + np.where(np.arange(12) < 7, 0.1, 0)
     one = ablations.against({"a": fake(images), "b": fake(nudged)}, "a")
     many = ablations.against({"a": fake(images)} | {f"b{i}": fake(nudged) for i in range(8)}, "a")
-    assert one.loc["b", "accuracy is"] == "higher" and set(many["accuracy is"]) == {"not established"}
+    assert one.loc["b", "accuracy is"] == "higher" and set(many["accuracy is"]) == {"inconclusive"}
 
 
 def test_over_all_grids_and_both_sides_the_correction_is_stricter_than_within_one():
@@ -123,7 +123,7 @@ def test_over_all_grids_and_both_sides_the_correction_is_stricter_than_within_on
     one = ablations.against(grid, "p = 2")
     many = ablations.established({"p": grid, "sampler": {}, "U": {"U = 10": fake(images), "U = 5": nudged}})
     assert list(many) == ["p: p = 1", "U: U = 5"] and {tuple(tests) for tests in many.values()} == {tuple(ablations.SIDES)}
-    assert many["p: p = 1"]["under attack"].holm == pytest.approx(4 * float(one.loc["p = 1", "p (Holm)"]), rel=0.1)
+    assert many["p: p = 1"]["under attack"].holm == pytest.approx(4 * one.loc["p = 1", "p (Holm)"], rel=0.1)
     assert not ablations.established({"p": {}}) and ablations.side_by_side({}).empty
 
 
@@ -137,18 +137,18 @@ def test_what_a_setting_gains_under_attack_stands_beside_what_it_pays_without():
     (line,) = ablations.in_words(found)
     assert line.startswith("p: p = 1: **higher** under attack by 30.0 [") and ", **lower** without attack by 40.0 [" in line
     table = ablations.side_by_side(found)
-    assert list(table["under attack"]["accuracy is"]) == ["higher", "not established"] and table.shape == (2, 10)
+    assert list(table["under attack"]["accuracy is"]) == ["higher", "inconclusive"] and table.shape == (2, 10)
     one_sided = ablations.established({"p": {"p = 2": traded(0.2, 0.8), "p = 1": traded(0.5, 0.8)}})
-    assert ", not established without attack (0.0 [" in ablations.in_words(one_sided)[0]
+    assert ", inconclusive without attack (0.0 [" in ablations.in_words(one_sided)[0]
 
 
 @pytest.mark.parametrize(
     ("others", "said"),
     [
-        ({"tau = 0.5": 0.6, "tau = 0.9": 0.1}, "**contradicted** by tau = 0.5 (+30.0 points, Holm p 0.0"),
-        ({"tau = 0.5": 0.3, "tau = 0.9": 0.1}, "**not contradicted**: no point leaves more, and 1 of 2 leave less"),
-        ({"tau = 0.5": 0.3}, "**open**"),
-        ({}, "not measured yet"),
+        ({"tau = 0.5": 0.6, "tau = 0.9": 0.1}, f"**{compare.NOT_HERE}**: more is left by tau = 0.5 (+30.0 points, Holm p 0.0"),
+        ({"tau = 0.5": 0.3, "tau = 0.9": 0.1}, "**verified**: no point leaves more, and 1 of 2 leave less"),
+        ({"tau = 0.5": 0.3}, "**inconclusive**"),
+        ({}, "**not tested**"),
     ],
 )
 def test_a_choice_is_contradicted_by_a_point_that_leaves_more_under_attack(others, said):

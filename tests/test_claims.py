@@ -13,11 +13,10 @@ from conftest import ROOT
 from hetpure_lab import evidence
 from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.common import specs
-from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import ablations, studies
+from hetpure_lab.evidence import ablations, compare, studies
 from hetpure_lab.evidence import records as record_files
-from hetpure_lab.paper import elements, printed
+from hetpure_lab.paper import comparisons, elements, printed
 from hetpure_lab.paper.elements import ELEMENTS
 from hetpure_lab.paper.printed import TABLES, Claim, Table
 from hetpure_lab.report import pages
@@ -118,26 +117,18 @@ def test_an_element_names_the_records_of_what_it_shows(tmp_path):
 def test_the_scorecard_pairs_records_of_the_tables_own_radius_and_clean_images_of_any(tmp_path):
     rival = "lorid:t=0.05,steps=2"
     attacked, clean = (
-        next(c for c in pages.comparisons() if (c.table.name, c.rival.ours, c.column) == ("Table 6", rival, column))
+        next(c for c in comparisons.comparisons() if (c.table.name, c.rival.ours, c.column) == ("Table 6", rival, column))
         for column in ("PGD+EOT", "standard")
     )
+    seen = lambda claim: comparisons.measure(claim, compare.known("imagenet-small-10", tmp_path))
     for defence in (printed.STRONGER, rival):
         written(tmp_path, defence, 4 / 255)
-    assert pages.measure(attacked, pages.load(tmp_path)) is None
+    assert seen(attacked) is None
     written(tmp_path, printed.STRONGER, 8 / 255)
-    assert pages.measure(attacked, pages.load(tmp_path)) is None, "the method at 8/255 beside a rival at 4/255"
-    assert pages.measure(clean, pages.load(tmp_path))[0].n == 3
+    assert seen(attacked) is None, "the method at 8/255 beside a rival at 4/255"
+    assert seen(clean).judged.difference.n == 3
     written(tmp_path, rival, 8 / 255)
-    assert pages.measure(attacked, pages.load(tmp_path))[0].n == 3
-    assert pages.measure(clean, {("another bench", *clean.place[1:]): pages.load(tmp_path)[clean.place]}) is None
-
-
-def test_clean_images_are_taken_from_the_file_that_has_most():
-    claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "standard" and c.rival.ours)
-    rows = {"pgd": {"hetpure": records([0.9] * 8)}, "pgd:eot=4": {"hetpure": records([0.5] * 4)}}
-    elsewhere = {(claim.place[0], "L2", 0.5, "autoattack"): {"autoattack": {claim.rival.ours: records([0.4] * 6)}}}
-    difference, setting = pages.measure(claim, {claim.place: rows} | elsewhere)
-    assert (setting, difference.n) == ("any", 6) and difference.value == pytest.approx(0.5)
+    assert seen(attacked).judged.difference.n == 3 and seen(attacked).scale == "toy"
 
 
 def test_a_figure_with_a_study_is_done_when_it_is_measured(tmp_path):
@@ -190,47 +181,43 @@ def test_table_7_does_not_lose_by_every_block():
     assert rows["without block 3"] > rows["all blocks"] == rows["without block 2"]  # erratum E24
 
 
-@pytest.mark.parametrize(
-    ("claimed", "low", "high", "word"),
-    [
-        (2.0, 0.01, 0.1, "supported"),
-        (2.0, -0.1, -0.01, "contradicted"),
-        (2.0, -0.1, 0.1, "open"),
-        (-2.0, -0.1, -0.01, "supported"),
-        (-2.0, 0.01, 0.1, "contradicted"),
-        (-2.0, 0.0, 0.1, "open"),
-    ],
-)
-def test_a_verdict_is_the_side_of_the_interval(claimed, low, high, word):
-    assert pages.verdict(claimed, Accuracy((low + high) / 2, low, high, 9)) == word
-    assert pages.verdict(claimed, None) == "not measured yet"
-
-
 def records(rates, K=10):
     labels = [[0] * round(r * K) + [1] * (K - round(r * K)) for r in rates]
-    return {str(i): {"label": 0} | {c: {"labels": row, "soft": 0} for c in pages.evidence.COLUMNS} for i, row in enumerate(labels)}
+    return {str(i): {"label": 0} | {c: {"labels": row, "soft": 0} for c in evidence.COLUMNS} for i, row in enumerate(labels)}
 
 
 def test_a_comparison_takes_the_attack_that_most_images_share():
-    claim = next(c for c in pages.comparisons() if c.table.name == "Table 1" and c.column == "PGD+EOT" and c.rival.ours)
+    chosen = ("Table 1", "PGD+EOT", "gradual", "")
+    claim = next(c for c in comparisons.comparisons() if (c.table.name, c.column, c.rival.ours, c.variant) == chosen)
     weak, strong = records([0.5] * 4), records([0.9] * 8)
-    rows = {"pgd": {"hetpure": strong, claim.rival.ours: records([0.4] * 3)}, "pgd:eot=4": {"hetpure": weak, claim.rival.ours: strong}}
-    difference, attack = pages.measure(claim, {claim.place: rows})
-    assert attack == "pgd:eot=4" and difference.n == 4 and difference.value == pytest.approx(-0.4)
-    assert pages.measure(claim, {}) is None
-    large = next(c for c in pages.comparisons() if c.column == claim.column and not c.rival.ours)
-    rows["pgd:eot=4"][large.rival.published] = records([0.1] * 4)
-    assert pages.measure(large, {large.place: rows})[0].value == pytest.approx(0.4)
+    cells = {("hetpure", "pgd", 0): strong, ("gradual", "pgd", 0): records([0.4] * 3)}
+    cells |= {("hetpure", "pgd:eot=4", 0): weak, ("gradual", "pgd:eot=4", 0): strong}
+    found = comparisons.measure(claim, compare.Known(cells))
+    assert found.attack == "pgd:eot=4" and found.judged.difference.n == 4
+    assert found.judged.difference.value == pytest.approx(-0.4) and comparisons.measure(claim, compare.Known({})) is None
+
+
+def test_where_a_stand_in_could_change_the_verdict_both_are_listed():
+    found = [c for c in comparisons.comparisons() if c.table.name == "Table 1" and "DiffPure" in c.rival.method]
+    assert {(c.column, c.variant, c.stand_in) for c in found} == {
+        ("standard", "", False),
+        ("standard", "by DDIM", True),
+        ("PGD+EOT", "", False),
+        ("PGD+EOT", "by DDIM", True),
+        ("AutoAttack", "", False),
+        ("AutoAttack", "by DDIM", True),
+        ("AutoAttack", "as packaged", False),
+    }
 
 
 def test_numbers_of_another_radius_are_not_compared():
-    found = {(c.rival.method, c.column) for c in pages.comparisons() if c.table.name == "Table 6"}
+    found = {(c.rival.method, c.column) for c in comparisons.comparisons() if c.table.name == "Table 6"}
     assert ("Nie et al. (DiffPure, t* = 0.3)", "standard") in found
     assert ("Nie et al. (DiffPure, t* = 0.3)", "PGD+EOT") not in found  # attacked at 4/255
 
 
 def test_comparisons_are_with_other_rows_and_have_a_direction():
-    found = list(pages.comparisons())
+    found = list(comparisons.comparisons())
     assert all(c.rival.specs and c.rival is not c.method and c.claimed for c in found)
     assert {"Gowal et al. 2021", "Salman et al."} <= {c.rival.method for c in found}, "published networks, which are not here"
     diffpure = next(c for c in found if c.table.name == "Table 1" and c.column == "standard" and "DiffPure" in c.rival.method)
@@ -243,13 +230,12 @@ def test_generated_pages_are_up_to_date(name):
 
 
 def test_the_scorecard_is_honest_about_what_is_missing(tmp_path):
-    page = pages.scorecard(tmp_path)
-    verdicts = re.findall(r"\| ([a-z ]+) \|$", page, re.MULTILINE)
-    assert verdicts and {v for v in verdicts if v != "verdict"} == {"not measured yet"}
-    assert page.count("leaves more under attack than tau = 0.8 is not measured yet.") == 1
+    page = pages.scorecard(tmp_path).partition("## Table 1")[2]
+    assert set(re.findall(r"\*\*([a-z ]+)\*\*", page)) == {"not tested"}
+    assert page.count("leaves more under attack than tau = 0.8: **not tested**.") == 1
 
 
 def test_the_scorecard_says_in_words_whether_fig_7_holds():
     page = pages.scorecard().partition("## Fig 7")[2].partition("\n## ")[0]
     words = [ablations.choice(ablations.records(ablations.experiments(n)), ablations.GRIDS[n].reference) for n in ("tau", "levels")]
-    assert all(f"is {said}." in page for said in words)
+    assert all(f": {said}." in page for said in words)

@@ -11,6 +11,7 @@ it; all attacks of one norm and radius on one defence against the first of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -23,6 +24,7 @@ from hetpure_lab.common import specs, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
+from hetpure_lab.evidence import frontier
 from hetpure_lab.evidence.outcomes import Outcomes
 from hetpure_lab.evidence.records import read
 from hetpure_lab.evidence.select import files
@@ -213,6 +215,23 @@ class Known:
         norm and radius leaves, by attack."""
         return _attacks(self, defence, first, seed)
 
+    def at_equal_clean(self, method: str, attack: str, seed: int = 0) -> Judged | None:
+        """The method minus the curve that uniform noise draws as its level grows, at the same clean
+        accuracy (`frontier.distance`); a test of its own. None if fewer than two levels are
+        measured or none is as clean."""
+        return _at_equal_clean(self, method, attack, seed)
+
+    def levels(self, attack: str, seed: int = 0) -> dict[str, Records]:
+        """The levels of uniform noise that differ in nothing else: the largest such group, and of
+        it the levels on `ENOUGH` images if there are two."""
+        groups: dict[str, dict[str, Records]] = {}
+        for name, records in self.met(attack, seed).items():
+            if name.startswith("uniform:"):
+                groups.setdefault(re.sub(r"t=[\d.]+", "", name), {})[name] = records
+        most = max(groups.values(), key=len, default={})
+        enough = {name: r for name, r in most.items() if len(r) >= ENOUGH}
+        return enough if len(enough) > 1 else most
+
     def between(self, one: Cell, two: Cell, side: str = "adversarial") -> Judged | None:
         """One cell minus another as their family has it, alone if they are of none; None if one has
         no records or they share no image."""
@@ -252,6 +271,20 @@ def _attacks(known: Known, defence: str, first: str, seed: int) -> dict[str, Jud
         if (d, s) == (defence, seed) and a != first and _ball(a) == _ball(first)
     }
     return judge({a: Pair(*pair) for a, pair in others.items() if len(pair[0])})
+
+
+@lru_cache(maxsize=512)
+def _at_equal_clean(known: Known, method: str, attack: str, seed: int) -> Judged | None:
+    ours, levels = known.cells.get((method, attack, seed)), known.levels(attack, seed)
+    if ours is None or len(levels) < 2:
+        return None
+    curve = [frontier.Point.of(name, records) for name, records in levels.items()]
+    try:
+        found = frontier.distance(frontier.Point.of(method, ours), curve)
+    except ValueError:  # no level is as clean, or too few images are common
+        return None
+    n, floor = found.difference.n, known.undefended and found.clean < FLOOR * known.undefended
+    return Judged(found.difference, found.p, found.p, 1, Accuracy(0.0, 0.0, 0.0, n), bool(floor))
 
 
 def _ball(attack: str) -> tuple[str, float]:

@@ -20,7 +20,7 @@ from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.common import names, specs
 from hetpure_lab.defences import DEFENCES, published
 from hetpure_lab.evidence import RESULTS
-from hetpure_lab.evidence.compare import TESTS, compare, together, two
+from hetpure_lab.evidence.compare import TESTS, compare, together
 from hetpure_lab.evidence.compare import known as known_bench
 from hetpure_lab.paper.printed import HEADLINE, TABLES, Claim, attack_of
 
@@ -280,7 +280,7 @@ def against_the_method(
         judged = known.rivals(method, spec, rows[method]["seed"])[name, "adversarial"].opposite
         line = {"defence": name, "calls": cost(name), "n": judged.difference.n, "difference": judged.difference}
         line |= {"without attack": judged.clean, "detectable": pair["detectable"]}
-        tested = {TESTS["p (difference)"]: two(judged.holm), TESTS["p (vote, McNemar)"]: two(pair[TESTS["p (vote, McNemar)"]])}
+        tested = {TESTS["p (difference)"]: judged.holm, TESTS["p (vote, McNemar)"]: pair[TESTS["p (vote, McNemar)"]]}
         lines.append(line | tested | {"verdict": judged.word, "beside": judged.beside})
     return pd.DataFrame(lines)
 
