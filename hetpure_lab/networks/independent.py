@@ -25,10 +25,9 @@ class FFDNet(nn.Module):
     \bar\alpha_t) / \bar\alpha_t}` the network's D(y, sigma) is the clean image in [0, 1], and
     :math:`\epsilon = (x_t - \sqrt{\bar\alpha_t} (2 D - 1)) / \sqrt{1 - \bar\alpha_t}`.
 
-    It was trained for sigma up to 75/255, which t = 0.168 has. It extrapolates: beside the small
-    CIFAR-10 denoiser its error is 1.2 times as large at t = 0.3 and twice as large at 0.4. Times up
-    to `LIMIT` are accepted, `trained_for` says which of them were trained for, and `ValueError`
-    refuses the others.
+    It was trained for sigma up to 75/255, which t = 0.168 has, and extrapolates above (chapter 14
+    has its errors). Times up to `LIMIT` are accepted, `trained_for` says which of them it was
+    trained for, and `ValueError` refuses the others.
     """
 
     takes_maps = True
