@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hetpure_lab.common import stats
+from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.evidence import Experiment, frontier, read
 from hetpure_lab.evidence.frontier import Distance, Point
@@ -26,11 +26,11 @@ EFFORTS = {
     "margin, best iterate": "pgd:keep=best,loss=margin",
     "BPDA": "bpda:iterations=20,eot=8",
 }
-ELSEWHERE = {
-    "CIFAR-10: ResNet-18 of AutoAttack": ("cifar10-independent", "test_jpeg"),
-    "SVHN: digit classifier": ("svhn-independent", "test"),
-    "photographs, 128 px, ten-way": ("photographs-independent-10", "test"),
-    "photographs, 64 px, ten-way": ("photographs-64-independent-10", "test"),
+ELSEWHERE = {  # bench, attack, split
+    "CIFAR-10: ResNet-18 of AutoAttack": ("cifar10-independent", "pgd", "test_jpeg"),
+    "SVHN: digit classifier": ("svhn-independent", "pgd", "test"),
+    "photographs, 64 px, ten-way": ("photographs-64-independent-10", "pgd:eps=4/255", "test"),
+    "photographs, 128 px, ten-way": ("photographs-independent-10", "pgd:eps=4/255", "test"),
 }
 
 
@@ -83,10 +83,17 @@ def rows(
         if (point := faced.point(text, results)) is None:
             continue
         try:
-            found.append(Row(name, point, frontier.distance(point, curve)))
+            found.append(Row(name, point, frontier.distance(point, measured_on(point, curve))))
         except ValueError as error:
             found.append(Row(name, point, None, str(error)))
     return found
+
+
+def measured_on(point: Point, curve: Sequence[Point]) -> list[Point]:
+    """The levels that have all images of `point`, if these are two: one that is still being
+    measured must not take images from the others."""
+    whole = [p for p in curve if set(point.images) <= set(p.images)]
+    return whole if len(whole) > 1 else list(curve)
 
 
 def held(found: Sequence[Row]) -> list[float | None]:
@@ -128,7 +135,7 @@ def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figu
     """Attacked against clean accuracy: the curve with its joint band, and the rows with their
     intervals."""
     figure, axis = plt.subplots(figsize=(plots.WIDTH * 0.75, 3.4))
-    curve = frontier.shared(curve)
+    curve = frontier.shared(measured_on(max(curve, key=lambda p: len(p.images)), curve))
     band = frontier.band(curve)
     colour = plots.COLOURS["uniform"]
     axis.fill_between(
@@ -189,32 +196,29 @@ def weakened(
 
 
 def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
-    """Clean and attacked accuracy on every bench of `ELSEWHERE` that has records: one-call uniform
-    noise and `defences`."""
+    """Clean and attacked accuracy on every bench of `ELSEWHERE`: one-call uniform noise and
+    `defences`, as far as they have records."""
     lines = []
-    for place, (bench, split) in ELSEWHERE.items():
-        setting = Setting(bench, split=split)
-        curve = setting.curve(results)
-        for text in [*setting.uniform(), *defences]:
-            if (point := setting.point(text, results)) is None:
+    for place, where in ELSEWHERE.items():
+        setting = Setting(*where)
+        curve, uniform = setting.curve(results), setting.uniform()
+        found = {text: setting.point(text, results) for text in [*uniform, *defences]}
+        for text, point in found.items():
+            if point is None:
                 continue
             clean, attacked = (stats.mean_rate(v) for v in (point.clean, point.attacked))
-            line = {
-                "networks": place,
-                "defence": text,
-                "clean, %": str(clean),
-                "attacked, %": str(attacked),
-            }
-            line["minus the curve"] = "" if text in setting.uniform() else apart(point, curve)
-            lines.append(line | {"images": len(point.images)})
-    columns = ["networks", "defence", "clean, %", "attacked, %", "minus the curve", "images"]
-    return pd.DataFrame(lines, columns=columns).set_index(["networks", "defence"])
+            line = {"networks": place, "defence": names.defence(text), "clean, %": str(clean)}
+            line |= {"attacked, %": str(attacked), "images": len(point.images)}
+            lines.append(line | {"minus the curve": "" if text in uniform else apart(point, curve)})
+        if not any(found.values()):
+            lines.append({"networks": place, "defence": "not measured yet"})
+    return pd.DataFrame(lines).set_index(["networks", "defence"]).fillna("")
 
 
 def apart(point: Point, curve: Sequence[Point]) -> str:
     """The distance to a curve, or why there is none."""
     try:
-        return str(frontier.distance(point, curve).difference)
+        return str(frontier.distance(point, measured_on(point, curve)).difference)
     except ValueError as error:
         return str(error)
 

@@ -92,7 +92,19 @@ def test_questions_are_answered_in_one_word_or_not_at_all(written):
 
 
 def test_other_networks_are_listed_with_what_is_on_record(written):
-    assert premise.elsewhere(["hetpure"], written).empty
+    shown = premise.elsewhere(["hetpure"], written)
+    assert [place for place, _ in shown.index] == list(premise.ELSEWHERE)
+    assert {what for _, what in shown.index} == {"not measured yet"}
+
+
+def test_a_level_that_is_still_being_measured_takes_no_images_from_the_others(written):
+    setting = premise.Setting(BENCH)
+    path = setting.experiment("uniform:t=0.2,steps=1").path(written)
+    first = dict(list(read(setting.experiment("noise-map").path(written)).items())[:10])
+    append(path, list(first.values()))
+    found = premise.rows(setting, {"random": "noise-map"}, results=written)
+    assert found[0].distance.difference.n == 40
+    assert found[0].distance.difference.value == pytest.approx(0.2)
 
 
 def test_the_figure_shows_every_row_and_names_its_records(written):
