@@ -13,7 +13,7 @@ from hetpure_lab import attacks, data
 from hetpure_lab.attacks import ATTACKS, PGD, PRESETS, MaskPGD, RandomNoise, Transfer, Undefended, gradients, threat
 from hetpure_lab.attacks.gradients import DRAWS, LOSSES, Frozen, MaskAware
 from hetpure_lab.common import microbatch, specs
-from hetpure_lab.defences import DEFENCES, assemble, trained
+from hetpure_lab.defences import DEFENCES, assemble, behind, me_net
 from hetpure_lab.evidence import RESULTS, Experiment
 from hetpure_lab.networks import benches
 
@@ -439,9 +439,9 @@ def test_all_is_all_that_any_purifier_draws_and_loops_stay_independent(spec, tin
 
 
 def test_only_a_purifiers_noise_can_be_frozen(tiny):
-    behind = trained.Behind(tiny.classifier, trained.MENet())
+    defended = behind.Behind(tiny.classifier, me_net.MENet())
     with pytest.raises(ValueError, match="not that of Behind"):
-        PGD(frozen="all").faces(behind)
+        PGD(frozen="all").faces(defended)
 
 
 @pytest.mark.parametrize("gradient", ["bpda", "mask-soft", "mask-straight-through"])

@@ -427,7 +427,7 @@ def test_inert_objects_have_no_tensors():
 
 def test_a_paper_bench_is_made_of_its_checkpoints_and_cards_them(cache, monkeypatch):
     monkeypatch.setitem(
-        benches.PAPER, "tiny-paper", dataclasses.replace(benches.PAPER["cifar10-paper"], classifier="tiny", denoiser="tiny")
+        benches.BENCHES, "tiny-paper", dataclasses.replace(benches.PAPER["cifar10-paper"], classifier="tiny", denoiser="tiny")
     )
     path = cache()
     for call in (lambda: benches.load("tiny-paper"), lambda: benches.card("tiny-paper-denoiser")):

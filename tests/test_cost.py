@@ -25,7 +25,7 @@ from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.measure import LiveBytes
 from hetpure_lab.cost import arithmetic, planner
 from hetpure_lab.cost.planner import Costs, Rates, Work, costs, count, gradient_flops
-from hetpure_lab.defences import guided, rivals, trained
+from hetpure_lab.defences import adversarial_training, atop, behind, guided, pixeldefend, rivals
 from hetpure_lab.evidence import backlog
 from hetpure_lab.networks import benches, precision
 from hetpure_lab.networks.small import build
@@ -374,8 +374,8 @@ def test_a_classifier_of_another_width_has_its_own_price(networks, monkeypatch):
     named = {"cifar10-small-pgd-at-l2": wider, "cifar10-small-classifier": classifier, "cifar10-small-atop": denoiser}
     monkeypatch.setattr(planner, "costs", lambda name: tiny(*networks))
     monkeypatch.setattr(planner, "_on_meta", lambda name: copy.deepcopy(named[name]).to("meta"))
-    x, at, atop = torch.rand(2, 3, 8, 8), trained.AdversarialTraining("pgd-at-l2"), trained.AToP()
-    for purifier, defence in ((at, attacks.Undefended(wider)), (atop, trained.Behind(classifier, atop, denoiser))):
+    x, at, repairs = torch.rand(2, 3, 8, 8), adversarial_training.AdversarialTraining("pgd-at-l2"), atop.AToP()
+    for purifier, defence in ((at, attacks.Undefended(wider)), (repairs, behind.Behind(classifier, repairs, denoiser))):
         c = planner.costs_of.__wrapped__("cifar10-small", purifier)
         work = planner.attack_work(c, purifier, PGD(iterations=1, eot=3, confirm=0), 2, SCHEDULE)
         assert work.gradient == flops_of_one_step(defence, x, 3) and work.calls == 2 * 3 * purifier.calls(SCHEDULE)
@@ -383,7 +383,7 @@ def test_a_classifier_of_another_width_has_its_own_price(networks, monkeypatch):
 
 
 def test_a_published_network_is_counted_by_the_depth_and_width_in_its_name():
-    behind = planner.costs_of("cifar10-paper-wrn70", trained.AdversarialTraining("Linf/Gowal2020Uncovering_28_10_extra"))
+    behind = planner.costs_of("cifar10-paper-wrn70", adversarial_training.AdversarialTraining("Linf/Gowal2020Uncovering_28_10_extra"))
     assert behind.classifier.forward == pytest.approx(costs("cifar10-paper").classifier.forward, rel=1e-3)
     assert behind.denoiser == costs("cifar10-paper-wrn70").denoiser
 
@@ -413,7 +413,7 @@ def test_records_without_a_prediction_say_why(monkeypatch, tmp_path):
     monkeypatch.setattr(evidence, "read", lambda path: {"0": {"config": found[path.name]}})
     why = {line["file"]: line["unpriced"] for line in planner.measured("cifar10-small", Rates(1e9, 1e9))}
     assert "singular value" in why["me-net"] and why["square"] == "the attack square"
-    assert "one pixel after another" in planner.unpriced(trained.PixelDefend(), "cifar10-small")
+    assert "one pixel after another" in planner.unpriced(pixeldefend.PixelDefend(), "cifar10-small")
 
 
 # ---- protocols ---------------------------------------------------------------------------------------------------------------

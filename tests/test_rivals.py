@@ -503,13 +503,13 @@ def test_a_purifier_says_whether_it_is_randomised(slug, classifier, denoiser, im
     defended = assemble(EVERY[slug], classifier, denoiser)
     with torch.no_grad():
         first, again = (defended.purify(images, defended.noise(4, range(4), [c] * 4)) for c in (0, defended.votes))
-    assert getattr(DEFENCES[slug], "randomised", True) is not torch.equal(first, again)
+    assert defences.capabilities(slug).randomised is not torch.equal(first, again)
 
 
 def test_trained_rows_say_what_was_trained_and_what_is_random():
     found = features.features(["at", "me-net", "pixeldefend", "atop"]).set_index("spec")
     assert found.index[found["random"]].tolist() == ["me-net", "atop"] and found["calls"].tolist() == [0, 0, 0, 1]
-    assert {slug: getattr(TRAINED[slug], "randomised", True) for slug in found.index} == found["random"].to_dict()
+    assert {slug: defences.capabilities(slug).randomised for slug in found.index} == found["random"].to_dict()
     assert found["trained"].tolist() == ["pgd-at-linf", "me-net", "pixelcnn", "atop"]
 
 

@@ -13,8 +13,11 @@ from torch.autograd import gradcheck
 from hetpure_core import Noise, Purified, Uniform, linear_schedule
 from hetpure_lab import attacks, data, defences
 from hetpure_lab.attacks import PGD, Undefended
-from hetpure_lab.defences import trained
-from hetpure_lab.defences.trained import AToP, Behind, MENet, Mixture, PixelDefend
+from hetpure_lab.defences import behind, me_net, pixeldefend
+from hetpure_lab.defences.atop import AToP
+from hetpure_lab.defences.behind import Behind
+from hetpure_lab.defences.me_net import MENet
+from hetpure_lab.defences.pixeldefend import Mixture, PixelDefend
 from hetpure_lab.networks import benches
 from hetpure_lab.networks.small import PixelCNN
 from hetpure_lab.training import train
@@ -75,29 +78,29 @@ def low_rank_images(n=2, rank=2, size=16):
 
 def test_soft_impute_recovers_a_low_rank_matrix_from_enough_entries():
     X = low_rank_images().transpose(1, 2).flatten(2)
-    seen = trained.bernoulli(torch.tensor(0.8), noise_for(2), "seen", X)
-    errors = [(trained.soft_impute(seen * X, seen, n, low=1e-9) - X).abs().amax() for n in (5, 400)]
+    seen = behind.bernoulli(torch.tensor(0.8), noise_for(2), "seen", X)
+    errors = [(me_net.soft_impute(seen * X, seen, n, low=1e-9) - X).abs().amax() for n in (5, 400)]
     assert 0.1 < (1 - seen).sum(-1).sum(-1).min() / X[0].numel() < 0.3
     assert errors[1] < 1e-4 < errors[0]
 
 
 def test_usvt_is_exact_when_everything_is_seen_and_the_rank_suffices():
     X = low_rank_images().transpose(1, 2).flatten(2)
-    assert torch.allclose(trained.usvt(X, torch.ones_like(X), kept=2 / 16), X)
-    assert not torch.allclose(trained.usvt(X, torch.ones_like(X), kept=1 / 16), X, atol=1e-2)
+    assert torch.allclose(me_net.usvt(X, torch.ones_like(X), kept=2 / 16), X)
+    assert not torch.allclose(me_net.usvt(X, torch.ones_like(X), kept=1 / 16), X, atol=1e-2)
 
 
-@pytest.mark.parametrize("f", [trained.keep_largest(2), trained.shrink(0.8)])
+@pytest.mark.parametrize("f", [me_net.keep_largest(2), me_net.shrink(0.8)])
 @pytest.mark.parametrize("shape", [(2, 4, 7), (2, 4, 4)])
 def test_spectral_functions_have_exact_gradients(f, shape):
     A = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).requires_grad_()
-    assert gradcheck(lambda A: trained.SpectralFunction.apply(A, f), A)
+    assert gradcheck(lambda A: me_net.SpectralFunction.apply(A, f), A)
 
 
 def test_spectral_gradient_is_finite_where_that_of_the_decomposition_is_not():
     A = torch.eye(4, 6, dtype=torch.float64).requires_grad_()
     G = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    (gradient,) = torch.autograd.grad(trained.SpectralFunction.apply(A, trained.keep_largest(4)), A, G)
+    (gradient,) = torch.autograd.grad(me_net.SpectralFunction.apply(A, me_net.keep_largest(4)), A, G)
     assert torch.allclose(gradient, G)  # all values kept: the identity
 
 
@@ -117,7 +120,7 @@ def test_me_net_with_everything_seen_and_kept_is_the_identity(images):
 def test_me_net_masks_at_the_rate_it_says():
     like = torch.zeros(4, 32, 96, dtype=torch.float64)
     rates = torch.tensor([0.2, 0.5, 0.5, 0.9]).reshape(4, 1, 1)
-    seen = trained.bernoulli(rates, noise_for(4), "seen", like).mean((1, 2))
+    seen = behind.bernoulli(rates, noise_for(4), "seen", like).mean((1, 2))
     assert ((seen - rates[:, 0, 0]).abs() < 4 * (rates * (1 - rates) / like[0].numel()).sqrt()[:, 0, 0]).all()
 
 
@@ -166,7 +169,7 @@ def test_channels_are_conditioned_on_earlier_ones_only(pixelcnn, levels):
 def test_each_channel_is_a_distribution_over_256_levels(pixelcnn, levels):
     mixture, candidates = Mixture.of(pixelcnn(levels)), torch.arange(256.0, dtype=torch.float64)
     for c in range(3):
-        mass = trained.log_mass(candidates, mixture.mean(c, levels)[..., None], mixture.log_scales[:, c, ..., None])
+        mass = pixeldefend.log_mass(candidates, mixture.mean(c, levels)[..., None], mixture.log_scales[:, c, ..., None])
         assert torch.allclose(mass.exp().sum(-1), torch.ones(1, dtype=torch.float64))
 
 
@@ -179,16 +182,16 @@ def test_looking_at_one_pixel_equals_the_whole_image(pixelcnn, levels):
 def test_an_uninformed_model_costs_no_more_than_its_entropy():
     parameters = torch.zeros(1, 10, 4, 4, dtype=torch.float64)
     parameters[:, 4:7] = 3.0  # flat over the levels
-    bits = trained.bits_per_dimension(parameters, torch.full((1, 3, 4, 4), 128.0, dtype=torch.float64))
+    bits = pixeldefend.bits_per_dimension(parameters, torch.full((1, 3, 4, 4), 128.0, dtype=torch.float64))
     s = math.exp(3.0)
     assert bits == pytest.approx(-math.log2(2 * torch.sigmoid(torch.tensor(1 / 255 / s, dtype=torch.float64)) - 1), abs=1e-4)
 
 
 def test_every_purified_pixel_is_at_least_as_likely_as_the_given_one(pixelcnn, levels):
-    out = trained.purify_greedily(pixelcnn, levels, eps=16)
+    out = pixeldefend.purify_greedily(pixelcnn, levels, eps=16)
     assert (out - levels).abs().amax() == 16 and out.amin() >= 0 and out.amax() <= 255 and torch.equal(out, out.round())
     mixture = Mixture.of(pixelcnn(out))  # every conditional in the purified context
-    red = lambda x: (mixture.weights + trained.log_mass(x[:, 0, None], mixture.mean(0, x), mixture.log_scales[:, 0])).logsumexp(1)
+    red = lambda x: (mixture.weights + pixeldefend.log_mass(x[:, 0, None], mixture.mean(0, x), mixture.log_scales[:, 0])).logsumexp(1)
     assert (red(out) >= red(levels) - 1e-9).all() and (red(out) > red(levels) + 1e-3).any()
 
 
@@ -198,7 +201,7 @@ def test_purification_never_lowers_the_likelihood_when_pixels_are_independent(pi
     pixelcnn.head.bias[-3 * 2 :] = 0  # and channels: no slopes
     pixelcnn.head.weight[-3 * 2 :] = 0
     likelihood = lambda x: Mixture.of(pixelcnn(x)).log_likelihood(x)
-    found = [likelihood(trained.purify_greedily(pixelcnn, levels, eps)) for eps in (0, 4, 16)]
+    found = [likelihood(pixeldefend.purify_greedily(pixelcnn, levels, eps)) for eps in (0, 4, 16)]
     assert torch.allclose(found[0], likelihood(levels))
     assert found[0].sum() < found[1].sum() < found[2].sum()
 

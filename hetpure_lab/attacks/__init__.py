@@ -1,4 +1,10 @@
-"""Attacks on a defence, by name, and what they share: the ball, the gradient, the loss averaged over noise."""
+"""Attacks on a defence, by name, and what they share: the ball, the gradient, the loss averaged over noise.
+
+Every module of this package is imported, and registers what it has.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from hetpure_lab.attacks.autoattack import AutoAttack, CorrectedAutoAttack, Square
 from hetpure_lab.attacks.gradients import (
@@ -14,9 +20,12 @@ from hetpure_lab.attacks.gradients import (
     seen_by_the_attack,
 )
 from hetpure_lab.attacks.pgd import BPDA, PGD, MaskPGD, RandomNoise, Transfer
-from hetpure_lab.attacks.registry import ATTACKS, PRESETS
-from hetpure_lab.attacks.threat import Attack, Found, Tick, no_tick, perturb_randomly, to_8_bit
+from hetpure_lab.attacks.registry import PRESETS
+from hetpure_lab.attacks.threat import ATTACKS, Attack, Found, Tick, no_tick, perturb_randomly, register, to_8_bit
 from hetpure_lab.defences.interface import Defended, Undefended
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "ATTACKS",
@@ -44,6 +53,7 @@ __all__ = [
     "no_tick",
     "perturb_randomly",
     "pick",
+    "register",
     "reseeded",
     "seen_by_the_attack",
     "to_8_bit",

@@ -35,7 +35,7 @@ from hetpure_lab.attacks.gradients import (
     reseeded,
     seen_by_the_attack,
 )
-from hetpure_lab.attacks.threat import Attack, Found, Tick, no_steps, no_tick, perturb_randomly
+from hetpure_lab.attacks.threat import Attack, Found, Tick, no_steps, no_tick, perturb_randomly, register
 
 # ---- AutoAttack as packaged ------------------------------------------------------------------------------------------------
 
@@ -53,6 +53,7 @@ class FreshDraws(nn.Module):
         return self.defence(x, [self.image] * len(x), [self.calls] * len(x))
 
 
+@register("autoattack")
 @dataclass(frozen=True)
 class AutoAttack(Attack):
     """The library, unchanged, one image at a time so that its global random numbers can be keyed by image.
@@ -61,6 +62,8 @@ class AutoAttack(Attack):
     deterministic ones, a fixed protocol of 100 iterations that needs ``eot=1``. Its acceptance rule is part of the attack "as
     published": what it could not fool at one look comes back clean, and is scored so.
     """
+
+    is_library: ClassVar[bool] = True
 
     iterations: int = 100
     eot: int = 20
@@ -181,6 +184,7 @@ def checkpoints(iterations: int) -> list[int]:
     return sorted({w for q in p[1:] if (w := math.ceil(q * iterations - 1e-9)) <= iterations})
 
 
+@register("autoattack-corrected")
 @dataclass(frozen=True)
 class CorrectedAutoAttack(Attack):
     """APGD-CE and APGD-DLR in which every decision is averaged, and of which the worse candidate is always returned.
@@ -277,6 +281,7 @@ class CorrectedAutoAttack(Attack):
 SIDES_HALVE_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 iterations, the area of the square is halved
 
 
+@register("square")
 @dataclass(frozen=True)
 class Square(Attack):
     """Random search with squares on the margin averaged over `eot` purifications: no gradients, so nothing can mask them.
@@ -285,6 +290,8 @@ class Square(Attack):
     purifications; then both get new ones, so that no lucky draw is kept. With `confirm` > 0 images that so many fresh purifications
     all get wrong are then set aside.
     """
+
+    strength: ClassVar[int | None] = 1
 
     iterations: int = 5000
     eot: int = 20

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hetpure_core import HetPure, Noise, Plan, Purified, Schedule, Uniform, attention_maps, released_maps, soft_mask
+from hetpure_core import Noise, Plan, Purified, Schedule, attention_maps, released_maps, soft_mask
 from hetpure_lab.common import microbatch
 from hetpure_lab.common.specs import check_choice
-from hetpure_lab.defences.interface import Defended, Undefended
+from hetpure_lab.defences.interface import Defended, Undefended, capabilities
 
+Purifier = Any  # settings with mask, plan and calls: see `defences.interface`
 GRADIENTS = ("exact", "surrogate", "surrogate-masked", "bpda", "mask-soft", "mask-straight-through", "undefended")
 LOSSES = ("ce", "margin", "dlr")
 DRAWS = ("start", "known", "renoise", "reverse", "mask")  # first words of the names under which the core draws noise
@@ -132,7 +134,7 @@ def seen_by_the_attack(defence: Defended, gradient: str) -> Defence:
         return Undefended(defence.classifier)
     if gradient == "bpda":
         return StraightThrough(defence)
-    if not isinstance(defence, Purified):
+    if capabilities(defence.purifier).own_networks:
         kind = type(defence.purifier).__name__
         raise ValueError(f"the gradient {gradient!r} is for diffusion purifiers; {kind} has: exact, bpda, undefended")
     if gradient.startswith("mask"):
@@ -140,16 +142,11 @@ def seen_by_the_attack(defence: Defended, gradient: str) -> Defence:
     return with_purifier(defence, coarser(defence.purifier, gradient, defence.schedule))
 
 
-def coarser(purifier: HetPure | Uniform, gradient: str, schedule: Schedule) -> HetPure | Uniform:
-    """A purifier with fewer steps, as `seen_by_the_attack` says."""
-    if isinstance(purifier, Uniform):
-        return replace(purifier, steps=2 if gradient == "surrogate" else max(1, purifier.steps // 2))
-    if not isinstance(purifier, HetPure):
-        return purifier.surrogate()
-    if gradient == "surrogate":
-        return replace(purifier, reading="released", steps=10)
-    fewer = (replace(purifier, steps=n) for n in range(2, purifier.steps + 1))
-    return next((p for p in fewer if len(p.grid(schedule)[0]) > 2), purifier)
+def coarser(purifier: Purifier, gradient: str, schedule: Schedule) -> Purifier:
+    """A purifier with fewer steps, as `seen_by_the_attack` says. Raises `ValueError` where it declares none."""
+    if shorter := capabilities(purifier).shorter:
+        return shorter(purifier, gradient, schedule)
+    raise ValueError(f"{type(purifier).__name__} has no surrogate; attack it with gradient=exact or gradient=bpda")
 
 
 def reseeded(defence: Defended, seed: int | str) -> Defended:
@@ -157,7 +154,7 @@ def reseeded(defence: Defended, seed: int | str) -> Defended:
     return defence if isinstance(defence, Undefended) else with_purifier(defence, defence.purifier, seed)
 
 
-def with_purifier(defence: Purified, purifier: HetPure | Uniform, seed: int | str | None = None) -> Purified:
+def with_purifier(defence: Purified, purifier: Purifier, seed: int | str | None = None) -> Purified:
     """The same networks behind another purifier, or the same one with another seed."""
     other = copy.copy(defence)
     other.purifier, other.seed = purifier, defence.seed if seed is None else seed
@@ -167,9 +164,9 @@ def with_purifier(defence: Purified, purifier: HetPure | Uniform, seed: int | st
 # ---- the mask as a smooth function of the image ----------------------------------------------------------------------------
 
 
-def looks_at_the_image(purifier: HetPure | Uniform) -> bool:
+def looks_at_the_image(purifier: Purifier | None) -> bool:
     """Whether the purifier's mask is a threshold on attention."""
-    return type(purifier) is HetPure and purifier.mask_kind in ("attention", "top-fraction", "inverted")
+    return capabilities(purifier).attention and purifier.mask_kind in ("attention", "top-fraction", "inverted")
 
 
 def smooth_mask(defence: Purified, images: Tensor, temperature: float = 0.05) -> Tensor:

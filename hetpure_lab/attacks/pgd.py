@@ -26,9 +26,10 @@ from hetpure_lab.attacks.gradients import (
     seen_by_the_attack,
     smooth_mask,
 )
-from hetpure_lab.attacks.threat import Attack, Found, Tick, no_steps, no_tick, perturb_randomly
+from hetpure_lab.attacks.threat import Attack, Found, Tick, no_steps, no_tick, perturb_randomly, register
 
 
+@register("pgd")
 @dataclass(frozen=True)
 class PGD(Attack):
     """Projected gradient ascent on the loss averaged over `eot` purifications (PGD+EOT).
@@ -40,6 +41,8 @@ class PGD(Attack):
     wrong: what remains of the budget goes to the others. The failures are always those of the defence itself, whatever `gradient`
     is taken. Paper: §5.1. Book: ch04, eq-pgd.
     """
+
+    ascends: ClassVar[bool] = True
 
     step: float = 0.007
     random_start: bool = False
@@ -143,6 +146,7 @@ class PGD(Attack):
         return self.step * (gradient.sign() if self.l2_step == "sign" else self.direction(gradient))
 
 
+@register("bpda")
 @dataclass(frozen=True)
 class BPDA(PGD):
     """PGD+EOT with the identity for the purifier's gradient; defaults are the paper's. Paper: §5.1, Table 5. Book: ch04, eq-bpda."""
@@ -152,6 +156,7 @@ class BPDA(PGD):
     gradient: str = "bpda"
 
 
+@register("pgd-mask")
 @dataclass(frozen=True)
 class MaskPGD(PGD):
     """PGD+EOT that also steers the mask: it climbs the loss plus `weight` times a term in [0, 1] of the soft mask.
@@ -196,9 +201,12 @@ class MaskPGD(PGD):
         return 1 - area if self.steer == "shrink" else area
 
 
+@register("transfer")
 @dataclass(frozen=True)
 class Transfer(PGD):
     """Adversarial images of the bare classifier, which never looks at the defence: a lower bound on what the defence has to stop."""
+
+    strength: ClassVar[int | None] = 1
 
     iterations: int = 50
     eot: int = 1
@@ -206,9 +214,12 @@ class Transfer(PGD):
     confirm: int = 0
 
 
+@register("noise")
 @dataclass(frozen=True)
 class RandomNoise(Attack):
     """A random perturbation of the same norm: the null control as an attack."""
+
+    strength: ClassVar[int | None] = 0
 
     iterations: int = 0
     eot: int = 1

@@ -1,4 +1,7 @@
-"""What an attack may do: the ball it moves in, as real pixels too, and what every attack says about itself."""
+"""What an attack may do: the ball it moves in, as real pixels too, what every attack says about itself, and all by name: `ATTACKS`.
+
+An attack is one file: a frozen dataclass that extends `Attack`, with ``@register("name")`` above.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,12 @@ from torch import Tensor
 
 from hetpure_core import Noise, Purified
 from hetpure_lab.attacks.gradients import GRADIENTS, Defended, Frozen, Undefended, check_choice, held_draws
+from hetpure_lab.common.registry import Registry
 
+ATTACKS: Registry[type[Attack]] = Registry(
+    "attack", order="pgd bpda pgd-mask autoattack autoattack-corrected square transfer noise".split()
+)
+register = ATTACKS.register
 NORMS = ("Linf", "L2")
 
 Tick = Callable[[int], None]
@@ -30,7 +38,18 @@ def no_steps(images: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Attack:
     """What every attack has: the radius `eps` of its ball in [0, 1] units of the `norm`, its budget (`iterations`, purifications per
-    loss `eot`), the `gradient` it takes (`gradients.seen_by_the_attack`), and which noise is `frozen` (`gradients.Frozen`)."""
+    loss `eot`), the `gradient` it takes (`gradients.seen_by_the_attack`), and which noise is `frozen` (`gradients.Frozen`).
+
+    It declares: `strength`, its place in the order of attacks by what they know (0 nothing, 1 the
+    answers or another network, 2 an approximate gradient, 3 the exact one; None: by its `gradient`);
+    whether it `ascends`, by `step`, looking early for failures to `confirm`; and whether it
+    `is_library`: somebody else's code, which asks for one purification at a time and has a
+    `version` for static defences.
+    """
+
+    strength: ClassVar[int | None] = None
+    ascends: ClassVar[bool] = False
+    is_library: ClassVar[bool] = False
 
     norm: str = "Linf"
     eps: float = 8 / 255
@@ -63,8 +82,8 @@ class Attack:
         return self.iterations
 
     def purifications(self) -> tuple[int, int]:
-        """At most so many purifications per image without and with a gradient."""
-        raise NotImplementedError
+        """At most so many purifications per image without and with a gradient: of an attack that does not say, `eot` per iteration."""
+        return 0, self.iterations * self.eot
 
     def faces(self, defence: Defended) -> Defended:
         """The defence as this attack's threat model has it, to be attacked and scored: with its noise `frozen`, or as it is."""

@@ -15,7 +15,7 @@ from hetpure_lab.attacks.gradients import looks_at_the_image
 from hetpure_lab.audit.flags import Evidence, Flag
 from hetpure_lab.common import specs, stats
 from hetpure_lab.common.stats import Accuracy
-from hetpure_lab.defences import DEFENCES
+from hetpure_lab.defences import DEFENCES, capabilities
 from hetpure_lab.evidence import RESULTS, Outcomes, compare
 
 HEADLINE = "pgd"  # the attack whose result is audited
@@ -66,7 +66,7 @@ class Case:
         found = {cell: Evidence(known.files[cell], records) for cell, records in known.cells.items()}
         purifier = specs.parse(defence, DEFENCES)[1]
         has = {"purifier": purifier is not None, "mask": looks_at_the_image(purifier), "file": True}
-        has["surrogate"] = isinstance(purifier, HetPure | Uniform) or hasattr(purifier, "surrogate")
+        has["surrogate"] = purifier is not None and not capabilities(purifier).own_networks
         live = None if live is None else tuple(live)
         return cls(bench, specs.normal(defence, DEFENCES), found, live, frozenset(k for k, v in has.items() if v), known)
 

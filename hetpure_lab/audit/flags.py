@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from scipy.stats import binomtest, fisher_exact
 from torch import Tensor, nn
 
-from hetpure_core import HetPure, Noise, Purified, Uniform
+from hetpure_core import Noise, Purified
 from hetpure_lab import attacks, data, defences, evidence
 from hetpure_lab.attacks import ATTACKS, Undefended
 from hetpure_lab.common import specs, stats
 from hetpure_lab.data import Images
-from hetpure_lab.defences import DEFENCES
+from hetpure_lab.defences import DEFENCES, capabilities
 from hetpure_lab.evidence import RESULTS, Experiment, pixels, rescore
 from hetpure_lab.evidence.outcomes import COLUMNS, Outcomes
 from hetpure_lab.networks import benches
@@ -104,7 +104,7 @@ class Evidence:
     def randomised(self) -> bool:
         """Whether outcomes may differ: the defence draws noise, and not all of it is frozen."""
         name, frozen = self.config["defence"]["name"], self.config["attack"].get("frozen", "")
-        return name != "none" and getattr(DEFENCES.get(name), "randomised", True) and "all" not in frozen.split("+")
+        return (name not in DEFENCES or capabilities(name).randomised) and "all" not in frozen.split("+")
 
     def rates(self, column: str, images: Sequence[str] | None = None) -> np.ndarray:
         """Shares of right outcomes (n,) of all images or of those given."""
@@ -165,7 +165,7 @@ def _acceptance(e: Evidence) -> list[Flag]:
         return []
     if attack["name"] == "autoattack" or 0 < attack.get("confirm", 0) < FEW:
         found.append(Flag("single-acceptance", e.about, f"{attack['name']} accepts after {attack.get('confirm', 1)} purification(s)"))
-    if "confirm" in attack and attack["name"] not in STRENGTH:
+    if "confirm" in attack and ATTACKS[attack["name"]].strength is None:
         stopped = {key: r for key, r in e.records.items() if r["iterations"] < attack["iterations"] * attack.get("restarts", 1)}
         alive = int(Outcomes.of(stopped).majority_correct("adversarial").sum()) if stopped else 0
         if alive > 0.02 * len(stopped) + 1:
@@ -211,13 +211,13 @@ def _clean_accuracy(e: Evidence, reference: float) -> list[Flag]:
 
 # ---- experiments beside each other --------------------------------------------------------------------------------------------
 
-# From weak to strong, as far as one may expect an order on every image: knowing more should never hurt an attack.
-STRENGTH = {"noise": 0, "transfer": 1, "square": 1}
-
-
 def strength(attack: dict) -> int:
-    """Black-box attacks below white-box ones with an approximate gradient, and those below the exact gradient."""
-    return STRENGTH.get(attack["name"], 3 if attack.get("gradient") == "exact" else 2)
+    """From weak to strong, as far as one may expect an order on every image: knowing more should never hurt an attack.
+
+    Black-box attacks are below white-box ones with an approximate gradient, and those below the exact gradient.
+    """
+    declared = ATTACKS[attack["name"]].strength
+    return declared if declared is not None else 3 if attack.get("gradient") == "exact" else 2
 
 
 def compare(experiments: Sequence[Evidence]) -> list[Flag]:
@@ -360,7 +360,7 @@ class Blind(nn.Module):
 @torch.no_grad()
 def _levels(defence: Purified, x: Tensor, ids: Sequence, copies: int = 16) -> list[tuple[str, str]]:
     """Noise over signal after a purification that removes nothing tells the time it was added at, inside and outside the mask."""
-    if not isinstance(defence.purifier, HetPure | Uniform):
+    if capabilities(defence.purifier).family != "method":  # of the others the levels are not known
         return []
     mask, settings = defence.mask(x, defence.noise(len(x), ids)), replace(defence.purifier, sampler="ddim")
     blind = Purified(defence.classifier, Blind(), settings, schedule=defence.schedule, taps=defence.tap_modules, seed="levels")

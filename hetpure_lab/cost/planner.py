@@ -13,6 +13,7 @@ stated, sustained throughput; small batches reach less. What has no price is nam
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import time
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
+from typing import Any
 
 import pandas as pd
 import torch
@@ -28,22 +30,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
-from hetpure_core import FLAT_UP_TO, HetPure, Purified, Schedule, Uniform, frozen, linear_schedule
+from hetpure_core import FLAT_UP_TO, Purified, Schedule, frozen, linear_schedule
 from hetpure_lab import attacks, defences, evidence
 from hetpure_lab.attacks import ATTACKS, PGD, Attack, Defence, Undefended, logits_of, loss_and_gradient, seen_by_the_attack
-from hetpure_lab.attacks.autoattack import AutoAttack
 from hetpure_lab.attacks.gradients import confirmed
 from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.measure import LiveBytes, fastest
 from hetpure_lab.data import DATASETS
-from hetpure_lab.defences import DEFENCES
-from hetpure_lab.defences.rivals import Rival
-from hetpure_lab.defences.trained import AdversarialTraining, Behind, MENet, PixelDefend, Trained
+from hetpure_lab.defences import DEFENCES, capabilities
 from hetpure_lab.networks import benches, published, robustbench, small
 from hetpure_lab.paper import protocols
 from hetpure_lab.paper.budgets import BUDGETS, Budget, choose
 
-Purifier = HetPure | Uniform | Rival | Trained
+Purifier = Any  # a registered defence's settings
 
 
 # ---- networks, counted ---------------------------------------------------------------------------------------------------
@@ -99,7 +98,7 @@ class Costs:
         not recomputed (an upper bound where a chain is cut into segments), and whichever is more, those of the larger network at the end
         or three times those of a pass that guidance differentiates again, which builds its graphs one at a time.
         """
-        votes, again = getattr(purifier, "votes", 1), passes(purifier, True, checkpointing=self.checkpointing)
+        votes, again = defences.votes(purifier), passes(purifier, True, checkpointing=self.checkpointing)
         calls = passes(purifier, False, checkpointing=False).denoiser["forward"]
         waiting = lambda rows: rows["backward"] - 3 * rows["second"]  # a guided pass goes backwards thrice and keeps nothing
         states = 3 * self.size**2 * 4 * (calls + 2 * votes)
@@ -120,11 +119,10 @@ class Costs:
 def costs(bench: str) -> Costs:
     """The networks of a bench by name, without their weights."""
     plain = bench.partition("+")[0]
-    if plain not in benches.SMALL | benches.PAPER:
-        raise ValueError(f"unknown bench {plain!r}; known: {', '.join(benches.SMALL | benches.PAPER)}")
-    classifier, denoiser = (_on_meta(benches.network_name(plain, part)) for part in ("classifier", "denoiser"))
-    size = getattr(denoiser, "size", DATASETS[benches.dataset(plain)].size)
-    sharing = plain not in benches.PAPER or benches.PAPER[plain].defended is Purified
+    size = DATASETS[benches.dataset(bench)].size
+    classifier, denoiser = (_on_meta(benches.network_name(plain, part)) for part in benches.PARTS)
+    size = getattr(denoiser, "size", size)
+    sharing = benches.BENCHES[plain].defended is Purified
     return Costs(count(classifier, size), count(denoiser, size, torch.full((1,), 100, device="meta")), size, sharing=sharing)
 
 
@@ -132,7 +130,7 @@ def costs(bench: str) -> Costs:
 def costs_of(bench: str, purifier: Purifier | None) -> Costs:
     """The same, with the networks that a trained rival brings along in their places."""
     c = costs(bench)
-    if not isinstance(purifier, Trained):
+    if not capabilities(purifier).own_networks:
         return c
     classifier, *own = (_on_meta(name) for name in purifier.weights(bench.partition("+")[0]))
     t = torch.full((1,), 100, device="meta")
@@ -144,6 +142,8 @@ def _on_meta(name: str) -> nn.Module | None:
     """The network of that name. Of RobustBench's, those that say their depth and width are known here; the others are None."""
     if checkpoint := benches.checkpoint_of(name):
         return published.on_meta(benches.checkpoints.find(checkpoint).network)
+    if (network := benches.own_network(name)) is not None:
+        return copy.deepcopy(network).to("meta")
     with torch.device("meta"):
         if not name.startswith(robustbench.PREFIX):
             return small.build(benches.card(name)["network"]).eval()
@@ -153,14 +153,11 @@ def _on_meta(name: str) -> nn.Module | None:
 
 def unpriced(purifier: Purifier | None, bench: str) -> str:
     """What the planner leaves out of the price of a defence on a bench, in words; "" if nothing."""
-    if isinstance(purifier, MENet):
-        return "its singular value decompositions"
-    if isinstance(purifier, PixelDefend):
-        return "its network, which looks at one pixel after another"
-    if isinstance(purifier, AdversarialTraining):
-        (name,) = purifier.weights(bench.partition("+")[0])
-        return "" if _on_meta(name) else f"{name}: its name does not say what it is, so the bench's classifier is counted instead"
-    return ""
+    declared = capabilities(purifier)
+    if declared.unpriced or not declared.own_networks:
+        return declared.unpriced
+    unknown = [name for name in purifier.weights(bench.partition("+")[0]) if not _on_meta(name)]
+    return f"{unknown[0]}: its name does not say what it is, so the bench's classifier is counted instead" if unknown else ""
 
 
 # ---- passes --------------------------------------------------------------------------------------------------------------
@@ -250,10 +247,10 @@ def passes(
 
 
 def _stand(purifier: Purifier | None, classifier: nn.Module, denoiser: nn.Module, T: int, checkpointing: bool, sharing: bool) -> Defence:
-    if isinstance(purifier, AdversarialTraining | None):
+    if purifier is None:
         return Undefended(classifier)
-    if isinstance(purifier, Trained):
-        return Behind(classifier, purifier, denoiser)
+    if capabilities(purifier).own_networks:
+        return purifier.rehearse(classifier, denoiser)
     kind = Purified if sharing else published.OnCanvas
     return defences.assemble(purifier, classifier, denoiser, kind, schedule=linear_schedule(T), checkpointing=checkpointing)
 
@@ -322,7 +319,7 @@ def attack_work(
         looked_at, taken = (n * each for each in attack.purifications())
     else:
         looked_at, taken = sum(looks(attack, each) for each in spent), sum(spent) * attack.eot
-    alone = isinstance(attack, AutoAttack)  # the library asks for one purification at a time
+    alone = attack.is_library  # the library asks for one purification at a time
     work = gradients(c, purifier, taken, schedule, attack.gradient, 1 if alone else attack.eot)
     return work + predictions(c, purifier, looked_at, schedule, 1 if alone else FEW)
 
@@ -554,7 +551,7 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
     config, schedule = records[0]["config"], schedule or linear_schedule()
     attack = {k: v for k, v in config["attack"].items() if k != "name"}
     _, purifier = specs.parse(specs.write(config["defence"], DEFENCES), DEFENCES)
-    if config["attack"]["name"] not in ("pgd", "bpda") or isinstance(purifier, MENet | PixelDefend):
+    if config["attack"]["name"] not in ("pgd", "bpda") or capabilities(purifier).unpriced:
         return None
     on_cpu = all(r["device"] == "cpu" and "cpu_seconds" in r for r in records)
     spent, clock = [r["iterations"] for r in records], "cpu_seconds" if on_cpu else "seconds"
@@ -590,7 +587,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--measured", action="store_true", help="compare the records of the bench with the prediction")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
-    machine = args.on or ("here" if args.bench.partition("+")[0] in benches.SMALL else "H100")
+    machine = args.on or ("here" if benches.scale(args.bench) != "paper" else "H100")
     if machine not in MACHINES and machine != "here":
         raise ValueError(f"unknown machine {machine!r}; known: {', '.join(MACHINES)}, here")
     here = machine == "here" or args.measured

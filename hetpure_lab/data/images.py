@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from hetpure_lab.common.registry import Registry
 
 
 class DataError(ValueError):
@@ -19,6 +24,9 @@ class NoData(DataError):
     """A data set that was found nowhere."""
 
 
+Reader = Callable[[Path, "DataSet", str], Optional["Images"]]
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub.
@@ -26,6 +34,9 @@ class DataSet:
     With `photographs` the images may have any size: the shorter side is scaled to `size` and the middle is cut out. `test` is the
     name of the split that serves as the test set; `trained_on` are the rows of the `official` number of test images that the networks of
     the small bench have seen: they are left out.
+
+    `read` finds the images of a split in a folder, for a layout of its own: from the folder, this data set and the split's name to
+    `Images`, or None if they are not there. `classes` are their names, where somebody gave them.
     """
 
     name: str
@@ -36,6 +47,8 @@ class DataSet:
     test: str = "test"
     trained_on: range = range(0)
     official: int = 0
+    read: Reader | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -46,7 +59,7 @@ class DataSet:
 _SVHN = "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits"
 
 # Where there is no address, files are not fetched: their folder must be given.
-DATASETS = {
+DATASETS: Registry[DataSet] = Registry("data set", {
     "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text"),
     "cinic10": DataSet("cinic10", 10, 32, ""),
     "svhn": DataSet("svhn", 10, 32, _SVHN),
@@ -54,7 +67,7 @@ DATASETS = {
     "imagenet": DataSet("imagenet", 1000, 128, "", photographs=True, test="validation"),
     "imagenet-64": DataSet("imagenet-64", 1000, 64, "", photographs=True, test="validation"),
     "imagenet-224": DataSet("imagenet-224", 1000, 224, "", test="validation"),
-}
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def eight_bit(image: Image.Image, head: bytes = b"") -> Image.Image:
 
 def find(folder: Path, dataset: DataSet, split: str) -> Images | None:
     """The images of `split` if `folder` (or its subfolder named after the data set) holds them in an original layout."""
-    reader = READERS.get(dataset.name)
+    reader = dataset.read or READERS.get(dataset.name)
     places = (folder, folder / dataset.folder)
     return next((images for place in places if reader and (images := reader(place, dataset, split)) is not None), None)
 

@@ -33,12 +33,17 @@ from hetpure_core import (
     threshold_mask,
     x0_xt,
 )
-from hetpure_lab.defences.rivals import Rival
+from hetpure_lab.defences.interface import Capabilities, register
+from hetpure_lab.defences.sampling import Rival
 
 KINDS = ("attention", "inverted", "random", "random-attended", "fixed", "all", "none")
 RANDOM = ("random", "random-attended")  # drawn anew for every purification
 
 
+_TOLD = Capabilities("mapped", has_mask=True, needs_maps=True)
+
+
+@register("noise-map", _TOLD)
 @dataclass(frozen=True)
 class NoiseMap(Rival):
     """Noise `t_l` where the mask is 1, `t_s` elsewhere, and one call of a denoiser that knows which
@@ -55,7 +60,6 @@ class NoiseMap(Rival):
     and for images whose sides are no multiples of `block`. The denoiser must take maps.
     """
 
-    needs_maps: ClassVar[bool] = True
     steps: ClassVar[int] = 1
 
     t_l: float = 0.2
@@ -155,6 +159,7 @@ class NoiseMap(Rival):
         return self.loops * self.steps
 
 
+@register("per-pixel", _TOLD)
 @dataclass(frozen=True)
 class PerPixel(NoiseMap):
     """`NoiseMap` in several calls: every pixel goes down its own schedule, all of them in `steps`
@@ -164,6 +169,7 @@ class PerPixel(NoiseMap):
     steps: int = 5
 
 
+@register("noise-map-untold", Capabilities("mapped", has_mask=True))
 @dataclass(frozen=True)
 class OneLevel(NoiseMap):
     r"""Control: the noise of `NoiseMap` and one call of a denoiser that is told one time `t` for all pixels.
@@ -171,8 +177,6 @@ class OneLevel(NoiseMap):
     :math:`D(x + \sigma z; \sigma_t)`: what is left of `NoiseMap` without the knowledge of who got how
     much. The default has about the mean variance of a half-and-half mask at 0.2 and 0.05.
     """
-
-    needs_maps: ClassVar[bool] = False
 
     t: float = 0.15
 

@@ -39,7 +39,6 @@ from hetpure_lab.evidence.pixels import adversarial_images
 from hetpure_lab.evidence.records import append, provenance, read
 from hetpure_lab.networks import benches
 from hetpure_lab.networks.benches import Bench
-from hetpure_lab.networks.small import EfficientNetLite0
 
 Rows = list[dict]
 
@@ -149,7 +148,7 @@ def feeding(lab: Lab, images: Images) -> list[Rows]:
     Raises `ValueError` for a classifier of anything but photographs. Paper: beside Table 6.
     """
     bench = lab.bench
-    if not isinstance(bench.classifier, EfficientNetLite0):
+    if not getattr(bench.classifier, "of_photographs", False):
         raise ValueError(
             f"the study of what photographs are fed as needs the classifier of imagenet-small or imagenet-small-10, not {bench.name}'s"
         )

@@ -3,7 +3,7 @@
 `load` is the only way in. Small benches take their weights from ``weights/`` in the repository, or from an installed package if the card
 names one: compared with the sha256 on the card and read without executing anything. Benches at the paper's scale take them from
 `checkpoints`. A name may carry options that change the denoiser's arithmetic, as in ``cifar10-paper+bf16+compile`` (see `precision`);
-records keep the whole name.
+records keep the whole name. A plug-in adds a bench of its own networks: ``BENCHES.add("mine", Own(...))``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -23,9 +25,12 @@ from torch import nn
 
 from hetpure_core import HetPure, Purified, Schedule, linear_schedule
 from hetpure_lab.common.paths import WEIGHTS
+from hetpure_lab.common.registry import Part, Registry
+from hetpure_lab.data.images import DATASETS
 from hetpure_lab.networks import checkpoints, precision, published, robustbench
 from hetpure_lab.networks.small import IMAGENETTE, build
 
+PARTS = ("classifier", "denoiser")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SVHN_CLASSES = tuple("0123456789")
 # Names of the classes that the repository has images of: Imagenette's, and those of the photographs in Foolbox.
@@ -65,9 +70,85 @@ class Bench:
     defended: type[Purified] = Purified
 
 
+class Small(NamedTuple):
+    """A bench whose weights, or packages of them, have cards in the repository: ``weights/NAME-classifier.json`` and ``-denoiser.json``."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    method: HetPure
+
+    scale = "small"
+    defended = Purified
+
+    def load(self, name: str, target: torch.device) -> Bench:
+        names = [network_name(name, part) for part in PARTS]
+        classifier, denoiser = (load_network(n, target) for n in names)
+        weights = {n: card(n)["sha256"] for n in names}
+        return Bench(name, *self[:2], classifier, denoiser, self.method, linear_schedule(), weights, target)
+
+
+class Independent(Small):
+    """A bench of which nobody here trained either network."""
+
+    scale = "independent"
+
+
+@dataclass(frozen=True)
+class Own:
+    """A bench of networks that this project does not know: `networks` makes classifier and denoiser, for a device.
+
+    They are what `hetpure_core` asks for (`adapters` has wrappers for other libraries' networks), and made once per device.
+    Their digest is of their weights. `method` are the default settings of the purifier.
+    """
+
+    dataset: str
+    networks: Callable[[torch.device], tuple[nn.Module, nn.Module]]
+    classes: tuple[str, ...] = ()
+    method: HetPure = field(default_factory=HetPure)
+    schedule: Schedule | None = None
+    defended: type[Purified] = Purified
+
+    scale: ClassVar[str] = "own"
+
+    def load(self, name: str, target: torch.device) -> Bench:
+        classifier, denoiser = _own_networks(name, target)
+        weights = {n: card(n)["sha256"] for n in (network_name(name, part) for part in PARTS)}
+        classes = self.classes or DATASETS[self.dataset].classes
+        classes = classes or tuple(f"class {i}" for i in range(DATASETS[self.dataset].n_classes))
+        schedule = self.schedule or linear_schedule()
+        return Bench(name, self.dataset, classes, classifier, denoiser, self.method, schedule, weights, target, self.defended)
+
+
+@cache
+def _own_networks(name: str, target: torch.device) -> tuple[nn.Module, nn.Module]:
+    made = BENCHES[name].networks(target)
+    if len(made) != 2 or not all(isinstance(network, nn.Module) for network in made):
+        raise BenchError(f"the networks of bench {name} are a classifier and a denoiser, both torch modules, not {made!r:.200}")
+    return tuple(network.eval().requires_grad_(False).to(target) for network in made)
+
+
+def own_network(name: str) -> nn.Module | None:
+    """The network of that name if it belongs to somebody's own bench."""
+    bench, _, part = plain_name(name).rpartition("-")
+    if part not in PARTS or bench not in BENCHES or scale(bench) != "own":
+        return None
+    return _own_networks(bench, torch.device("cpu"))[PARTS.index(part)]
+
+
+def digest(network: nn.Module) -> str:
+    """The sha256 of a network's class and state, whatever device it is on."""
+    found = hashlib.sha256(f"{type(network).__module__}.{type(network).__qualname__}".encode())
+    for name, value in sorted(network.state_dict().items()):
+        array = value.detach().cpu().contiguous()
+        found.update(f"{name} {array.dtype} {tuple(array.shape)}".encode() + array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
 class Paper:
     """A bench at the paper's scale: the names of its checkpoints instead of weights in the repository."""
+
+    scale: ClassVar[str] = "paper"
 
     dataset: str
     classes: tuple[str, ...]
@@ -76,31 +157,41 @@ class Paper:
     denoiser: str
     defended: type[Purified] = Purified
 
+    def load(self, name: str, target: torch.device) -> Bench:
+        """The bench, if its checkpoints are on this machine."""
+        try:
+            checkpoints.demand(self.classifier, self.denoiser)
+            networks = [checkpoints.load(checkpoint, target) for checkpoint in (self.classifier, self.denoiser)]
+        except checkpoints.CheckpointError as error:
+            raise BenchError(f"bench {name}: {error}") from error
+        weights = {n: card(n)["sha256"] for n in (f"{name}-{part}" for part in PARTS)}
+        return Bench(name, self.dataset, self.classes, *networks, self.method, linear_schedule(), weights, target, self.defended)
+
 
 # Paper: §5.3 for CIFAR-10 and ImageNet. It names no levels for SVHN: chapter 6 derives from Table 8 that those of CIFAR-10 do not fit, and
 # those of ImageNet do. Fewer steps where images are larger.
 WEAKER = HetPure(t_l=0.2, t_s=0.05, tau=0.8, U=10, steps=10)
 STRONGER = HetPure(t_l=0.4, t_s=0.2, tau=0.8, U=10, steps=10)
-PHOTOGRAPHS = ("imagenet", IMAGENET_CLASSES, replace(STRONGER, steps=6))
+PHOTOGRAPHS = Small("imagenet", IMAGENET_CLASSES, replace(STRONGER, steps=6))
 
-SMALL = {
-    "cifar10-small": ("cifar10", CIFAR10_CLASSES, WEAKER),
-    "svhn-small": ("svhn-unseen", SVHN_CLASSES, STRONGER),
+_SMALL = {
+    "cifar10-small": Small("cifar10", CIFAR10_CLASSES, WEAKER),
+    "svhn-small": Small("svhn-unseen", SVHN_CLASSES, STRONGER),
     "imagenet-small": PHOTOGRAPHS,
     "imagenet-small-10": PHOTOGRAPHS,  # the same, the classifier deciding between the ten classes of Imagenette only
     # A denoiser that takes a level per pixel behind the classifier of cifar10-small: a packaged one, and the small one trained on.
-    "cifar10-small-ffdnet": ("cifar10", CIFAR10_CLASSES, WEAKER),
-    "cifar10-small-map": ("cifar10", CIFAR10_CLASSES, WEAKER),
+    "cifar10-small-ffdnet": Small("cifar10", CIFAR10_CLASSES, WEAKER),
+    "cifar10-small-map": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     # The denoiser of cifar10-small by the same recipe at other sizes, behind the same classifier.
-    "cifar10-small-narrow": ("cifar10", CIFAR10_CLASSES, WEAKER),
-    "cifar10-small-wide": ("cifar10", CIFAR10_CLASSES, WEAKER),
+    "cifar10-small-narrow": Small("cifar10", CIFAR10_CLASSES, WEAKER),
+    "cifar10-small-wide": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     # Networks that nobody here trained (`packaged`). FFDNet knows no noise above t = 0.3: SVHN's own levels need this project's denoiser.
-    "cifar10-independent": ("cifar10", CIFAR10_CLASSES, WEAKER),
-    "svhn-independent": ("svhn-unseen", SVHN_CLASSES, WEAKER),
-    "svhn-independent-classifier-only": ("svhn-unseen", SVHN_CLASSES, STRONGER),
-    "photographs-independent": ("imagenet", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
-    "photographs-independent-10": ("imagenet", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
-    "photographs-64-independent-10": ("imagenet-64", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
+    "cifar10-independent": Independent("cifar10", CIFAR10_CLASSES, WEAKER),
+    "svhn-independent": Independent("svhn-unseen", SVHN_CLASSES, WEAKER),
+    "svhn-independent-classifier-only": Small("svhn-unseen", SVHN_CLASSES, STRONGER),
+    "photographs-independent": Independent("imagenet", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
+    "photographs-independent-10": Independent("imagenet", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
+    "photographs-64-independent-10": Independent("imagenet-64", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
 }
 SHARED = {
     "imagenet-small-10-denoiser": "imagenet-small-denoiser",
@@ -128,7 +219,7 @@ def network_name(bench: str, part: str) -> str:
 
 
 # "released" is what the public code runs instead of what the paper says; where every setting comes from: `protocols`.
-PAPER = {
+_PAPER = {
     "cifar10-paper": Paper("cifar10", CIFAR10_CLASSES, WEAKER, "robustbench-standard", "edm-cifar10-vp"),
     "cifar10-paper-released": Paper(
         "cifar10",
@@ -145,62 +236,42 @@ PAPER = {
 }
 
 
+BENCHES: Registry[Small | Paper | Own] = Registry("bench", _SMALL | _PAPER)
+SMALL = Part(BENCHES, lambda name: BENCHES[name].scale in ("small", "independent"))  # with cards in the repository
+PAPER = Part(BENCHES, lambda name: BENCHES[name].scale == "paper")
+
+
 def load(name: str, device: str = "cpu") -> Bench:
     """The bench called `name` on `device` (cpu, cuda, cuda:1, ...), networks in eval mode and frozen. Raises `BenchError`."""
     plain, *options = _known(name), *name.split("+")[1:]
     target = resolve_device(device)
-    bench = load_paper(plain, target) if plain in PAPER else load_small(plain, target)
+    bench = BENCHES[plain].load(plain, target)
     return replace(bench, name=name, denoiser=precision.wrap(bench.denoiser, options)) if options else bench
-
-
-def load_paper(name: str, target: torch.device) -> Bench:
-    """A bench at the paper's scale, if its checkpoints are on this machine."""
-    about = PAPER[name]
-    try:
-        checkpoints.demand(about.classifier, about.denoiser)
-        networks = {part: checkpoints.load(getattr(about, part), target) for part in ("classifier", "denoiser")}
-    except checkpoints.CheckpointError as error:
-        raise BenchError(f"bench {name}: {error}") from error
-    weights = {f"{name}-{part}": card(f"{name}-{part}")["sha256"] for part in networks}
-    return Bench(
-        name,
-        about.dataset,
-        about.classes,
-        **networks,
-        method=about.method,
-        schedule=linear_schedule(),
-        weights=weights,
-        device=target,
-        defended=about.defended,
-    )
-
-
-def load_small(name: str, target: torch.device) -> Bench:
-    """A bench whose weights are in the repository."""
-    dataset, classes, method = SMALL[name]
-    names = [network_name(name, part) for part in ("classifier", "denoiser")]
-    classifier, denoiser = (load_network(n, target) for n in names)
-    weights = {n: card(n)["sha256"] for n in names}
-    return Bench(name, dataset, classes, classifier, denoiser, method, linear_schedule(), weights, target)
 
 
 def dataset(name: str) -> str:
     """The data set of the bench called `name`. Raises `BenchError`."""
     plain = _known(name)
-    return PAPER[plain].dataset if plain in PAPER else SMALL[plain][0]
+    return BENCHES[plain].dataset
 
 
 def method(name: str) -> HetPure:
     """The default configuration of the bench called `name`. Raises `BenchError`."""
     plain = _known(name)
-    return PAPER[plain].method if plain in PAPER else SMALL[plain][2]
+    return BENCHES[plain].method
 
 
 def _known(name: str) -> str:
     plain = name.partition("+")[0]
-    if plain not in SMALL | PAPER:
-        raise BenchError(f"unknown bench {plain!r}; known: {', '.join(SMALL | PAPER)}")
+    if plain not in BENCHES:
+        raise BenchError(f"unknown bench {plain!r}; known: {', '.join(BENCHES)}")
     return plain
+
+
+def scale(name: str) -> str:
+    """``paper`` (published networks at its scale), ``small`` (a network trained here), ``independent`` (packages' networks only) or ``own``
+    (somebody's plug-in). Raises `BenchError`."""
+    return BENCHES[_known(name)].scale
 
 
 def resolve_device(device: str) -> torch.device:
@@ -224,6 +295,9 @@ def card(name: str, folder: Path = WEIGHTS) -> dict:
         return _published(robustbench.card, name)
     if checkpoint := checkpoint_of(name):
         return published_card(checkpoint)
+    if (network := own_network(name)) is not None:
+        parameters = sum(p.numel() for p in network.parameters())
+        return {"name": name, "network": type(network).__qualname__, "parameters": parameters, "sha256": digest(network)}
     name = plain_name(name)
     path = folder / f"{name}.json"
     if not path.exists():
@@ -239,7 +313,7 @@ def plain_name(name: str) -> str:
 def checkpoint_of(name: str) -> str:
     """The published checkpoint that a network's name stands for; "" if its weights are from this repository."""
     bench, _, part = plain_name(name).rpartition("-")
-    return getattr(PAPER[bench], part) if bench in PAPER and part in ("classifier", "denoiser") else ""
+    return getattr(PAPER[bench], part) if bench in PAPER and part in PARTS else ""
 
 
 def is_current(name: str, digest: str) -> bool:
@@ -289,6 +363,8 @@ def load_network(name: str, device: torch.device | str = "cpu", folder: Path = W
     """The network with its weights, checked against its card."""
     if name.startswith(robustbench.PREFIX):
         return _published(robustbench.load, name, device)
+    if (network := own_network(name)) is not None:
+        return network.to(device)
     about = card(name, folder)
     path, advice = weights_file(about, name, folder)
     if not path.exists():

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import get_model_params
 from torch import Tensor, nn
 
+from hetpure_lab.common.registry import Registry
 from hetpure_lab.networks import independent
 from hetpure_lab.networks.independent import checked_times
 
@@ -96,6 +98,7 @@ class EfficientNetLite0(EfficientNet):
     """
 
     size = 224
+    of_photographs = True
 
     def __init__(self, classes: tuple[int, ...] | None = None):
         super().__init__(*get_model_params("efficientnet-lite0", {"dropout_rate": 0.0, "drop_connect_rate": 0.0}))
@@ -287,7 +290,8 @@ class PixelCNN(nn.Module):
         return self.look(self.pad(levels))
 
 
-NETWORKS = {
+# By the name on a card; a plug-in adds its own: ``NETWORKS.add("mine", build)``.
+NETWORKS: Registry[Callable[[], nn.Module]] = Registry("network", {
     "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
     "wrn_28_10": lambda: WideResNet(28, 10),
     "efficientnet_lite0": EfficientNetLite0,
@@ -300,11 +304,9 @@ NETWORKS = {
     "unet_64_96_128": lambda: UNet((64, 96, 128), (1, 1, 2), patch=4),
     "pixelcnn_96": lambda: PixelCNN(96),
     **independent.NETWORKS,
-}
+})  # fmt: skip
 
 
 def build(name: str) -> nn.Module:
-    """The network called `name`, freshly initialised."""
-    if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
+    """The network called `name`, freshly initialised. Raises `ValueError` for an unknown name."""
     return NETWORKS[name]()

@@ -14,6 +14,7 @@ from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import compare
 from hetpure_lab.evidence.compare import Judged, Known
 from hetpure_lab.paper import printed
+from hetpure_lab.paper.protocols import attack_of
 
 STANDARD = "standard"
 SDE = re.compile(r"^sde:t=([\d.]+)$")
@@ -69,7 +70,7 @@ def _variants(
     table: printed.Table, method: printed.Claim, row: printed.Claim, column: str, name: str, gap: float
 ) -> Iterator[Comparison]:
     """The comparison as it is measured first, and as it could be measured else."""
-    attack, spec = printed.attack_of(name, table.bench), row.ours or row.published
+    attack, spec = attack_of(name, table.bench), row.ours or row.published
     stand_in = bool(row.ours) and any(text in row.note for text in (printed.STAND_IN, printed.BY_DDIM))
     stand_in |= bool(row.ours) and row.ours == "at" and bool(row.note)
     claim = Comparison(table, method, row, column, attack, gap, specs.normal(spec, DEFENCES), "", stand_in)

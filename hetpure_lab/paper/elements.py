@@ -17,7 +17,8 @@ from hetpure_lab.common import specs
 from hetpure_lab.common.paths import RESULTS, ROOT
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import ablations, files, read, studies
-from hetpure_lab.paper.printed import TABLES, Table, attack_of
+from hetpure_lab.paper.printed import TABLES, Table
+from hetpure_lab.paper.protocols import attack_of
 
 STATUSES = ("planned", "partly", "done")
 

@@ -62,11 +62,6 @@ HEADLINE = {"Linf": 8 / 255, "L2": 0.5}
 ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"}
 
 
-def attack_of(column: str, bench: str) -> str:
-    """The attack whose records fill a column: the paper's own at its scale; on the small benches AutoAttack is corrected for randomness."""
-    return "autoattack-corrected" if column == "AutoAttack" and "-small" in bench else ATTACK_NAMES[column]
-
-
 METHOD = "hetpure"
 # DiffPure is the reverse SDE; its cousin by DDIM is random at the start only and costs half as much. On photographs the cousin stands for
 # it: Euler's steps of an SDE must be small.

@@ -21,8 +21,8 @@ from hetpure_lab import defences
 from hetpure_lab.attacks import ATTACKS, BPDA, PGD, Attack
 from hetpure_lab.attacks.autoattack import AutoAttack
 from hetpure_lab.common import specs
+from hetpure_lab.data import DATASETS
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.defences.trained import AdversarialTraining
 from hetpure_lab.evidence import Experiment
 from hetpure_lab.networks import benches, robustbench
 from hetpure_lab.paper import printed
@@ -194,9 +194,17 @@ PROTOCOLS = {p.table: p for p in _TABLES}
 
 def main_table(bench: str) -> Protocol:
     """The first table that `bench`, or the bench it is a variant of, runs; a small bench borrows its data set's, anything else Table 1."""
-    family = bench.partition("+")[0].replace("-small", "-paper")
+    family = bench.partition("+")[0]
+    if benches.scale(bench) != "paper":
+        family = f"{DATASETS[benches.dataset(bench)].folder}-paper"
     fitting = [p for p in _TABLES if f"{family}-".startswith(f"{p.bench}-")]
     return max(fitting, key=lambda p: len(p.bench), default=PROTOCOLS["Table 1"])
+
+
+def attack_of(column: str, bench: str) -> str:
+    """The attack whose records fill a column: the paper's own at its scale; on other benches AutoAttack is corrected for randomness."""
+    corrected = column == "AutoAttack" and benches.scale(bench) != "paper"
+    return "autoattack-corrected" if corrected else printed.ATTACK_NAMES[column]
 
 
 @dataclass(frozen=True)
@@ -228,13 +236,13 @@ def under(budget: Budget, bench: str, number: int | str | None = None) -> Run:
     attacks = {column: protocol.attack(column) for column in protocol.columns}
     if budget.name != "paper":
         return Run(protocol, bench, {column: shortened(a, budget) for column, a in attacks.items()}, budget.n_images, budget.K)
-    split = "test" if "-small" in bench else "test512"
+    split = "test512" if benches.scale(bench) == "paper" else "test"
     return Run(protocol, bench, attacks, protocol["n_images"], protocol["votes"], split, protocol["runs"])
 
 
 def shortened(attack: Attack, budget: Budget) -> Attack:
     """The attack with the iterations and copies of a smaller budget, which confirms failures early where the attack can."""
-    early = {"confirm": PGD.confirm} if isinstance(attack, PGD) else {}
+    early = {"confirm": PGD.confirm} if attack.ascends else {}
     return replace(attack, iterations=budget.iterations, eot=budget.eot, **early)
 
 
@@ -285,7 +293,7 @@ def rows(protocol: Protocol, bench: str) -> dict[str, str]:
     """
     found = {"no defence": None, "uniform purification": protocol.baseline, "the method": benches.method(bench)}
     found = {row: specs.describe(purifier, DEFENCES) for row, purifier in found.items()}
-    for claim in printed.TABLES[protocol.table].rows if bench.partition("+")[0] in benches.PAPER else ():
+    for claim in printed.TABLES[protocol.table].rows if benches.scale(bench) == "paper" else ():
         spec = next((specs.normal(spec, DEFENCES) for spec in claim.specs if is_published(spec, bench)), None)
         if spec and spec not in found.values():
             found.setdefault(claim.method, spec)
@@ -303,12 +311,12 @@ def is_published(defence: str, bench: str) -> bool:
 
 def static(defence: str) -> bool:
     """Whether the defence answers without noise: a classifier, bare or trained adversarially."""
-    return isinstance(specs.parse(defence, DEFENCES)[1], AdversarialTraining | None)
+    return not defences.capabilities(specs.parse(defence, DEFENCES)[1]).purifies
 
 
 def against_static(attack: Attack, protocol: Protocol) -> Attack:
     """The attack on a defence without noise; AutoAttack's standard version has a budget of its own, which smaller ones cannot cut."""
-    whole = isinstance(attack, AutoAttack) and attack == protocol.attack("AutoAttack")
+    whole = attack.is_library and attack == protocol.attack("AutoAttack")
     return replace(attack, eot=1, **({"version": protocol["static_version"]} if whole else {}))
 
 

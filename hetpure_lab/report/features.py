@@ -8,11 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from hetpure_core import HetPure, Purified, linear_schedule
+from hetpure_core import Purified, linear_schedule
 from hetpure_lab.attacks.gradients import seen_by_the_attack
-from hetpure_lab.defences import METHODS, RIVALS, TRAINED, assemble
-from hetpure_lab.defences.trained import AdversarialTraining, Behind, PixelDefend
-from hetpure_lab.networks.small import PixelCNN
+from hetpure_lab.defences import METHODS, RIVALS, TRAINED, assemble, capabilities
+from hetpure_lab.defences.behind import Behind
 
 
 class Noting(nn.Module):
@@ -39,10 +38,9 @@ def features(slugs: Iterable[str] | None = None) -> pd.DataFrame:
 
 def trained_row(slug: str) -> dict:
     """What `row` finds, for defences with networks of their own: one step, one vote, and nothing differentiated inside."""
-    settings, (classifier, denoiser, pixelcnn), is_random = TRAINED[slug](), _networks(), False
-    if not isinstance(settings, AdversarialTraining):
-        pixels = isinstance(settings, PixelDefend)
-        defended, images = Behind(classifier, settings, pixelcnn if pixels else denoiser), _images(8 if pixels else 32)
+    settings, networks, is_random = TRAINED[slug](), _networks(), False
+    if capabilities(settings).purifies:
+        defended, images = settings.rehearse(*networks), _images(8)
         is_random = not torch.equal(*(_purified(defended, images, [c] * 3) for c in (0, 1)))
     found = {"spec": slug, "settings": type(settings).__name__, "calls": settings.calls(linear_schedule()), "votes": 1}
     found |= {"random": is_random, "mask": False, "level per image": False, "looks back": False, "differentiates": ""}
@@ -50,10 +48,10 @@ def trained_row(slug: str) -> dict:
     return found | {"stand-in here": False, "trained": ", ".join(own)}
 
 
-def _networks() -> tuple[Noting, Noting, PixelCNN]:
+def _networks() -> tuple[Noting, Noting]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        networks = Noting(5).double(), Noting().double(), PixelCNN(8).double()
+        networks = Noting(5).double(), Noting().double()
     for network in networks:
         network.eval().requires_grad_(False)  # so that they are used themselves, and note
     return networks
@@ -68,7 +66,7 @@ def _images(size: int) -> Tensor:
 
 def row(slug: str) -> dict:
     """Calls and votes; whether it is random, has a mask, a level per image, a memory of the input, networks inside guidance, a stand-in."""
-    (classifier, denoiser, _), images = _networks(), _images(32)
+    (classifier, denoiser), images = _networks(), _images(32)
     defended = assemble((METHODS | RIVALS)[slug](), classifier, denoiser)
     first, again = (_purified(defended, images, [c] * 3) for c in (0, defended.votes))
     guided = [name for name, net in (("denoiser", denoiser), ("classifier", classifier)) if net.differentiated]
@@ -78,7 +76,7 @@ def row(slug: str) -> dict:
         "calls": defended.purifier.calls(linear_schedule()),
         "votes": defended.votes,
         "random": not torch.equal(first, again),
-        "mask": isinstance(defended.purifier, HetPure),
+        "mask": capabilities(slug).has_mask,
         "level per image": denoiser.different_times,
         "looks back": _looks_back(defended, images),
         "differentiates": ", ".join(guided),
@@ -97,7 +95,7 @@ def _looks_back(defended: Purified, images: Tensor) -> bool:
     noise, state = defended.noise(3, range(3)), torch.zeros_like(images)
     mask = torch.zeros_like(images[:, :1])
     mask[..., :16] = 1
-    mask = mask if isinstance(defended.purifier, HetPure) else None
+    mask = mask if capabilities(defended.purifier).has_mask else None
     ends = []
     for x in (images, images.flip(2)):
         end = state

@@ -15,7 +15,8 @@ from torch import Tensor
 from hetpure_core import Purified, trajectory
 from hetpure_lab import data
 from hetpure_lab.data import Images
-from hetpure_lab.defences.trained import Behind
+from hetpure_lab.defences import capabilities
+from hetpure_lab.defences.behind import Behind
 from hetpure_lab.report import plots
 
 
@@ -62,7 +63,7 @@ def purification_rows(defended: Purified | Behind, images: Images) -> dict[str, 
     """What a purifier does to images, for `show`: its first, its middle and its last state, and what it changed (grey: nothing)."""
     x, noise = images.floats.to(next(defended.classifier.parameters()).device), defended.noise(len(images), images.ids)
     with torch.no_grad():
-        if isinstance(defended, Behind):  # a single step
+        if capabilities(defended.purifier).own_networks:  # a single step
             rows = {"purified": defended.purify(x, noise)}
         else:
             states = [(state + 1) / 2 for _, state in trajectory(2 * x - 1, defended.plan(x, noise))]

@@ -50,7 +50,7 @@ def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Im
     networks in `RESULTS`, where `evidence run` adds to them."""
     split = images.split or split  # a sample does not pass for what it stands in for
     runs = {defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences}
-    home = RESULTS if bench.name.partition("+")[0] in benches.PAPER else LIVE
+    home = RESULTS if benches.scale(bench.name) == "paper" else LIVE
     return {name: evidence.run(e, images, bench, str(bench.device), results=home) for name, e in runs.items()}
 
 

@@ -16,13 +16,14 @@ from pandas.io.formats.style import Styler
 
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence
-from hetpure_lab.attacks import ATTACKS, PGD
+from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.common import names, specs
-from hetpure_lab.defences import DEFENCES, published
+from hetpure_lab.defences import DEFENCES, published, votes
 from hetpure_lab.evidence import RESULTS
 from hetpure_lab.evidence.compare import TESTS, compare, together
 from hetpure_lab.evidence.compare import known as known_bench
-from hetpure_lab.paper.printed import HEADLINE, TABLES, Claim, attack_of
+from hetpure_lab.paper.printed import HEADLINE, TABLES, Claim
+from hetpure_lab.paper.protocols import attack_of
 
 ENOUGH = 64  # images, for a level of uniform noise to be named, and called the best
 
@@ -76,7 +77,7 @@ def within_budget(row: dict) -> bool:
     budget = replace(specs.parse(BUDGET[slug], ATTACKS)[1], norm=attack.norm, eps=attack.eps)
     if row["defence"] == "none":
         budget = replace(budget, **{name: getattr(attack, name) for name in ("eot", "confirm") if hasattr(attack, name)})
-    if attack.norm == "L2" and isinstance(attack, PGD):
+    if attack.norm == "L2" and attack.ascends:
         budget = replace(budget, step=attack.eps / 10)
     return budget == attack
 
@@ -104,7 +105,7 @@ def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS, 
     """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet.
 
     One radius at a time, the table's own if `eps` is not given; numbers that the paper quotes from an attack of another are not shown.
-    Each measured value has its own number of images, in parentheses. Which attack fills a column: `printed.attack_of`.
+    Each measured value has its own number of images, in parentheses. Which attack fills a column: `protocols.attack_of`.
     """
     table = TABLES[name]
     eps = eps or table.eps
@@ -181,7 +182,7 @@ def verdict(word: str) -> str:
 def cost(defence: str, schedule: Schedule | None = None) -> int:
     """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself."""
     _, purifier = specs.parse(defence, DEFENCES)
-    return purifier.calls(schedule or linear_schedule()) * getattr(purifier, "votes", 1) if purifier else 0
+    return purifier.calls(schedule or linear_schedule()) * votes(purifier) if purifier else 0
 
 
 def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:

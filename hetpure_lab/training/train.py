@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from hetpure_lab.attacks import PGD, perturb_randomly
 from hetpure_lab.common import specs
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.data import Images
-from hetpure_lab.defences import trained
+from hetpure_lab.defences import DEFENCES, atop, pixeldefend
 from hetpure_lab.networks import benches
 from hetpure_lab.networks.small import build
 
@@ -108,8 +109,8 @@ class DefenceRecipe(Recipe):
     def made_from(self) -> tuple[str, ...]:
         return tuple(name for name in (self.start, self.classifier) if name)
 
-    def settings(self) -> trained.Trained:
-        return specs.parse(self.defence, {"me-net": trained.MENet, "atop": trained.AToP})[1]
+    def settings(self) -> Any:
+        return specs.parse(self.defence, DEFENCES)[1]
 
 
 _FINE_TUNED = {
@@ -442,13 +443,13 @@ def likelihood_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, st
     levels = ((denoiser_batch(pools, recipe, rng_of(recipe, step)) + 1) * 127.5).round()
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
         parameters = net(levels)
-    return trained.bits_per_dimension(parameters.float(), levels)
+    return pixeldefend.bits_per_dimension(parameters.float(), levels)
 
 
 @torch.no_grad()
 def likelihood_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
     levels = validation.pixels.float()
-    return {"bits": float(np.mean([float(trained.bits_per_dimension(net(part), part)) for part in levels.split(32)]))}
+    return {"bits": float(np.mean([float(pixeldefend.bits_per_dimension(net(part), part)) for part in levels.split(32)]))}
 
 
 @cache
@@ -459,14 +460,14 @@ def fixed(name: str) -> nn.Module:
 
 def atop_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
     r"""Reconstruction and classification of images that fool the classifier alone,
-    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (after Lin et al. 2024; what differs: `trained.AToP`)."""
+    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (after Lin et al. 2024; what differs: `atop.AToP`)."""
     x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
     classifier, settings, noise = fixed(recipe.classifier), recipe.settings(), noise_of(recipe, step, len(x))
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
         x_adv = attacked(classifier, x, y, recipe, step)
         repaired = settings.purify(x_adv, noise, net)
         logits = classifier(repaired)
-    return 2 * F.l1_loss(repaired.float(), x) + trained.CLASSIFICATION_SHARE * F.cross_entropy(logits.float(), y)
+    return 2 * F.l1_loss(repaired.float(), x) + atop.CLASSIFICATION_SHARE * F.cross_entropy(logits.float(), y)
 
 
 def atop_metrics(net: nn.Module, validation: Images, recipe: DefenceRecipe, n: int = 128) -> dict[str, float]:
