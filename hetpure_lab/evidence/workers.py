@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hetpure_lab.common import plugins
 from hetpure_lab.evidence import code
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def each(client: Client, work: Callable, shards: Sequence[tuple]) -> Iterator:
     from distributed import as_completed
 
     failed = []
-    for future in as_completed([client.submit(work, *shard, pure=False) for shard in shards]):
+    for future in as_completed([client.submit(plugins.using, plugins.named(), work, *shard, pure=False) for shard in shards]):
         if future.status == "finished":
             yield future.result()
         else:

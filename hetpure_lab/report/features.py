@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hetpure_core import Purified, linear_schedule
 from hetpure_lab.attacks.gradients import seen_by_the_attack
-from hetpure_lab.defences import METHODS, RIVALS, TRAINED, assemble, capabilities
+from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble, capabilities
 from hetpure_lab.defences.behind import Behind
 
 
@@ -67,12 +67,12 @@ def _images(size: int) -> Tensor:
 def row(slug: str) -> dict:
     """Calls and votes; whether it is random, has a mask, a level per image, a memory of the input, networks inside guidance, a stand-in."""
     (classifier, denoiser), images = _networks(), _images(32)
-    defended = assemble((METHODS | RIVALS)[slug](), classifier, denoiser)
+    defended = assemble(DEFENCES[slug](), classifier, denoiser)
     first, again = (_purified(defended, images, [c] * 3) for c in (0, defended.votes))
     guided = [name for name, net in (("denoiser", denoiser), ("classifier", classifier)) if net.differentiated]
     return {
         "spec": slug,
-        "settings": type(METHODS.get(slug, RIVALS.get(slug))()).__name__,
+        "settings": DEFENCES[slug].__name__,
         "calls": defended.purifier.calls(linear_schedule()),
         "votes": defended.votes,
         "random": not torch.equal(first, again),
