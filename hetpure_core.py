@@ -35,6 +35,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.utils.checkpoint import checkpoint
 
 __all__ = [
@@ -107,7 +108,8 @@ class Schedule:
         """sqrt(abar_t) and sqrt(1 - abar_t), taken in float64: floats for one index `t`, (n, 1, 1, 1) like `like` for one per image."""
         if not isinstance(t, Tensor):
             return self.floats[1][t], self.floats[2][t]
-        return tuple(table[t.to(table.device)].reshape(-1, 1, 1, 1) for table in _tables(self, like.device, like.dtype))
+        signal, sigma = _tables(self, like.device, like.dtype)
+        return signal[t.to(like.device)].reshape(-1, 1, 1, 1), sigma[t.to(like.device)].reshape(-1, 1, 1, 1)
 
 
 @lru_cache(maxsize=64)
@@ -217,7 +219,9 @@ def p_xs_xt(xt: Tensor, t: int, s: int, eps: Tensor, schedule: Schedule, eta: fl
     abar_t, abar_s = schedule.floats[0][t], schedule.floats[0][s]
     variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
     xs = math.sqrt(abar_s) * x0_xt(xt, t, eps, schedule) + math.sqrt(max(0.0, 1 - abar_s - variance)) * eps
-    return xs + math.sqrt(variance) * z if eta else xs
+    if eta and z is None:
+        raise ValueError(f"a step with eta = {eta} needs its noise z")
+    return xs if z is None or not eta else xs + math.sqrt(variance) * z
 
 
 def time_grid(t_l: int, t_s: int, steps: int) -> tuple[list[int], list[int]]:
@@ -492,7 +496,7 @@ class _Moves:
     """The moves that purifiers are made of, for one batch. Every draw of noise has a name, so that it can be replayed or frozen."""
 
     x_adv: Tensor
-    mask: Tensor | None
+    mask: Any  # a tensor, or None where nothing is merged
     eps: Denoiser
     noise: Draws
     schedule: Schedule
@@ -800,7 +804,7 @@ def _admit(images: Tensor) -> Tensor:
 
 
 def _check_transforms() -> None:
-    if any(level.key() == torch._C._functorch.TransformType.Vmap for level in torch._C._functorch.get_interpreter_stack() or ()):
+    if any(level.key() == _functorch.TransformType.Vmap for level in _functorch.get_interpreter_stack() or ()):
         raise ValueError("vmap does not work here: pass a batch. torch.func.grad and jacrev do work")
 
 
@@ -838,9 +842,9 @@ def _check_activation(activation: Any, images: Tensor) -> None:
 
 def _modules(classifier: Classifier, taps: Sequence[nn.Module | str] | None) -> list[nn.Module]:
     if taps is None:
-        taps = classifier.taps() if hasattr(classifier, "taps") else []
+        taps = list(getattr(classifier, "taps", list)())
     named = dict(classifier.named_modules()) if isinstance(classifier, nn.Module) else {}
-    found = [named.get(tap) if isinstance(tap, str) else tap for tap in ([taps] if isinstance(taps, str) else taps)]
+    found: list[Any] = [named.get(tap) if isinstance(tap, str) else tap for tap in ([taps] if isinstance(taps, str) else taps or ())]
     if not all(isinstance(tap, nn.Module) for tap in found):
         raise ValueError(f"taps must be modules of the classifier or their names, not {taps!r}; it has: {', '.join([*named][1:13])}")
     return found
@@ -865,7 +869,7 @@ def _check_counts(settings: Any, *names: str) -> None:
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 def _check_sampling(sampler: str, **levels: float) -> None:
