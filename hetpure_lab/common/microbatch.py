@@ -90,6 +90,8 @@ def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
     given: list[tuple] = []  # images may be purified at another size than theirs
     with torch.no_grad(), defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs)):
         defence(image, ["the image that is measured"])
+    if not given:  # a purifier that never calls the denoiser has nothing to recompute
+        return recomputed
     x, t = given[0]
     with LiveBytes() as meter:
         defence.denoiser(x.detach().clone().requires_grad_(), t)

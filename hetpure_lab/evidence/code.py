@@ -24,6 +24,7 @@ SHARED = (
     "hetpure_lab/data/sources.py",
     "hetpure_lab/networks/benches.py",
     "hetpure_lab/defences/interface.py",
+    "hetpure_lab/defences/method.py",
     "hetpure_lab/attacks/threat.py",
     "hetpure_lab/attacks/gradients.py",
 )

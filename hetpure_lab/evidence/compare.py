@@ -6,7 +6,7 @@ decided by a sign-flip test after Holm's correction over a family that does not 
 The interval says how large a difference is; it decides nothing. `coverage` says how often it holds.
 
 Families: all defences that met one attack on one bench against the method, under attack and without
-it; all attacks of one norm and radius on one defence against the first of them. Needs no torch.
+it; all attacks of one norm and radius on one defence against the first of them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from hetpure_lab.evidence import frontier
 from hetpure_lab.evidence.outcomes import Outcomes
 from hetpure_lab.evidence.records import read
 from hetpure_lab.evidence.select import files
+from hetpure_lab.networks import benches
 
 Records = dict[str, dict]  # by image
 Cell = tuple[str, str, int]  # defence, attack, seed
@@ -54,9 +55,8 @@ def scale(bench: str, n: int, floor: bool = False, stand_in: bool = False) -> st
     """One of `SCALES`: what a bench's networks are, unless the result is a toy."""
     if n < ENOUGH or floor or stand_in:
         return "toy"
-    if "independent" in bench and not bench.endswith("classifier-only"):
-        return "independent"
-    return "paper" if "-paper" in bench else "small"
+    at = benches.scale(bench)
+    return "independent" if at == "own" else at
 
 
 def verdict(claimed: float, judged: Judged | None, at: str) -> str:
