@@ -16,8 +16,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from hetpure_core import linear_schedule
 from hetpure_lab import data
-from hetpure_lab.paper import budgets, protocols
-from hetpure_lab.report import figures, pictures
+from hetpure_lab.paper import protocols
+from hetpure_lab.report import chapters, figures, notebook, pictures
 
 CHAPTER = ROOT / "chapters" / "05_cifar10.ipynb"
 
@@ -139,23 +139,79 @@ def test_wrong_parameters_are_explained(tmp_path, parameters, message):
         run(tmp_path, **parameters)
 
 
-def test_budgets_are_checked(monkeypatch):
+def cells(*sources):
+    """A kernel's namespace after these cells: declared parameters, their values and what was run."""
+    space = {"In": ["", *sources]}
+    for source in sources:
+        exec(source, space)
+    return space
+
+
+DECLARED = 'budget: str = "quick"\ntau: float = 0.8\nn_images: int = 0\nlive: bool = False'
+
+
+def test_an_injected_budget_wins_over_the_environment_and_that_over_the_cell(monkeypatch):
     monkeypatch.delenv("HETPURE_BUDGET", raising=False)
-    assert budgets.choose("paper").n_images == 512
-    with pytest.raises(ValueError, match="known: smoke, quick, paper"):
-        budgets.choose("huge")
+    assert notebook.start(cells(DECLARED)).name == "quick"
     monkeypatch.setenv("HETPURE_BUDGET", "smoke")
-    assert budgets.choose("paper").name == "smoke"
+    assert notebook.start(cells(DECLARED)).name == "smoke"
+    assert notebook.start(cells(DECLARED, '# Parameters\nbudget = "paper"')).name == "paper"
+    with pytest.raises(ValueError, match="known: smoke, quick, paper"):
+        notebook.start(cells(DECLARED, '# Parameters\nbudget = "huge"'))
 
 
-@pytest.mark.parametrize("value", ["ten", 1.5, -1, True])
-def test_counts_are_checked(value):
-    with pytest.raises(ValueError, match="n_images must be a whole number"):
-        budgets.check_count("n_images", value)
+@pytest.mark.parametrize("value", ["ten", 1.5, True, None])
+@pytest.mark.parametrize("name", ["n_images", "tau"])
+def test_a_value_of_another_type_is_refused(name, value):
+    if (name, value) == ("tau", 1.5):
+        value = "1.5"
+    with pytest.raises(ValueError, match=f"{name} must be a "):
+        notebook.start(cells(DECLARED, f"# Parameters\n{name} = {value!r}"))
 
 
-def test_a_float_that_is_whole_is_a_count():
-    assert budgets.check_count("n_images", 1e1) == 10
+def test_numbers_become_what_the_chapter_declares():
+    space = cells(DECLARED, "# Parameters\nn_images = 1e1\ntau = 1")
+    notebook.start(space)
+    assert (space["n_images"], space["tau"]) == (10, 1.0) and type(space["n_images"]) is int and type(space["tau"]) is float
+
+
+def test_a_chapter_starts_again_in_a_live_kernel_whose_names_are_its_own():
+    space = cells(DECLARED, "# Parameters\ntau = 0.5", "K = 10\nattack = 'pgd'")
+    notebook.start(space)
+    notebook.start(space)
+    with pytest.raises(ValueError, match="unknown parameter tua; this chapter has: budget, tau, n_images, live"):
+        notebook.start(cells(DECLARED, "# Parameters\ntua = 0.5"))
+
+
+def test_a_check_that_is_false_stops_the_run(capsys):
+    notebook.check("one is one", 1 == 1)
+    with pytest.raises(AssertionError, match="this does not hold: one is two"):
+        notebook.check("one is two", 1 == 2)
+    assert capsys.readouterr().out == "✓ one is one\n"
+
+
+@pytest.mark.parametrize("path", sorted(CHAPTER.parent.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_papermill_knows_every_parameter_and_its_type(path):
+    found = papermill.inspect_notebook(path)
+    assert found and all(about["inferred_type_name"] in ("str", "int", "float", "bool") for about in found.values())
+    (cell,) = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    assert set(found) == {line.partition(":")[0] for line in cell.source.splitlines()}
+
+
+def test_cells_keep_their_ids_and_a_chapter_runs_again_only_when_what_it_read_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapters, "READ", tmp_path / "read.json")
+    path = tmp_path / "one.ipynb"
+    code = [nbformat.v4.new_code_cell("from hetpure_core import linear_schedule\nlinear_schedule().T", id="kept")]
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# One", id="title"), *code]), path)
+    for _ in range(2):
+        chapters.main([str(path)])
+    made = nbformat.read(path, as_version=4)
+    assert [cell.id for cell in made.cells] == ["title", "kept"] and made.cells[1].outputs[0].data["text/plain"] == "1000"
+    last = chapters.known()
+    assert "hetpure_core.py" in last[path.name]["read"] and not chapters.stale(path, last)
+    made.cells[1].source += "\n"
+    nbformat.write(made, path)
+    assert chapters.stale(path, last)
 
 
 # ---- whose pictures are shown ------------------------------------------------------------------------------------------------

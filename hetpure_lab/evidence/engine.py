@@ -22,6 +22,7 @@ from hetpure_lab import attacks, defences
 from hetpure_lab.attacks import ATTACKS, Attack, Undefended
 from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.common.progress import stream
 from hetpure_lab.data import Images
 from hetpure_lab.evidence import pixels, workers
 from hetpure_lab.evidence.claims import Claims
@@ -79,7 +80,7 @@ def run(
         return {key: found[key] for key in ids}
     label = f"{experiment.defence} / {experiment.attack}"
     look = {"unit": "image", "mininterval": 2, "bar_format": "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"}
-    with tqdm(total=len(missing), desc=label, disable=not progress, **look) as bar, Claims(path) as claims:
+    with tqdm(total=len(missing), desc=label, disable=not progress, file=stream(), **look) as bar, Claims(path) as claims:
         mine = _of_this_process(experiment, device, bench, bar.update)
         mine = _of_workers(experiment, device, batch, client, threads) if client else mine
         while missing := [key for key in ids if key not in read(path)]:

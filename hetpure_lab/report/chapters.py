@@ -1,5 +1,7 @@
 """Run chapters and keep their outputs: ``hetpure chapters [chapters/05_cifar10.ipynb ...]`` (all if none is named).
 
+A chapter is executed again only if its code, or something that its last run read, has changed.
+
 The committed notebooks are what the book shows, so they must be whole: executed from top to bottom in a fresh kernel, one thread,
 no progress bars, no timings, and no metadata but tags and alternative texts, so that a rerun changes only what changed. Every picture has
 its sidecar in the metadata of its output: the cell that draws it, its records and the commit at which it was last drawn anew.
@@ -8,8 +10,11 @@ its sidecar in the metadata of its output: the cell that draws it, its records a
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,25 +26,75 @@ from hetpure_lab.common.paths import ROOT
 from hetpure_lab.evidence.records import provenance
 
 CHAPTERS = ROOT / "chapters"
+READ = CHAPTERS / "read.json"  # what the last run of every chapter read
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 KEPT_METADATA = ("tags", "mystnb")
 PICTURES = {"image/svg+xml", "image/png"}
 
 
-def execute(path: Path, timeout: int = 3600) -> None:
-    """Execute a notebook in its folder and write it back; it is left as it was if a cell fails."""
+WATCH = "--IPKernelApp.exec_lines=import hetpure_lab.report.watch"
+
+
+def execute(path: Path, timeout: int = 3600) -> list[str]:
+    """Execute a notebook in its folder and write it back; it is left as it was if a cell fails.
+
+    A cell keeps its id for ever, so that a change of a few lines is a change of a few lines. Returns what the run read: files of the
+    checkout, and folders of records whole.
+    """
     notebook = nbformat.read(path, as_version=4)
     before = dict(pictures(notebook))
     options = {"timeout": timeout, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
-    NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options).execute()
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options)
+    with tempfile.NamedTemporaryFile("r") as log:
+        client.extra_arguments, os.environ["HETPURE_WATCH"] = [WATCH], log.name
+        client.execute()
+        read = dependencies(log.read().splitlines())
     notebook.metadata = KERNEL
-    for i, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{i:03d}"
+    for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in KEPT_METADATA}
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
     add_sidecars(notebook, path.name, before)
     nbformat.write(notebook, path)
+    return read
+
+
+def dependencies(opened: Sequence[str]) -> list[str]:
+    """Of `opened` files those of the checkout that are not made by running; one record stands for its whole folder."""
+    found = set()
+    for path in (Path(name) for name in opened):
+        if not path.is_relative_to(ROOT):
+            continue
+        if path.suffix == ".pyc":
+            path = path.parent.parent / f"{path.name.partition('.')[0]}.py"
+        name = path.relative_to(ROOT)
+        if name.parts[0] in ("hetpure_core.py", "hetpure_lab", "weights", "figures"):
+            found.add(name.as_posix())
+        elif name.parts[0] == "results":
+            found.add(name.parent.as_posix() if len(name.parts) > 2 else name.as_posix())
+    return sorted(found)
+
+
+def digest(path: Path, read: Sequence[str]) -> str:
+    """Of a chapter's code and of everything that its run `read`."""
+    cells = nbformat.read(path, as_version=4).cells
+    parts = [cell.source.encode() for cell in cells if cell.cell_type == "code"]
+    for name in read:
+        place = ROOT / name
+        files = sorted(place.glob("*")) if place.is_dir() else [place]
+        parts += [part for f in files if f.is_file() for part in (f.name.encode(), f.read_bytes())]
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
+
+
+def known() -> dict[str, dict]:
+    """By chapter: what its last run read, and the digest of that."""
+    return json.loads(READ.read_text()) if READ.exists() else {}
+
+
+def stale(path: Path, last: dict[str, dict]) -> bool:
+    """Whether a chapter, or something that its last run read, has changed since."""
+    about = last.get(path.name)
+    return about is None or about["digest"] != digest(path, about["read"])
 
 
 def pictures(notebook: nbformat.NotebookNode) -> Iterator[tuple[tuple[str, str], dict]]:
@@ -60,8 +115,15 @@ def add_sidecars(notebook: nbformat.NotebookNode, name: str, before: dict[tuple[
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hetpure chapters", description=__doc__.split("\n")[0])
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(CHAPTERS.glob("*.ipynb")))
+    parser.add_argument("--all", action="store_true", help="also those that nothing they read has changed")
+    args = parser.parse_args(argv)
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    for path in parser.parse_args(argv).notebooks:
+    for path in args.notebooks:
+        if not args.all and not stale(path, known()):
+            print(f"{path.name}: up to date", file=sys.stderr)
+            continue
         started = time.time()
-        execute(path.resolve())
+        read = execute(path.resolve())
+        about = {"digest": digest(path, read), "read": read}
+        READ.write_text(json.dumps(known() | {path.name: about}, indent=1, sort_keys=True) + "\n")
         print(f"{path.name}: {time.time() - started:.0f} s", file=sys.stderr)

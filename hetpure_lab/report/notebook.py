@@ -1,0 +1,93 @@
+"""What every chapter starts with and leans on: its parameters, its checks, and what its slow cells will cost.
+
+A chapter declares its parameters once, in the cell tagged ``parameters``, as annotated assignments (``tau: float = 0.8``). `start`
+reads types from there, refuses a name that papermill injected and the chapter does not have, and turns ``1e1`` into a whole number
+where one is due. It looks at what was injected and not at the namespace, so that a chapter runs again from the top or the middle of a
+live kernel.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Callable, MutableMapping, Sequence
+
+import torch
+
+from hetpure_lab.paper.budgets import Budget, choose
+from hetpure_lab.report import plots
+
+INJECTED = "# Parameters"  # the first line of the cell that papermill adds
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def injected(cells: Sequence[str]) -> set[str]:
+    """The names that papermill's own cell assigns, among the sources of executed `cells`."""
+    found = (ast.parse(cell) for cell in cells if cell.startswith(INJECTED))
+    targets = (t for tree in found for s in tree.body if isinstance(s, ast.Assign) for t in s.targets)
+    return {t.id for t in targets if isinstance(t, ast.Name)}
+
+
+def start(namespace: MutableMapping) -> Budget:
+    """Check and convert a chapter's parameters in place, set the book's style, and return its budget.
+
+    Raises `ValueError` with a sentence: an unknown name, a value of another type, an unknown budget. A budget that was injected wins
+    over the environment variable HETPURE_BUDGET, and that over the one in the cell.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    given, kinds = injected(namespace.get("In", [])), types(namespace)
+    if unknown := given - set(kinds):
+        raise ValueError(f"unknown parameter {listed(unknown)}; this chapter has: {listed(kinds, sort=False)}")
+    for name, kind in kinds.items():
+        namespace[name] = converted(name, namespace[name], kind)
+    if "budget" in kinds and "budget" not in given:
+        namespace["budget"] = os.environ.get("HETPURE_BUDGET", namespace["budget"])
+    plots.style()
+    return choose(namespace.get("budget", "smoke"))
+
+
+def types(namespace: MutableMapping) -> dict[str, type]:
+    """The declared parameters and their types; an annotation may be a type or its name."""
+    declared = namespace.get("__annotations__", {})
+    return {name: {k.__name__: k for k in KINDS}.get(kind, kind) for name, kind in declared.items()}
+
+
+def listed(names: Sequence[str] | set[str] | dict, sort: bool = True) -> str:
+    return ", ".join(sorted(names) if sort else names)
+
+
+def converted(name: str, value: object, kind: type) -> object:
+    """`value` as a parameter of type `kind`; papermill turns ``1e1`` into a float and leaves words as text."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and numeric:
+        return float(value)
+    if kind is int and numeric and value == int(value):
+        return int(value)
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    raise ValueError(f"{name} must be {KINDS.get(kind, kind.__name__)}, not {value!r}")
+
+
+def check(says: str, holds: object) -> None:
+    """Print that what the sentence `says` holds, or stop the run with it. `holds` is anything with a truth value, a tensor of one too."""
+    if not bool(holds):
+        raise AssertionError(f"this does not hold: {says}")
+    print(f"✓ {says}")
+
+
+# ---- how long a slow cell takes -------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for limit, unit, scale in ((90, "second", 1), (5400, "minute", 60), (float("inf"), "hour", 3600)):
+        if seconds < limit:
+            count = max(1, round(seconds / scale))
+            return f"about {count} {unit}{'s' if count > 1 else ''}"
+    raise ValueError(f"{seconds} is no duration")
+
+
+def announce(what: str, work: Callable[[], float]) -> None:
+    """Say how long `what` will take on this machine; `work` predicts seconds from a calibration."""
+    print(f"{what}: {duration(work())} on this machine", file=sys.stderr)
