@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-paper book chapters bench evidence clean
+.PHONY: help setup run lab test test-paper book chapters bench evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -27,11 +27,16 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip check
 	@touch $@
 
+run: export OMP_NUM_THREADS ?= 1
 run: setup  ## run chapter 05 with $(PARAMS) into out/05_cifar10.ipynb and .html
 	@mkdir -p out
 	$(BIN)/papermill chapters/05_cifar10.ipynb out/05_cifar10.ipynb $(PARAMS)
 	@cp "$$($(BIN)/python -c 'from importlib.util import find_spec as f; print(*f("sphinx-mathjax-offline").submodule_search_locations)')/static/mathjax/tex-svg-full.js" out/
 	$(BIN)/jupyter-nbconvert --to html --template-file book/run.html.j2 --embed-images out/05_cifar10.ipynb
+
+lab: export OMP_NUM_THREADS ?= 1
+lab: setup  ## JupyterLab with all chapters; cells can be edited and run again
+	$(BIN)/jupyter-lab --notebook-dir chapters
 
 # Checked outputs were made with one thread and the smallest budget, and without progress bars.
 test: export OMP_NUM_THREADS = 1

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
-from functools import cache
-from pathlib import Path
 
 import nbformat
 import papermill
@@ -215,179 +212,24 @@ def test_cells_keep_their_ids_and_a_chapter_runs_again_only_when_what_it_read_ch
 
 
 # ---- whose pictures are shown ------------------------------------------------------------------------------------------------
-#
-# Images of a data folder may be counted, not passed on: committed pictures show what Foolbox ships. So nothing that depends on
-# a function of the lab that returns `Images` may reach one that draws, but for these.
-
-SHIPPED = {("sources", "shipped"), ("sources", "embedded_sample"), ("sources", "stand_in_digits"), ("pictures", "first_images")}
-DRAWS = {"imshow", "matshow", "imsave", "fromarray"}
-NOT_IMAGES = {"joint", "levels"}  # a density and a map of accuracies
-FILES = {path.name for path in (ROOT / "hetpure_lab").rglob("*.py")}
-DRAWING_MODULES = ("plots", "pictures", "figures")
 
 
-def called(node: ast.Call) -> str:
-    """The last name of what is called: `show` of ``pictures.show(...)``; ``plt.show`` and ``tables.show`` draw no image."""
-    base = getattr(getattr(node.func, "value", None), "id", "")
-    return "" if base in ("plt", "tables") else getattr(node.func, "attr", getattr(node.func, "id", ""))
-
-
-def module_file(module: str) -> Path:
-    """The file of a module that draws, by its last name."""
-    (found,) = (ROOT / "hetpure_lab").rglob(f"{module}.py")
-    return found
-
-
-def functions(module: str) -> list[ast.FunctionDef]:
-    files = (ROOT / "hetpure_lab").rglob(f"{module}.py")
-    return [node for path in files for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-
-
-@cache
-def loading() -> set[tuple[str, str]]:
-    """Module and name of every function of the lab that returns images which may be from a data folder."""
-    modules = [path.stem for path in (ROOT / "hetpure_lab").rglob("*.py") if path.stem != "__init__"]
-    made = {(m, f.name) for m in modules for f in functions(m) if f.returns and "Images" in ast.unparse(f.returns).split()}
-    made -= SHIPPED
-    return made | {("data", name) for m, name in made if m in ("sources", "layouts")}  # the package shows them as its own
-
-
-@cache
-def drawing() -> set[str]:
-    """Names of all functions of the lab that draw images, however indirectly."""
-    calls = [(f.name, {called(n) for n in ast.walk(f) if isinstance(n, ast.Call)}) for m in DRAWING_MODULES for f in functions(m)]
-    found = set(DRAWS)
-    while more := {name for name, inside in calls if inside & found} - found - NOT_IMAGES:
-        found |= more
-    return found
-
-
-def free(node: ast.AST) -> set[str]:
-    """The names that a piece of program takes from around it."""
-    if isinstance(node, ast.Name):
-        return {node.id}
-    found = set().union(*map(free, ast.iter_child_nodes(node)))
-    if isinstance(node, ast.Lambda | ast.FunctionDef):
-        found -= {n.arg for n in ast.walk(node.args) if isinstance(n, ast.arg)}
-    if isinstance(node, ast.FunctionDef):
-        found -= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return found
-
-
-class Loaded:
-    """Follows loaded images through a program: `names` depend on them, `drawn` are the calls that draw them."""
-
-    def __init__(self):
-        self.sinks, self.sources, self.names, self.modules, self.drawn = set(drawing()), loading(), set(), {}, []
-
-    def depends(self, *nodes: ast.AST | None) -> bool:
-        found = [node for node in nodes if node]
-        return any(free(node) & self.names for node in found) or any(
-            isinstance(n, ast.Attribute) and (self.modules.get(getattr(n.value, "id", "")), n.attr) in self.sources
-            for node in found
-            for n in ast.walk(node)
-        )
-
-    def assign(self, target: ast.AST, loaded: bool) -> None:
-        if isinstance(target, ast.Tuple | ast.List):
-            for part in target.elts:
-                self.assign(part, loaded)
-            return
-        name = next(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
-        if loaded:
-            self.names.add(name)
-        elif isinstance(target, ast.Name):
-            self.names.discard(name)
-
-    def read(self, statements: list[ast.stmt]) -> Loaded:
-        for s in statements:
-            self.statement(s)
-        return self
-
-    def statement(self, s: ast.stmt) -> None:
-        blocks = [getattr(s, name) for name in ("body", "orelse", "finalbody") if getattr(s, name, None)]
-        if isinstance(s, ast.Import | ast.ImportFrom):
-            self.imports(s)
-        elif isinstance(s, ast.FunctionDef):
-            if any(isinstance(n, ast.Call) and called(n) in self.sinks for n in ast.walk(s)):
-                self.sinks.add(s.name)
-            self.assign(ast.Name(s.name), self.depends(s))
-        elif blocks:
-            heads = [n for name, n in ast.iter_fields(s) if isinstance(n, ast.AST)]
-            if isinstance(s, ast.For):
-                self.assign(s.target, self.depends(s.iter))
-            for _ in range(2):  # what a loop's end assigns, its beginning may draw
-                for block in [[ast.Expr(h) for h in heads], *blocks]:
-                    self.read(block)
-        else:
-            self.draws(s)
-            if isinstance(s, ast.AugAssign):
-                self.assign(s.target, self.depends(s.value, s.target))
-            elif isinstance(s, ast.Assign | ast.AnnAssign):
-                self.assignment(s)
-
-    def assignment(self, s: ast.Assign | ast.AnnAssign) -> None:
-        for target in getattr(s, "targets", None) or [s.target]:
-            pairs = [(target, s.value)]
-            if isinstance(target, ast.Tuple) and isinstance(s.value, ast.Tuple):
-                pairs = [*zip(target.elts, s.value.elts)]
-            for (part, _), loaded in zip(pairs, [self.depends(value) for _, value in pairs]):
-                self.assign(part, loaded)
-
-    def draws(self, s: ast.stmt) -> None:
-        for call in (n for n in ast.walk(s) if isinstance(n, ast.Call) and called(n) in self.sinks):
-            if self.depends(*call.args, *call.keywords):
-                self.drawn.append(ast.unparse(call))
-
-    def imports(self, s: ast.Import | ast.ImportFrom) -> None:
-        for alias in s.names:
-            name, whole = alias.asname or alias.name, f"{getattr(s, 'module', '')}.{alias.name}".strip(".").split(".")
-            if whole[0] == "hetpure_lab" and (len(whole) == 2 or f"{whole[-1]}.py" in FILES):
-                self.modules[name] = whole[-1]
-            elif whole[0] == "hetpure_lab" and tuple(whole[-2:]) in self.sources:
-                self.names.add(name)
-
-
-def code(notebook) -> str:
-    lines = (line for cell in notebook.cells if cell.cell_type == "code" for line in cell.source.splitlines())
-    return "\n".join(line for line in lines if not line.startswith(("%", "!")))
+def test_only_a_gallery_shows_images_and_only_first_images_makes_one():
+    """Images of a data folder may be counted, not passed on."""
+    assert not hasattr(pictures, "show") and not hasattr(data.Images, "show")
+    makers = [f for f in vars(pictures).values() if getattr(f, "__annotations__", {}).get("return") == "Gallery"]
+    assert makers == [pictures.first_images]
+    assert type(pictures.first_images("cifar10", 2)) is pictures.Gallery and isinstance(data.shipped("cifar10"), data.Shipped)
 
 
 @pytest.mark.parametrize("path", sorted(CHAPTER.parent.glob("*.ipynb")), ids=lambda p: p.stem)
-def test_chapters_draw_no_image_of_a_data_folder(path):
-    source = code(nbformat.read(path, as_version=4))
-    assert Loaded().read(ast.parse(source).body).drawn == []
-    assert not re.search(r"^data = (?!\"\")", source, re.MULTILINE), "a committed chapter is executed without a folder"
-
-
-@pytest.mark.parametrize("module", DRAWING_MODULES)
-def test_no_function_that_draws_figures_loads_images(module):
-    tree = ast.parse(module_file(module).read_text())
-    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    for function in functions(module):
-        assert Loaded().read(imports + function.body).drawn == []
-
-
-@pytest.mark.parametrize(
-    "cell, drawn",
-    [
-        ("pictures.show({'image': data.load('cifar10').floats})", True),
-        ("x = data.load('cifar10').floats\nrows = {}\nrows |= {'x': x[:4]}\npictures.show(rows)", True),
-        ("images = data.load('cifar10')\nfor i, image in enumerate(images.floats):\n    axis.imshow(plots.to_numpy(image))", True),
-        ("def draw(x):\n    pictures.show({'': x})\ndraw(data.load('cifar10').floats)", True),
-        ("found = data.load('cifar10')\ndef some():\n    return found.floats\n_ = figures.pipeline(d, some()[0], '', names)", True),
-        ("r = evidence.read(p)\na = evidence.adversarial_images(data.load('cifar10'), r)\npictures.show({'': a})", True),
-        ("from hetpure_lab.report.regenerate import images_for as get\npictures.show({'': get(bench).floats})", True),
-        ("x = regenerate.images_for(bench).take(3)\npictures.show({'': x.floats})", True),
-        ("x = data.load('cifar10').floats\nprint(x.mean())\nx = data.shipped('cifar10').floats\npictures.show({'': x})", False),
-        ("n, x = len(data.load('cifar10')), data.shipped('cifar10').floats\npictures.show({'': x})", False),
-        ("x = data.load('cifar10').floats\ndef two(y):\n    x = 2 * y\n    return x\npictures.show({'': two(1)}, [''])", False),
-        ("x = data.load('cifar10').floats\naxis.scatter(*features(x).T)\nplt.show()", False),
-    ],
-)
-def test_a_drawn_image_of_a_data_folder_is_noticed(cell, drawn):
-    program = "from hetpure_lab import benches, data, figures, pictures, plots, regenerate\nbench = benches.load('b')\n" + cell
-    assert bool(Loaded().read(ast.parse(program).body).drawn) is drawn
+def test_a_committed_chapter_draws_images_through_a_gallery_and_reads_no_folder(path):
+    notebook = nbformat.read(path, as_version=4)
+    source = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    drawn = re.findall(r"\b(imshow|matshow|imsave|fromarray|show_rows)\(", source)
+    assert not drawn, "draw images with the gallery's show"
+    parameters = next(c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    assert 'data: str = ""' in parameters
 
 
 @pytest.mark.parametrize("dataset", [name for name in data.DATASETS if name != "cinic10"])

@@ -118,3 +118,7 @@ def digest_of(images: Images) -> str:
     """The first 16 hex digits of a sha256 of all ids with their labels, whatever their order or the layout of their files."""
     pairs = sorted(zip(images.ids, images.labels.tolist()))
     return hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]
+
+
+class Shipped(Images):
+    """Images that a package ships: everyone who installs it has them, and they may be passed on."""

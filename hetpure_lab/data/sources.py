@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from hetpure_lab.common.download import DownloadError, download
 from hetpure_lab.common.paths import CACHE, ROOT
 from hetpure_lab.data import layouts
-from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData
+from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData, Shipped
 
 SAMPLE = "sample"  # the split of the few images that a package ships
 
@@ -171,7 +171,7 @@ def _download(dataset: DataSet, split: str) -> Path:
 SHIPPED = ("cifar10", "imagenet")  # data sets of which Foolbox ships some images
 
 
-def embedded_sample(dataset: DataSet) -> Images:
+def embedded_sample(dataset: DataSet) -> Shipped:
     """The 20 real images that ship with Foolbox (label: the last number of the file name).
 
     CIFAR-10: lossless test images. ImageNet: photographs with labels out of all thousand classes. Of other data sets there are none.
@@ -183,12 +183,12 @@ def embedded_sample(dataset: DataSet) -> Images:
     return _from_foolbox("cifar10", dataset, "the CIFAR-10 sample in Foolbox")
 
 
-def stand_in_digits() -> Images:
+def stand_in_digits() -> Shipped:
     """Twenty MNIST digits that ship with Foolbox, scaled to 32 pixels: something for an SVHN demonstration to run on, not SVHN."""
     return _from_foolbox("mnist", replace(DATASETS["svhn"], photographs=True), "the MNIST sample in Foolbox, a stand-in for SVHN")
 
 
-def shipped(name: str) -> Images:
+def shipped(name: str) -> Shipped:
     """What Foolbox ships for data set `name`, whatever else is on the machine: its sample, or digits that stand in for SVHN.
 
     Pictures in the book are of these: everyone sees the same, and they may be passed on.
@@ -196,11 +196,11 @@ def shipped(name: str) -> Images:
     return stand_in_digits() if DATASETS[name].folder == "svhn" else embedded_sample(DATASETS[name])
 
 
-def _from_foolbox(prefix: str, dataset: DataSet, source: str) -> Images:
+def _from_foolbox(prefix: str, dataset: DataSet, source: str) -> Shipped:
     import foolbox
 
     files = sorted(f for f in (Path(foolbox.__file__).parent / "data").glob(f"{prefix}_*") if f.suffix in (".png", ".jpg"))
     pixels = np.stack([_decode({"bytes": f.read_bytes()}, i, f, dataset) for i, f in enumerate(files)])
     labels = torch.tensor([int(f.stem.split("_")[-1]) for f in files])
     lossless = torch.tensor([f.suffix == ".png" for f in files])
-    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, lossless, source)
+    return Shipped(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels, lossless, source)

@@ -15,6 +15,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 
 import torch
 
+from hetpure_lab.data import Images, Shipped
 from hetpure_lab.paper.budgets import Budget, choose
 from hetpure_lab.report import plots
 
@@ -67,6 +68,14 @@ def converted(name: str, value: object, kind: type) -> object:
     if kind in (bool, str) and isinstance(value, kind):
         return value
     raise ValueError(f"{name} must be {KINDS.get(kind, kind.__name__)}, not {value!r}")
+
+
+def take(images: Images, n: int) -> Images:
+    """`n` images in a seeded order; of a shipped sample that has fewer all, and it says so. Raises `DataError` for other data."""
+    if isinstance(images, Shipped) and n > len(images):
+        print(f"{n} images were asked for; {images.source} has {len(images)}: all of them are taken")
+        n = len(images)
+    return images.take(n)
 
 
 def check(says: str, holds: object) -> None:

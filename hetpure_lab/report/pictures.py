@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import matplotlib.pyplot as plt
 import torch
@@ -20,7 +21,33 @@ from hetpure_lab.defences.behind import Behind
 from hetpure_lab.report import plots
 
 
-def first_images(dataset: str, n: int, folder: str = "") -> Images:
+class Gallery(Images):
+    """The images that a chapter may show, and what it shows of them: nothing else here draws an image.
+
+    Committed pages are of images that a package ships. So `first_images` alone makes a gallery: from those, or from a folder that the
+    reader named, for her own eyes.
+    """
+
+    def show(self, rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95) -> None:
+        """One row of pictures per entry, with 5 bits per colour, which nobody sees at this size: it keeps a chapter full of noise
+        below a megabyte."""
+        _grid(rows, columns, size)
+        plt.show()
+
+    def show_verdicts(self, rows: dict[str, Tensor], verdicts: dict[str, Tensor], classes: Sequence[str]) -> None:
+        """`show`, with the true class above and, in the rows named in `verdicts`, the predicted class below; a wrong one is marked ✗."""
+        figure = _grid(rows, [classes[label] for label in self.labels])
+        lines = torch.arange(len(figure.axes)).reshape(len(rows), -1)
+        for line, name in zip(lines, rows):
+            for axis, predicted, label in zip(line, verdicts.get(name, ()), self.labels):
+                right = int(predicted) == int(label)
+                colour = plots.COLOURS["clean" if right else "adversarial"]
+                text = ("" if right else "✗ ") + classes[predicted]
+                figure.axes[axis].set_xlabel(text, fontsize=6, color=colour, labelpad=1.5)
+        plt.show()
+
+
+def first_images(dataset: str, n: int, folder: str = "") -> Gallery:
     """The first `n` images that Foolbox ships for `dataset`, whatever is on the machine: nobody picked them, and they may be passed on.
 
     With a `folder`, the first test images in it: for your own eyes, not for a committed page.
@@ -28,31 +55,14 @@ def first_images(dataset: str, n: int, folder: str = "") -> Images:
     images = data.load(dataset, "test", folder, quiet=True) if folder else data.shipped(dataset)
     if not 1 <= n <= len(images):
         raise ValueError(f"n_images must be from 1 to {len(images)} ({images.source} has {len(images)} images), not {n}")
-    return images[torch.arange(n)]
+    chosen = images[torch.arange(n)]
+    return Gallery(**{field.name: getattr(chosen, field.name) for field in fields(Images)})
 
 
 def show_source(*functions: Callable) -> Markdown:
     """The source of `functions` as Markdown, so that Jupyter, Colab and the book all colour it."""
     sources = (textwrap.dedent(inspect.getsource(f)).rstrip() for f in functions)
     return Markdown("\n".join(f"```python\n{source}\n```" for source in sources))
-
-
-def show(rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95) -> None:
-    """Show `plots.show_rows` with 5 bits per colour, which nobody sees at this size: it keeps a chapter full of noise below a megabyte."""
-    _grid(rows, columns, size)
-    plt.show()
-
-
-def show_verdicts(rows: dict[str, Tensor], verdicts: dict[str, Tensor], labels: Tensor, classes: Sequence[str]) -> None:
-    """`show`, with the true class above and, in the rows named in `verdicts`, the predicted class below; a wrong one is marked ✗."""
-    figure = _grid(rows, [classes[label] for label in labels])
-    lines = torch.arange(len(figure.axes)).reshape(len(rows), -1)
-    for line, name in zip(lines, rows):
-        for axis, predicted, label in zip(line, verdicts.get(name, ()), labels):
-            right = int(predicted) == int(label)
-            colour = plots.COLOURS["clean" if right else "adversarial"]
-            figure.axes[axis].set_xlabel(("" if right else "✗ ") + classes[predicted], fontsize=6, color=colour, labelpad=1.5)
-    plt.show()
 
 
 def _grid(rows: dict[str, Sequence[Tensor]], columns: Sequence[str], size: float = 0.95) -> plt.Figure:
