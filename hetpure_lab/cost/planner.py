@@ -563,6 +563,14 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
     return {"n": len(records), "clock": clock, "seconds": seconds, "predicted": ours, "ratio": ours / seconds}
 
 
+def at_most(bench: str, defences: Sequence[str], attack: PGD, n: int, K: int, rates: Rates) -> float:
+    """Seconds that attacking and scoring `n` images behind each of `defences` takes if no image is set aside early."""
+    schedule = linear_schedule()
+    purifiers = [specs.parse(text, DEFENCES)[1] for text in defences]
+    works = [cell_work(costs_of(bench, p), p, attack, n, K if p else 1, schedule) for p in purifiers]
+    return sum(map(rates.seconds, works))
+
+
 def measured(bench: str, rates: Rates) -> list[dict]:
     """Every experiment of `bench` on record: measured seconds per image beside the prediction for the iterations it spent, or why there
     is none (`unpriced`).

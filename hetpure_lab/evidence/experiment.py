@@ -62,6 +62,11 @@ class Experiment:
         }
 
     @property
+    def settings(self) -> Attack:
+        """The attack that the spec names."""
+        return specs.parse(self.attack, ATTACKS)[1]
+
+    @property
     def key(self) -> str:
         """What makes two experiments the same: their settings other than defaults, however worded, and the weights."""
         return key_of(self.config)

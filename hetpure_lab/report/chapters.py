@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -24,12 +25,15 @@ from nbclient import NotebookClient
 
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.evidence.records import provenance
+from hetpure_lab.report.notebook import duration
 
 CHAPTERS = ROOT / "chapters"
 READ = CHAPTERS / "read.json"  # what the last run of every chapter read
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 KEPT_METADATA = ("tags", "mystnb")
 PICTURES = {"image/svg+xml", "image/png"}
+RUN_TIME, SAID = "**Run time.**", re.compile(r"bout (\d+) (second|minute|hour)")
+UNITS = {"second": 1, "minute": 60, "hour": 3600}
 
 
 WATCH = "--IPKernelApp.exec_lines=import hetpure_lab.report.watch"
@@ -41,7 +45,7 @@ def execute(path: Path, timeout: int = 3600) -> list[str]:
     A cell keeps its id for ever, so that a change of a few lines is a change of a few lines. Returns what the run read: files of the
     checkout, and folders of records whole.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook, started = nbformat.read(path, as_version=4), time.time()
     before = dict(pictures(notebook))
     options = {"timeout": timeout, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
     client = NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options)
@@ -49,6 +53,7 @@ def execute(path: Path, timeout: int = 3600) -> list[str]:
         client.extra_arguments, os.environ["HETPURE_WATCH"] = [WATCH], log.name
         client.execute()
         read = dependencies(log.read().splitlines())
+    say_run_time(notebook, time.time() - started)
     notebook.metadata = KERNEL
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in KEPT_METADATA}
@@ -57,6 +62,17 @@ def execute(path: Path, timeout: int = 3600) -> list[str]:
     add_sidecars(notebook, path.name, before)
     nbformat.write(notebook, path)
     return read
+
+
+def say_run_time(notebook: nbformat.NotebookNode, seconds: float) -> None:
+    """Write into the line ``**Run time.** ...`` how long the chapter took, if it changed by more than a half."""
+    for cell in notebook.cells[:1]:
+        for line in cell.source.splitlines():
+            if line.startswith(RUN_TIME):
+                new = f"{RUN_TIME} {duration(seconds).capitalize()} with these settings, on one core."
+                said = SAID.search(line)
+                if not said or not 2 / 3 < seconds / (int(said[1]) * UNITS[said[2]]) < 3 / 2:
+                    cell.source = cell.source.replace(line, new)
 
 
 def dependencies(opened: Sequence[str]) -> list[str]:

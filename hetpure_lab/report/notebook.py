@@ -97,6 +97,22 @@ def duration(seconds: float) -> str:
     raise ValueError(f"{seconds} is no duration")
 
 
-def announce(what: str, work: Callable[[], float]) -> None:
-    """Say how long `what` will take on this machine; `work` predicts seconds from a calibration."""
-    print(f"{what}: {duration(work())} on this machine", file=sys.stderr)
+def announce(what: str, seconds: float) -> None:
+    """Say on stderr how long `what` takes on this machine; a calibration predicted `seconds` (see `planner.at_most`)."""
+    print(f"{what}: {duration(seconds)} on this machine", file=sys.stderr)
+
+
+def slider(draw: Callable, **choices: tuple | list) -> None:
+    """`draw` with the first of its `choices`; in JupyterLab also with a slider over them, which runs it anew.
+
+    A page or papermill shows the first picture alone.
+    """
+    draw(**{name: values[0] for name, values in choices.items()})
+    if "JPY_SESSION_NAME" in os.environ:  # a server started this kernel, so somebody is there to move a slider
+        from ipywidgets import SelectionSlider, interact
+
+        handles = {
+            name: SelectionSlider(options=sorted(values), value=values[0], continuous_update=False)
+            for name, values in choices.items()
+        }
+        interact(draw, **handles)

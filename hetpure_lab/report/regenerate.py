@@ -15,15 +15,16 @@ from pandas.io.formats.style import Styler
 from hetpure_core import HetPure
 from hetpure_lab import data as lab_data
 from hetpure_lab import evidence
-from hetpure_lab.attacks import Attack
+from hetpure_lab.attacks import PGD, Attack
 from hetpure_lab.common import names, specs
 from hetpure_lab.common.paths import ROOT
+from hetpure_lab.cost import planner
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, Experiment, Outcomes, code
 from hetpure_lab.networks import benches
 from hetpure_lab.networks.benches import Bench, BenchError
-from hetpure_lab.report import figures, plots, tables
+from hetpure_lab.report import figures, notebook, plots, tables
 
 Runs = dict[str, dict[str, dict]]  # by defence, then by image: records
 
@@ -51,6 +52,11 @@ def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Im
     split = images.split or split  # a sample does not pass for what it stands in for
     runs = {defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences}
     home = RESULTS if benches.scale(bench.name) == "paper" else LIVE
+    missing = [name for name, e in runs.items() if not set(images.ids) <= set(evidence.read(e.path(home)))]
+    if missing and isinstance(settings := runs[missing[0]].settings, PGD):
+        rates = planner.calibrate(bench, rows=4)
+        seconds = planner.at_most(bench.name, missing, settings, len(images), K, rates)
+        notebook.announce(f"{len(images)} images behind {len(missing)} defences, at most", seconds)
     return {name: evidence.run(e, images, bench, str(bench.device), results=home) for name, e in runs.items()}
 
 
