@@ -18,4 +18,5 @@ def begin(log: str) -> None:
     sys.addaudithook(hook)
 
 
-begin(os.environ["HETPURE_WATCH"])
+if log := os.environ.get("HETPURE_WATCH"):
+    begin(log)
