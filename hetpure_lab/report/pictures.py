@@ -65,6 +65,18 @@ def show_source(*functions: Callable) -> Markdown:
     return Markdown("\n".join(f"```python\n{source}\n```" for source in sources))
 
 
+STEPS = ("step", "guided_step", "optimise", "transform", "mask", "purify", "plan")
+
+
+def step_of(purifier: object) -> Callable:
+    """What a purifier does that others do not: the first of `STEPS` that its own class, or else the nearest base, defines."""
+    for kind in type(purifier).__mro__:
+        for name in STEPS:
+            if name in vars(kind) and inspect.isfunction(vars(kind)[name]):
+                return vars(kind)[name]
+    raise ValueError(f"{purifier!r} has no step to show")
+
+
 def _grid(rows: dict[str, Sequence[Tensor]], columns: Sequence[str], size: float = 0.95) -> plt.Figure:
     return plots.show_rows({name: [(31 * image).round() / 31 for image in images] for name, images in rows.items()}, columns, size)
 
