@@ -122,7 +122,7 @@ def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Styler | Markdown:
     """A table for display, with links to its records if it names them, or a sentence where there is no record yet."""
     if not len(frame):
         return Markdown("Not measured yet.")
-    if not isinstance(frame.index, pd.RangeIndex):  # the index names what was compared
+    if not pd.api.types.is_integer_dtype(frame.index):  # the index names what was compared
         frame = frame.reset_index(names=["bench", "defence"][-frame.index.nlevels :])
     return tables.show(frame)
 
