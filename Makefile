@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab test test-paper book chapters bench evidence clean
+.PHONY: help setup run lab test test-paper book chapters bench gpu evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ chapters: setup  ## redo what is derived, after a change of code, records or wei
 bench: setup  ## measure speed and memory on this machine into out/bench.json
 	@mkdir -p out
 	$(BIN)/hetpure bench
+
+gpu: setup  ## measure a GPU into results/gpu.json, in under ten minutes; fails without one
+	$(BIN)/hetpure gpu
 
 evidence: setup  ## run what is missing of the experiments behind the tables (hours; resumes)
 	$(BIN)/hetpure queue

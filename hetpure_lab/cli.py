@@ -61,6 +61,7 @@ COMMANDS = {
     "zoo": Command("evaluation faults: what each adds, and which flag catches it", "audit.faults"),
     "cost": Command("what a run costs, before it is run", "cost.planner"),
     "bench": Command("measure speed and memory of attacks on this machine", "cost.benchmark"),
+    "gpu": Command("equality, speed and memory of a GPU, into results/gpu.json", "cost.gpu"),
     "precision": Command("what faster arithmetic does to the gradient", "cost.arithmetic"),
     "check": Command("accuracies of a bench's networks on any data", "training.check"),
     "train": Command("train a small network", "training.train"),

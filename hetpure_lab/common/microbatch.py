@@ -5,7 +5,8 @@ A row is one image under one draw of noise. Rows do not influence each other, so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,18 @@ _fitted: WeakKeyDictionary[nn.Module, dict[tuple, tuple[int, bool]]] = WeakKeyDi
 def rows(device: torch.device) -> int:
     """The rows that this process puts through at once."""
     return _rows.get(device.type, MOST[_kind(device)])
+
+
+@contextmanager
+def fixed(count: int, device: torch.device) -> Iterator[None]:
+    """Exactly `count` rows at once on this kind of device inside the block: for measuring."""
+    before = dict(_rows)
+    _rows[device.type] = count
+    try:
+        yield
+    finally:
+        _rows.clear()
+        _rows.update(before)
 
 
 def _kind(device: torch.device) -> str:
