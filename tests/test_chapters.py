@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import fields
 
 import nbformat
 import papermill
@@ -214,11 +215,13 @@ def test_cells_keep_their_ids_and_a_chapter_runs_again_only_when_what_it_read_ch
 # ---- whose pictures are shown ------------------------------------------------------------------------------------------------
 
 
-def test_only_a_gallery_shows_images_and_only_first_images_makes_one():
+def test_only_a_gallery_shows_images_and_it_is_of_images_that_may_be_passed_on():
     """Images of a data folder may be counted, not passed on."""
     assert not hasattr(pictures, "show") and not hasattr(data.Images, "show")
     makers = [f for f in vars(pictures).values() if getattr(f, "__annotations__", {}).get("return") == "Gallery"]
-    assert makers == [pictures.first_images]
+    assert {f.__name__ for f in makers} == {"first_images", "gallery", "_gallery"}
+    with pytest.raises(ValueError, match="may not be passed on"):
+        pictures.gallery(data.Images(**{f.name: getattr(data.shipped("cifar10"), f.name) for f in fields(data.Images)}))
     assert type(pictures.first_images("cifar10", 2)) is pictures.Gallery and isinstance(data.shipped("cifar10"), data.Shipped)
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from hetpure_core import HetPure, Purified, Schedule, Uniform, linear_schedule
 from hetpure_lab.attacks.threat import NORMS
-from hetpure_lab.data import Images
+from hetpure_lab.data import Shipped
 from hetpure_lab.networks.benches import Bench
 
 Level = tuple[float | Tensor, float | Tensor]  # signal and noise coefficients, of all pixels or (1, h, w) of each
@@ -166,14 +166,14 @@ class World:
         """Where an l-infinity attack of radius `eps` in [0, 1] units overturns the pattern: (1, h, w) of 0 and 1."""
         return (self.pattern.abs().amax(0, keepdim=True) < 2 * eps).to(self.pattern)
 
-    def sample(self, n: int, seed: int = 0) -> Images:
+    def sample(self, n: int, seed: int = 0) -> Shipped:
         """`n` images with 8-bit pixels, as a data set would have them, the classes in turn."""
         generator = torch.Generator().manual_seed(seed)
         labels = torch.arange(n) % 2
         sign = (2 * labels - 1).reshape(-1, 1, 1, 1)
         x0 = sign * self.pattern + self.sigma * torch.randn(n, *self.pattern.shape, generator=generator, dtype=torch.float64)
         pixels = (255 * (x0 + 1) / 2).round().clamp(0, 255).to(torch.uint8)
-        return Images(pixels, labels, torch.ones(n, dtype=torch.bool), f"a world of two Gaussians, seed {seed}")
+        return Shipped(pixels, labels, torch.ones(n, dtype=torch.bool), f"a world of two Gaussians, seed {seed}")
 
     def bench(self, weights: Tensor | None = None, attends: Tensor | None = None) -> Bench:
         """The world as a bench: the exact denoiser, and the linear classifier of `weights` (Bayes) that attends to `attends`."""

@@ -121,4 +121,4 @@ def digest_of(images: Images) -> str:
 
 
 class Shipped(Images):
-    """Images that a package ships: everyone who installs it has them, and they may be passed on."""
+    """Images that may be passed on: a package ships them, or a formula makes them."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hetpure_core import Purified, trajectory
 from hetpure_lab import data
-from hetpure_lab.data import Images
+from hetpure_lab.data import Images, Shipped
 from hetpure_lab.defences import capabilities
 from hetpure_lab.defences.behind import Behind
 from hetpure_lab.report import plots
@@ -24,8 +24,8 @@ from hetpure_lab.report import plots
 class Gallery(Images):
     """The images that a chapter may show, and what it shows of them: nothing else here draws an image.
 
-    Committed pages are of images that a package ships. So `first_images` alone makes a gallery: from those, or from a folder that the
-    reader named, for her own eyes.
+    Committed pages are of images that may be passed on. So a gallery is made from `Shipped` images, or by `first_images` from a folder
+    that the reader named, for her own eyes.
     """
 
     def show(self, rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95) -> None:
@@ -55,8 +55,18 @@ def first_images(dataset: str, n: int, folder: str = "") -> Gallery:
     images = data.load(dataset, "test", folder, quiet=True) if folder else data.shipped(dataset)
     if not 1 <= n <= len(images):
         raise ValueError(f"n_images must be from 1 to {len(images)} ({images.source} has {len(images)} images), not {n}")
-    chosen = images[torch.arange(n)]
-    return Gallery(**{field.name: getattr(chosen, field.name) for field in fields(Images)})
+    return _gallery(images[torch.arange(n)])
+
+
+def gallery(images: Shipped) -> Gallery:
+    """All of `images`, to be shown. Raises `ValueError` for images that may not be passed on."""
+    if not isinstance(images, Shipped):
+        raise ValueError(f"{images.source} may not be passed on: show the sample that a package ships")
+    return _gallery(images)
+
+
+def _gallery(images: Images) -> Gallery:
+    return Gallery(**{field.name: getattr(images, field.name) for field in fields(Images)})
 
 
 def show_source(*functions: Callable) -> Markdown:
