@@ -46,8 +46,8 @@ def assemble(
 
 
 def published(slug: str) -> str:
-    """The spec of the chain that a rival's authors ran, if its default is a shorter one, or ""."""
-    settings = capabilities(slug).published
+    """The spec of the chain that a rival's authors ran, if its default is a shorter one, or ""; so it is for a spec with settings."""
+    settings = capabilities(slug).published if ":" not in slug else {}
     return specs.describe(DEFENCES[slug](**settings), DEFENCES) if settings else ""
 
 
