@@ -101,7 +101,9 @@ def test_the_house_has_at_most_sixteen_rooms_and_ten_floors():
 
 
 def test_the_printed_paper_needs_no_torch():
-    code = "import sys, hetpure_lab.paper.printed as p; print(len(p.TABLES), 'torch' in sys.modules)"
+    code = (
+        "import sys, hetpure_lab.paper.printed as p; print(len(p.TABLES), 'torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -118,7 +120,9 @@ def concrete() -> dict[str, str]:
 
     kinds = {kind for kind in [*DEFENCES.values(), *ATTACKS.values()] if kind is not None}
     found = {kind.__name__: room(kind.__module__) for kind in kinds}
-    return found | dict.fromkeys(("EfficientNetLite0", "WideResNet", "UNet", "PixelCNN"), "networks")
+    return found | dict.fromkeys(
+        ("EfficientNetLite0", "WideResNet", "UNet", "PixelCNN"), "networks"
+    )
 
 
 @pytest.mark.parametrize("module", modules())

@@ -148,7 +148,9 @@ def records(home, hetpure) -> Path:
 def test_without_the_plugin_its_names_are_unknown_in_a_sentence(hetpure):
     words = ("run", "--defence", "blur", "--attack", "pgd", "--n-images", "1")
     said = hetpure(*words, plugin="", code=2).stderr
-    assert "error: unknown 'blur'; known: none, uniform, hetpure" in said and "Traceback" not in said
+    assert (
+        "error: unknown 'blur'; known: none, uniform, hetpure" in said and "Traceback" not in said
+    )
 
 
 def test_a_plugin_that_is_not_there_is_a_sentence(capsys):
@@ -181,7 +183,9 @@ def test_the_listing_and_the_audit_know_its_records(records, hetpure):
 
 def test_the_cost_of_its_bench_is_planned(hetpure):
     said = json.loads(
-        hetpure("cost", "--bench", "squares-mine", "--budget", "smoke", "--on", "H100", "--json").stdout
+        hetpure(
+            "cost", "--bench", "squares-mine", "--budget", "smoke", "--on", "H100", "--json"
+        ).stdout
     )
     assert said["bench"] == "squares-mine"
 
@@ -201,7 +205,9 @@ for kind in ("defences", "attacks", "benches", "networks", "datasets"):
 """
 
 
-def test_tables_and_lists_have_its_rows_in_a_process_that_was_told_by_the_environment(records, home, root):
+def test_tables_and_lists_have_its_rows_in_a_process_that_was_told_by_the_environment(
+    records, home, root
+):
     given = {"PYTHONPATH": str(root), "HETPURE_PLUGINS": str(home / "mine.py")}
     done = subprocess.run(
         [sys.executable, "-c", TABLE],
@@ -226,7 +232,9 @@ def test_a_worker_loads_the_plugin_before_it_works(home, root):
         f"print(plugins.using([{str(home / 'mine.py')!r}], lambda name: name in DEFENCES, 'blur'))\n"
         "print(os.environ['HETPURE_PLUGINS'].endswith('mine.py'))"
     )
-    env = {k: v for k, v in os.environ.items() if k != "HETPURE_PLUGINS"} | {"PYTHONPATH": str(root)}
+    env = {k: v for k, v in os.environ.items() if k != "HETPURE_PLUGINS"} | {
+        "PYTHONPATH": str(root)
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=home, env=env, capture_output=True, text=True
     )
