@@ -1,14 +1,15 @@
-"""The bug zoo: evaluation faults that papers and releases made, each in a few lines, with what it adds and the flag that catches it.
+"""The bug zoo: evaluation faults that papers and releases made, each in a few lines, with what it
+adds and the flag that catches it.
 
-A fault changes one part of a sound evaluation: the defence as it is written, the attack as it is run, or what is counted. Both are run on
-the same images, and the difference is the *fake robustness* that the fault adds. It can be negative: then the fault flatters the attack.
+A fault changes one part of a sound evaluation: the defence as it is written, the attack as it is
+run, or what is counted. Both are run on the same images, and the difference is the *fake
+robustness* that the fault adds. It can be negative: then the fault flatters the attack.
 
     hetpure zoo                                  # the faults, and what is on record
     hetpure zoo --n-images 64                    # measure what is missing, on a bench
     hetpure zoo --bench world --n-images 256     # in the world whose truth is known
 
-Records are lines of ``results/zoo.jsonl``, append-only. ``book/bug-zoo`` is made from them.
-"""
+Records are lines of ``results/zoo.jsonl``, append-only. ``book/bug-zoo`` is made from them."""
 
 from __future__ import annotations
 
@@ -41,37 +42,47 @@ from hetpure_lab.networks import benches
 from hetpure_lab.networks.benches import Bench
 
 ZOO = "zoo.jsonl"
-CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]  # when it is imported: the file may be edited while a run goes on
+CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[
+    :12
+]  # when it is imported: the file may be edited while a run goes on
 
 
-# ---- the sound evaluation, in parts ------------------------------------------------------------------------------------------------
+# ---- the sound evaluation, in parts --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where faults are measured: the bench's networks behind one noise level in one step (Carlini et al. 2023), where a fault is about more
-    of them behind several steps or two levels, on `images`, under a short attack."""
+    """Where faults are measured: the bench's networks behind one noise level in one step (Carlini
+    et al. 2023), where a fault is about more of them behind several steps or two levels, on
+    `images`, under a short attack."""
 
     bench: Bench
     images: Images
     uniform: Uniform = field(default_factory=lambda: Uniform(0.1, 1))
-    two_levels: HetPure = field(default_factory=lambda: HetPure(t_l=0.2, t_s=0.05, tau=0.5, steps=2))
+    two_levels: HetPure = field(
+        default_factory=lambda: HetPure(t_l=0.2, t_s=0.05, tau=0.5, steps=2)
+    )
     forgetful: Uniform = field(default_factory=lambda: Uniform(0.4, 1))
     attack: PGD = field(default_factory=lambda: PGD(iterations=10, eot=2, confirm=0))
-    l2: PGD = field(default_factory=lambda: PGD("L2", 0.5, iterations=10, eot=2, step=0.1, confirm=0))
+    l2: PGD = field(
+        default_factory=lambda: PGD("L2", 0.5, iterations=10, eot=2, step=0.1, confirm=0)
+    )
     levels: tuple[float, ...] = (0.07, 0.085, 0.1, 0.115)
     K: int = 8
 
     def behind(self, purifier: Uniform | HetPure, kind: type[Purified] = Purified) -> Purified:
-        """The bench's networks behind a purifier."""
+        """The bench's networks behind a purifier; chains are short, so activations are kept."""
         b = self.bench
-        return kind(b.classifier, b.denoiser, purifier, schedule=b.schedule)
+        return kind(b.classifier, b.denoiser, purifier, schedule=b.schedule, checkpointing=False)
 
     @property
     def settings(self) -> dict:
         """All but the bench and the images, as a record keeps it."""
         names = ("uniform", "two_levels", "forgetful", "attack", "l2")
-        return {name: asdict(getattr(self, name)) for name in names} | {"levels": self.levels, "K": self.K}
+        return {name: asdict(getattr(self, name)) for name in names} | {
+            "levels": self.levels,
+            "K": self.K,
+        }
 
 
 Rates = dict[str, float]  # by image
@@ -117,8 +128,9 @@ SOUND = Arm(sound_defence, lambda s: s.attack, single)
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by `name`: what it `does`, who `made` it (a citation key, with the place; "" if nobody is named here), the flag that it is
-    `caught` by, its `arm` and the `sound` one beside it."""
+    """A fault by `name`: what it `does`, who `made` it or showed it (citation keys, a colon, and
+    where; "" if nobody is named here), the flag that it is `caught` by, its `arm` and the `sound`
+    one beside it."""
 
     name: str
     does: str
@@ -128,7 +140,7 @@ class Fault:
     sound: Arm = SOUND
 
 
-# ---- defences that are written wrong -----------------------------------------------------------------------------------------------
+# ---- defences that are written wrong -------------------------------------------------------------
 
 
 class Detached(Purified):
@@ -153,7 +165,9 @@ class InAttacks(Purified):
         if not torch.is_grad_enabled() or not images.requires_grad:
             return super().purify(images, noise, mask)
         other = self.other()
-        return Purified.purify(other, images, noise, other.mask(images, noise) if mask is None else mask)
+        return Purified.purify(
+            other, images, noise, other.mask(images, noise) if mask is None else mask
+        )
 
     def other(self) -> Purified:
         """What is differentiated instead."""
@@ -197,7 +211,8 @@ class Probabilities(Purified):
 
 
 class LabelGuided(Purified):
-    """The purified image goes a step towards the class that is asked for, and that is the true one."""
+    """The purified image goes a step towards the class that is asked for, and that is the true
+    one."""
 
     known: dict[str, int]
 
@@ -206,7 +221,9 @@ class LabelGuided(Purified):
         with torch.enable_grad():
             z = purified.detach().requires_grad_()
             labels = torch.tensor([self.known[key] for key in noise.images], device=z.device)
-            (slope,) = torch.autograd.grad(F.cross_entropy(self.classifier(z), labels, reduction="sum"), z)
+            (slope,) = torch.autograd.grad(
+                F.cross_entropy(self.classifier(z), labels, reduction="sum"), z
+            )
         return purified - 8 / 255 * slope.sign()
 
 
@@ -236,7 +253,7 @@ def many_steps(s: Setting, kind: type[Purified] = Purified) -> Purified:
     return s.behind(replace(s.two_levels, steps=4), kind)
 
 
-# ---- attacks that are run wrong ------------------------------------------------------------------------------------------------------
+# ---- attacks that are run wrong ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -259,26 +276,43 @@ class OneDraw(PGD):
 class ReturnsClean(PGD):
     """Where one look at the result is right, the clean image is handed in."""
 
-    def run(self, defence, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
+    def run(
+        self,
+        defence,
+        images: Tensor,
+        labels: Tensor,
+        ids: Sequence,
+        seed: int = 0,
+        tick: Tick = no_tick,
+    ) -> Found:
         found, spent = super().run(defence, images, labels, ids, seed, tick)
-        held = attacks.logits_of(attacks.reseeded(defence, f"accept {seed}"), found, ids, [0])[0].argmax(-1) == labels
+        held = (
+            attacks.logits_of(attacks.reseeded(defence, f"accept {seed}"), found, ids, [0])[
+                0
+            ].argmax(-1)
+            == labels
+        )
         return torch.where(held.reshape(-1, 1, 1, 1), images, found), spent
 
 
-# ---- numbers that are counted wrong ----------------------------------------------------------------------------------------------------
+# ---- numbers that are counted wrong --------------------------------------------------------------
 
 
 def best_of_k(zoo: Zoo, run: Run) -> tuple[Rates, Report]:
     """An image counts as right if any of its K purifications is."""
     right = run.evidence.outcomes.correct("adversarial")
-    return as_reported(Report(run.evidence, right.any(1).astype(float), tuple(run.evidence.records)))
+    return as_reported(
+        Report(run.evidence, right.any(1).astype(float), tuple(run.evidence.records))
+    )
 
 
 def survivors(zoo: Zoo, run: Run) -> tuple[Rates, Report]:
     """Only images that one purification without an attack leaves right are counted."""
     e = run.evidence
     kept = e.outcomes.correct("clean")[:, 0]
-    return as_reported(Report(e, e.rates("adversarial")[kept], tuple(np.array(list(e.records))[kept])))
+    return as_reported(
+        Report(e, e.rates("adversarial")[kept], tuple(np.array(list(e.records))[kept]))
+    )
 
 
 def voted(zoo: Zoo, run: Run) -> tuple[Rates, Report]:
@@ -298,13 +332,16 @@ def unrounded(zoo: Zoo, run: Run) -> tuple[Rates, Report]:
     images, device = zoo.setting.images, zoo.setting.bench.device
     x, y = images.floats.to(device), images.labels.to(device)
     found, _ = run.attack.run(run.defence, x, y, images.ids, 0)
-    scored = attacks.logits_of(attacks.reseeded(run.defence, "score 0"), found, images.ids, range(zoo.setting.K))
+    scored = attacks.logits_of(
+        attacks.reseeded(run.defence, "score 0"), found, images.ids, range(zoo.setting.K)
+    )
     right = (scored.argmax(-1) == y).double().mean(0).cpu().numpy()
     return as_reported(Report(run.evidence, right, tuple(images.ids), shown=found))
 
 
 def chosen(zoo: Zoo, run: Run) -> tuple[Rates, Report]:
-    """The best of several settings on some of the images, reported on these: each image's mean over random choices of them."""
+    """The best of several settings on some of the images, reported on these: each image's mean over
+    random choices of them."""
     settings = at_levels(zoo)
     best = max(settings, key=lambda e: e.outcomes.single("adversarial").value)
     return selected(settings, counted=True), report(best, tried=len(settings))
@@ -321,12 +358,17 @@ def at_levels(zoo: Zoo) -> list[Evidence]:
     return [zoo.run(replace(SOUND, defence=behind(t))).evidence for t in zoo.setting.levels]
 
 
-def selected(settings: Sequence[Evidence], counted: bool, test: int = 16, splits: int = 400) -> Rates:
-    """Per image, the mean rate of those settings that were the best on `test` images, this one `counted` among them or not."""
+def selected(
+    settings: Sequence[Evidence], counted: bool, test: int = 16, splits: int = 400
+) -> Rates:
+    """Per image, the mean rate of those settings that were the best on `test` images, this one
+    `counted` among them or not."""
     rates, images = np.stack([e.rates("adversarial") for e in settings]), list(settings[0].records)
     total, seen, rng = np.zeros(len(images)), np.zeros(len(images)), np.random.default_rng(0)
     for _ in range(splits):
-        choosing = np.isin(np.arange(len(images)), rng.permutation(len(images))[: min(test, len(images) // 2)])
+        choosing = np.isin(
+            np.arange(len(images)), rng.permutation(len(images))[: min(test, len(images) // 2)]
+        )
         best, rows = rates[rates[:, choosing].mean(1).argmax()], choosing == counted
         total[rows] += best[rows]
         seen[rows] += 1
@@ -338,14 +380,16 @@ FORGETFUL = Arm(lambda s: s.behind(s.forgetful), lambda s: s.attack, at_the_floo
 L2 = replace(SOUND, attack=lambda s: s.l2)
 
 
-# ---- all faults ------------------------------------------------------------------------------------------------------------------------
+# ---- all faults ----------------------------------------------------------------------------------
 
 
 def _defence(make: Defence, sound: Defence = sound_defence) -> dict[str, Arm]:
     return {"arm": replace(SOUND, defence=make), "sound": replace(SOUND, defence=sound)}
 
 
-def _attack(make: Callable[[Setting], Attack], sound: Callable[[Setting], Attack] = lambda s: s.attack) -> dict[str, Arm]:
+def _attack(
+    make: Callable[[Setting], Attack], sound: Callable[[Setting], Attack] = lambda s: s.attack
+) -> dict[str, Arm]:
     return {"arm": replace(SOUND, attack=make), "sound": replace(SOUND, attack=sound)}
 
 
@@ -363,28 +407,28 @@ FAULTS = {
         Fault(
             "detached purifier",
             "The purifier runs without gradient tracking, so the attack has no direction.",
-            "athalye2018obfuscated: shattered gradients, of seven of nine defences",
+            "athalye2018obfuscated: obfuscated gradients, of most of the defences looked at",
             "zero-gradient",
             **_defence(_uniform(Detached)),
         ),
         Fault(
             "detached path",
             "One of the paths by which the input enters the purifier carries no gradient.",
-            "kassis2025diffbreak: of MimicDiffusion and GDMP the guidance path was left out",
+            "kassis2025diffbreak: attacks on guided purifiers left the guidance out",
             "inexact-gradient",
             **_defence(lambda s: s.behind(PathDetached(**asdict(s.two_levels))), two_levels),
         ),
         Fault(
             "few-step surrogate",
             "The attack differentiates two network calls, the defence makes many.",
-            "pei2025divide, pei2025freqpure: the releases; after the protocol of lee2023robust",
+            "lee2023robust, pei2025divide, pei2025freqpure: the protocol, and the releases",
             "inexact-gradient",
             **_defence(partial(many_steps, kind=FewSteps), many_steps),
         ),
         Fault(
             "another sampler",
             "The attack differentiates DDIM steps, the defence takes ancestral ones.",
-            "nie2022diffpure: the adjoint of a solver with other steps, as kassis2025diffbreak shows",
+            "wang2024diffhammer, kassis2025diffbreak: a fine grid taken back in coarse steps",
             "inexact-gradient",
             **_defence(partial(ancestral, kind=OtherSampler), ancestral),
         ),
@@ -405,7 +449,7 @@ FAULTS = {
         Fault(
             "probabilities for logits",
             "The defence ends in a softmax, and the attack's loss takes another.",
-            "carlini2019evaluating: a checklist's item",
+            "carlini2017towards: defensive distillation rested on a saturated softmax",
             "probabilities",
             **_defence(_uniform(Probabilities)),
         ),
@@ -419,7 +463,7 @@ FAULTS = {
         Fault(
             "mechanism switched off",
             "The settings name two noise levels, the code passes the weak one twice.",
-            "pei2025divide: the release between March and November 2025",
+            "pei2025divide: the release from March to November 2025",
             "noise-level",
             **_defence(lambda s: s.behind(OneLevel(**asdict(s.two_levels))), two_levels),
         ),
@@ -440,21 +484,21 @@ FAULTS = {
         Fault(
             "one-draw acceptance",
             "An image is set aside as broken once one purification is wrong.",
-            "croce2020autoattack: the version for randomised defences",
+            "croce2020autoattack: the packaged version for randomised defences",
             "single-acceptance",
             **_attack(lambda s: replace(s.attack, confirm=1, confirm_every=1)),
         ),
         Fault(
             "clean images returned",
             "Where one look at the adversarial image is right, the clean image is scored.",
-            "croce2020autoattack: scored so by pei2025divide",
+            "croce2020autoattack, pei2025divide: the packaged library, and the release's score",
             "zero-gradient",
             **_attack(_as(ReturnsClean)),
         ),
         Fault(
             "reused noise",
             "All gradients are taken under one draw of noise, the score under others.",
-            "wang2024diffhammer: shows what averaging over few purifications hides",
+            "",
             "reused-noise",
             **_attack(_as(OneDraw)),
         ),
@@ -468,20 +512,20 @@ FAULTS = {
         Fault(
             "votes against single",
             "A vote is set beside single purifications of the other row.",
-            "pei2025divide: 20 votes beside rows of one",
+            "pei2025divide: the release votes 20 times, rows of other papers do not",
             "unequal-votes",
             arm=replace(SOUND, count=voted),
         ),
         Fault(
             "lost images not counted",
             "Images that purification alone loses are left out.",
-            "carlini2019evaluating: a checklist's item",
+            "",
             "dropped-images",
             arm=replace(SOUND, count=survivors),
         ),
         Fault(
             "floor comparison",
-            "A defence that has forgotten the image is set beside a network that is left with nothing.",
+            "A defence that has forgotten the image is set beside a network left with nothing.",
             "",
             "floor",
             arm=FORGETFUL,
@@ -490,7 +534,7 @@ FAULTS = {
         Fault(
             "selection on test images",
             "The best of several settings on the test images is reported on the same images.",
-            "pei2025divide: threshold and levels are chosen by Figure 7",
+            "pei2025divide: levels are chosen by Figure 7, which names no other images",
             "chosen-on-test",
             arm=replace(SOUND, count=chosen),
             sound=replace(SOUND, count=held_out),
@@ -498,7 +542,7 @@ FAULTS = {
         Fault(
             "no rounding",
             "Images are scored between grey levels, as no file can hold them.",
-            "athalye2018obfuscated: not named there; common in releases",
+            "",
             "not-8-bit",
             arm=replace(L2, count=unrounded),
             sound=L2,
@@ -507,16 +551,27 @@ FAULTS = {
 }
 
 
-# ---- running -----------------------------------------------------------------------------------------------------------------------------
+# ---- running -------------------------------------------------------------------------------------
 
 
 def evaluate(s: Setting, arm: Arm, batch: int = 16) -> Run:
     """Attack and score a setting's images as the evidence does."""
     defence, attack = arm.defence(s), arm.attack(s)
-    trial = Trial("pgd", attack, s.K if isinstance(defence, Purified) else 1, s.bench.name, _name(defence))
-    rows = [s.images[torch.arange(i, min(i + batch, len(s.images)))] for i in range(0, len(s.images), batch)]
-    records = [r for part in rows for r in evidence.evaluate(trial, defence, attack, part, s.bench.device)]
-    return Run(Evidence(f"{_name(defence)} / {type(attack).__name__}", {r["image"]: r for r in records}), defence, attack)
+    trial = Trial(
+        "pgd", attack, s.K if isinstance(defence, Purified) else 1, s.bench.name, _name(defence)
+    )
+    rows = [
+        s.images[torch.arange(i, min(i + batch, len(s.images)))]
+        for i in range(0, len(s.images), batch)
+    ]
+    records = [
+        r for part in rows for r in evidence.evaluate(trial, defence, attack, part, s.bench.device)
+    ]
+    return Run(
+        Evidence(f"{_name(defence)} / {type(attack).__name__}", {r["image"]: r for r in records}),
+        defence,
+        attack,
+    )
 
 
 def _name(defence: Purified | Undefended) -> str:
@@ -531,7 +586,8 @@ def flagged(s: Setting, run: Run) -> tuple[Flag, ...]:
 
 
 def distinct(images: Images, n: int = 2) -> Images:
-    """The first images of up to `n` different classes, or the first `n` if there is one class only."""
+    """The first images of up to `n` different classes, or the first `n` if there is one class
+    only."""
     labels = images.labels.tolist()
     first = sorted(labels.index(label) for label in set(labels))[:n]
     return images[torch.tensor(first if len(first) > 1 else list(range(min(n, len(labels)))))]
@@ -549,29 +605,45 @@ class Finding:
 
     @cached_property
     def added(self) -> stats.Accuracy:
-        """Points of fake robustness: reported with the fault minus reported without, with a 95 % interval over images.
+        """Points of fake robustness: reported with the fault minus reported without, with a 95 %
+        interval over images.
 
-        Paired on shared images; where the fault drops images, the interval is that of the resampled ratio of means.
-        """
+        Paired on shared images; where the fault drops images, the interval is that of the resampled
+        ratio of means."""
         return added(self.faulty, self.sound)
 
     @property
     def caught(self) -> bool:
         """Whether the flag that should catch the fault did, and did not where there is none."""
-        return self.fault.caught in {f.name for f in self.flags} and self.fault.caught not in {f.name for f in self.sound_flags}
+        return self.fault.caught in {f.name for f in self.flags} and self.fault.caught not in {
+            f.name for f in self.sound_flags
+        }
 
 
 def added(faulty: Rates, sound: Rates, resamples: int = 2000) -> stats.Accuracy:
-    """The difference of two means over images, paired by resampling the images of `sound`; `faulty` may lack some of them."""
+    """The difference of two means over images, paired by resampling the images of `sound`; `faulty`
+    may lack some of them."""
     keys = list(sound)
     b = np.array([sound[k] for k in keys])
     if all(k in faulty for k in keys):
         return stats.paired_difference(np.array([faulty[k] for k in keys]), b)
     a = np.array([faulty.get(k, np.nan) for k in keys])
     rng = np.random.default_rng(0)
-    draws = [(np.nanmean(a[i]), b[i].mean()) for i in rng.integers(len(keys), size=(resamples, len(keys))) if not np.isnan(a[i]).all()]
+    draws = [
+        (np.nanmean(a[i]), b[i].mean())
+        for i in rng.integers(len(keys), size=(resamples, len(keys)))
+        if not np.isnan(a[i]).all()
+    ]
     low, high = np.quantile(np.subtract(*np.transpose(draws)), [0.025, 0.975])
     return stats.Accuracy(float(np.nanmean(a) - b.mean()), float(low), float(high), len(keys))
+
+
+def chance(faulty: Rates, sound: Rates) -> float:
+    """p-value of the sign-flip test of `added`; an image that is dropped has the reported mean."""
+    mean = float(np.mean(list(faulty.values())))
+    return stats.sign_flip(
+        np.array([faulty.get(k, mean) for k in sound]), np.array([*sound.values()])
+    )
 
 
 class Zoo:
@@ -584,7 +656,14 @@ class Zoo:
         """The run of an arm's defence and attack."""
         defence, attack = arm.defence(self.setting), arm.attack(self.setting)
         purifier = getattr(defence, "purifier", None)
-        key = type(defence), type(purifier), purifier, getattr(defence, "known", None) is None, type(attack), attack
+        key = (
+            type(defence),
+            type(purifier),
+            purifier,
+            getattr(defence, "known", None) is None,
+            type(attack),
+            attack,
+        )
         if key not in self.runs:
             run = evaluate(self.setting, arm)
             self.runs[key] = replace(run, flags=flagged(self.setting, run))
@@ -602,12 +681,21 @@ class Zoo:
 
 
 def line(finding: Finding, setting: Setting) -> dict:
-    """A finding as a line of the records: rates per image, flags, settings, and what produced it."""
+    """A finding as a line of the records: rates per image, flags, settings, and what produced
+    it."""
     n = len(setting.images)
-    about = {"image": f"{setting.bench.name}/{finding.fault.name}/{n}"}  # the key of a line, as in all records
+    about = {
+        "image": f"{setting.bench.name}/{finding.fault.name}/{n}"
+    }  # the key of a line, as in all records
     about |= {"bench": setting.bench.name, "fault": finding.fault.name, "n": n}
-    for name, rates, hits in (("faulty", finding.faulty, finding.flags), ("sound", finding.sound, finding.sound_flags)):
-        about |= {name: {k: round(v, 6) for k, v in rates.items()}, f"{name}_flags": sorted({f.name for f in hits})}
+    for name, rates, hits in (
+        ("faulty", finding.faulty, finding.flags),
+        ("sound", finding.sound, finding.sound_flags),
+    ):
+        about |= {
+            name: {k: round(v, 6) for k, v in rates.items()},
+            f"{name}_flags": sorted({f.name for f in hits}),
+        }
     weights = {name: digest[:16] for name, digest in setting.bench.weights.items()}
     about |= {"settings": setting.settings, "source": setting.images.source, "weights": weights}
     return about | provenance() | {"faults": CODE}
@@ -621,7 +709,8 @@ def measure(setting: Setting, names: Sequence[str], results: Path = RESULTS) -> 
             continue
         found = zoo.find(FAULTS[name])
         append(path, [line(found, setting)])
-        print(f"{name:26} {found.added}  {'caught by' if found.caught else 'NOT CAUGHT by'} {FAULTS[name].caught}", file=sys.stderr)
+        caught = f"{'' if found.caught else 'NOT '}caught by {FAULTS[name].caught}"
+        print(f"{name:26} {found.added}  {caught}", file=sys.stderr)
 
 
 def recorded(bench: str, results: Path = RESULTS) -> dict[str, dict]:
@@ -639,17 +728,25 @@ def setting(bench: str, n_images: int, folder: str | None = None, device: str = 
     if bench == "world":
         about = world.two_parts()
         known = about.bench(attends=world.mask_of(about, 1.0)), about.sample(n_images)
-        l2 = PGD("L2", 0.2, iterations=10, eot=4, step=0.04, confirm=0, loss="margin")  # cross-entropy is flat where Bayes is sure
-        return Setting(*known, Uniform(0.2, 1), HetPure(t_l=0.4, t_s=0.05, steps=3), Uniform(0.9, 1), l2=l2)
+        l2 = PGD(
+            "L2", 0.2, iterations=10, eot=4, step=0.04, confirm=0, loss="margin"
+        )  # cross-entropy is flat where Bayes is sure
+        return Setting(
+            *known, Uniform(0.2, 1), HetPure(t_l=0.4, t_s=0.05, steps=3), Uniform(0.9, 1), l2=l2
+        )
     loaded = benches.load(bench, device)
     return Setting(loaded, data.load(loaded.dataset, "test", folder, quiet=True).take(n_images))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hetpure zoo", description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="FAULT", help="some of them; all if none is named")
+    parser.add_argument(
+        "names", nargs="*", metavar="FAULT", help="some of them; all if none is named"
+    )
     parser.add_argument("--bench", default="cifar10-small", help="a bench, or world")
-    parser.add_argument("--n-images", type=int, help="measure those that have no record with so many images")
+    parser.add_argument(
+        "--n-images", type=int, help="measure those that have no record with so many images"
+    )
     parser.add_argument("--data", help="folder of images (default: the usual search)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
@@ -659,14 +756,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.n_images is not None:
         if args.n_images < 4:
             raise ValueError(f"a fault is measured on at least 4 images, not {args.n_images}")
-        measure(setting(args.bench, args.n_images, args.data, args.device), args.names or list(FAULTS))
+        measure(
+            setting(args.bench, args.n_images, args.data, args.device), args.names or list(FAULTS)
+        )
     found = recorded(args.bench)
     rows = {name: found.get(name) for name in args.names or FAULTS}
     if args.json:
         print(json.dumps(list(filter(None, rows.values())), indent=1))
         return
     for name, record in rows.items():
-        seen = f"{added(record['faulty'], record['sound'])} points, n = {record['n']}" if record else "not measured"
+        seen = (
+            f"{added(record['faulty'], record['sound'])} points, n = {record['n']}"
+            if record
+            else "not measured"
+        )
         print(f"{name:26} {seen:36} {FAULTS[name].caught}")
 
 

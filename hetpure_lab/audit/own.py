@@ -71,6 +71,11 @@ class Trial:
         about = {"bench": self.bench, "split": "live", "K": self.K, "seed": self.seed, "weights": {}}
         return about | {"defence": {"name": self.defence}, "attack": {"name": self.attack} | asdict(self.settings)}
 
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """None that decide alone: a defence without a name may be written anywhere."""
+        return ()
+
 
 def own(function: Callable[[Tensor], Tensor], bench: Bench, images: Images, iterations: int = 10, eot: int = 2, K: int = 8) -> Case:
     """A short live audit of your purifier in front of the bench's classifier: any differentiable or not differentiable callable.

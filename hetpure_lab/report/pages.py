@@ -15,7 +15,7 @@ from hetpure_lab.common.paths import ROOT
 from hetpure_lab.evidence import RESULTS, ablations, compare, studies
 from hetpure_lab.paper import comparisons, elements, printed
 from hetpure_lab.paper.comparisons import Comparison
-from hetpure_lab.report import findings
+from hetpure_lab.report import findings, zoo
 
 KINDS = {"Eq": "Equations", "Alg": "Algorithms", "Table": "Tables", "Fig": "Figures", "Sec": "Appendix sections"}
 
@@ -195,7 +195,7 @@ def found(results: Path = RESULTS) -> str:
     return findings.page(results, _chapter)
 
 
-PAGES = {"equations.md": equations, "scorecard.md": scorecard, "findings.md": found}
+PAGES = {"equations.md": equations, "scorecard.md": scorecard, "findings.md": found, "bug-zoo.md": zoo.page}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

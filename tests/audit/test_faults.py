@@ -1,4 +1,5 @@
-"""The bug zoo: every fault is caught by the flag that is named for it, and the sound evaluation beside it raises none."""
+"""The bug zoo: every fault is caught by the flag that is named for it, and the sound evaluation
+beside it raises none."""
 
 from __future__ import annotations
 
@@ -36,7 +37,13 @@ def test_a_fault_is_caught_and_its_sound_twin_is_not(name, zoo):
     assert found.caught and len(found.sound) == 24
 
 
-ADDS = ("detached purifier", "missing normalisation", "rounding in the defence", "known labels in guidance", "wrong radius")
+ADDS = (
+    "detached purifier",
+    "missing normalisation",
+    "rounding in the defence",
+    "known labels in guidance",
+    "wrong radius",
+)
 COUNTS = ("one-draw acceptance", "clean images returned", "best of K", "selection on test images")
 
 
@@ -53,14 +60,19 @@ def test_what_an_attack_fault_adds_is_what_the_truth_says(zoo):
     """Half a radius leaves what the best attack of half the radius leaves."""
     found, images = zoo.find(FAULTS["wrong radius"]), zoo.setting.images
     truth = world.Truth(WORLD, zoo.setting.uniform)
-    left = [truth.right(truth.best_attack(images.floats, images.labels, "Linf", r), images.labels) for r in (4 / 255, 8 / 255)]
+    left = [
+        truth.right(truth.best_attack(images.floats, images.labels, "Linf", r), images.labels)
+        for r in (4 / 255, 8 / 255)
+    ]
     tries = zoo.setting.K * len(images)
     for rates, chance in zip((found.faulty, found.sound), left):
         error = np.sqrt((chance * (1 - chance)).mean() / tries)
-        assert abs(np.mean(list(rates.values())) - chance.mean()) < 4 * error + 0.02  # 8-bit rounding shifts half of 4/255 by little
+        assert (
+            abs(np.mean(list(rates.values())) - chance.mean()) < 4 * error + 0.02
+        )  # 8-bit rounding shifts half of 4/255 by little
 
 
-# ---- the checks of a report, one by one ------------------------------------------------------------------------------------------
+# ---- the checks of a report, one by one ----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +86,18 @@ def names(r: Report) -> set[str]:
 
 def test_a_report_that_follows_from_its_records_is_not_flagged(sound):
     assert names(sound) == set()
-    assert names(report(sound.evidence, "majority", against=report(sound.evidence, "majority"), undefended=1.0, chance=0.5)) == set()
+    assert (
+        names(
+            report(
+                sound.evidence,
+                "majority",
+                against=report(sound.evidence, "majority"),
+                undefended=1.0,
+                chance=0.5,
+            )
+        )
+        == set()
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +130,7 @@ def test_a_blend_tells_leaks_from_opinions():
         assert flags._labels(defence, images.floats, images.labels, images.ids) == []
 
 
-# ---- what was added ----------------------------------------------------------------------------------------------------------------
+# ---- what was added ------------------------------------------------------------------------------
 
 
 def test_points_are_paired_over_the_images_that_both_count():
@@ -118,7 +141,7 @@ def test_points_are_paired_over_the_images_that_both_count():
     assert fewer.value == pytest.approx(0.5) and 0.3 < fewer.low < 0.5 < fewer.high < 0.7
 
 
-# ---- records and command -------------------------------------------------------------------------------------------------------------
+# ---- records and command -------------------------------------------------------------------------
 
 
 def test_faults_are_measured_once_and_kept(tmp_path, capsys):
@@ -126,9 +149,15 @@ def test_faults_are_measured_once_and_kept(tmp_path, capsys):
     for _ in range(2):
         faults.measure(setting, ["best of K"], tmp_path)
     lines = read(tmp_path / faults.ZOO)
-    assert list(lines) == ["world/best of K/4"] and len((tmp_path / faults.ZOO).read_text().splitlines()) == 1
+    assert (
+        list(lines) == ["world/best of K/4"]
+        and len((tmp_path / faults.ZOO).read_text().splitlines()) == 1
+    )
     (line,) = faults.recorded("world", tmp_path).values()
-    assert set(line["faulty"]) == set(line["sound"]) == set(setting.images.ids) and "not-the-outcomes" in line["faulty_flags"]
+    assert (
+        set(line["faulty"]) == set(line["sound"]) == set(setting.images.ids)
+        and "not-the-outcomes" in line["faulty_flags"]
+    )
     assert "points" not in capsys.readouterr().out
 
 
