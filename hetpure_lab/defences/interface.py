@@ -126,14 +126,15 @@ def register(name: str, declared: Capabilities = _USUAL) -> Callable[[Kind], Kin
 def capabilities(defence: object | str | None) -> Capabilities:
     """What a defence declares, given by its name, settings or class (None: no defence).
 
-    Settings of a class that nobody registered are those of an ordinary purifier.
+    Settings of a class that nobody registered are those of the class that it extends, or else of
+    an ordinary purifier.
     """
     if isinstance(defence, str):
         defence = DEFENCES[defence]
     if defence is None:
         return _BARE
     kind = defence if isinstance(defence, type) else type(defence)
-    return _declared.get(kind, _USUAL)
+    return next((_declared[base] for base in kind.__mro__ if base in _declared), _USUAL)
 
 
 def votes(purifier: object | None) -> int:
