@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from hetpure_core import HetPure, linear_schedule
+from hetpure_lab import evidence
 from hetpure_lab.attacks import PGD
 from hetpure_lab.common import microbatch
 from hetpure_lab.cost import benchmark
 from hetpure_lab.data import Images
+from hetpure_lab.evidence import Experiment
 from hetpure_lab.networks.benches import Bench
 
 
@@ -52,4 +54,24 @@ def test_undecided_images_are_charged_the_whole_budget(tiny, pixels8, monkeypatc
     monkeypatch.setattr(PGD, "run", lambda self, defence, x, *_: (x, torch.tensor([5, benchmark.LOOK, 10, benchmark.LOOK])))
     found = benchmark.released_loop_over_ours(tiny, pixels8)
     assert found["iterations_over_spent"] == pytest.approx(200 / ((5 + 200 + 10 + 200) / 4)) and found["undecided"] == 2
+    assert found["equal_result_over_ours"] == min(each["ratio"] for each in found["equal_result_by_defence"].values())
     assert found["released_loop_over_ours"] == pytest.approx(found["released_loop_per_iteration"] * found["iterations_over_spent"])
+
+
+def test_an_equal_result_is_one_that_leaves_no_more_of_the_same_images(tmp_path):
+    """Of three attacks the cheapest that is as strong counts: 200 iterations of 20 over 10 of 8."""
+    from conftest import records_of
+
+    for attack, rates, spent in (
+        ("pgd:iterations=200,eot=20", [0.0, 0.5], 50),
+        ("pgd:iterations=20,eot=4", [0.0, 1.0], 5),
+        ("pgd:iterations=40,eot=8", [0.5, 0.0], 10),
+        ("pgd:iterations=40,eot=8,norm=L2", [0.0, 0.0], 1),
+    ):
+        made = records_of("hetpure", attack, rates, [1.0, 1.0], [1.0, 1.0]).records.values()
+        rows = [record | {"iterations": spent} for record in made]
+        evidence.append(Experiment("hetpure", attack).path(tmp_path), rows)
+    found = benchmark.equal_result(2.0, 1.0, 0.1, tmp_path)
+    assert found["equal_result_by_defence"]["hetpure"]["attack"] == "pgd:iterations=40"
+    assert found["equal_result_over_ours"] == pytest.approx(200 * 2 * (20 / 8) / (10 * (8 / 8 + 0.1)))
+    assert benchmark.equal_result(2.0, 1.0, 0.1, tmp_path / "nothing")["equal_result_over_ours"] is None

@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import distributed  # noqa: F401  (what takes long to import is no part of what is timed)
 import pytest
 
 from hetpure_lab import cli, evidence
 from hetpure_lab.evidence import Experiment, records, workers
+from hetpure_lab.evidence import command as loaded  # noqa: F401
 
 ATTACK = "pgd:iterations=2,eot=2,confirm=0"
 RUN = ["run", "--defence", "uniform:t=0.05,steps=1", "--attack", ATTACK, "--split", "sample", "--n-images", "16"]
