@@ -8,7 +8,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy import stats as scipy_stats
 from scipy.stats import binom
+from statsmodels.stats import multitest
 from torch import Tensor, nn
 
 from hetpure_core import Purified, Uniform, linear_schedule
@@ -199,3 +201,18 @@ def test_the_bound_on_stopping_is_the_worst_case_over_accuracies():
     p = np.linspace(0, 1, 100_001)
     assert stats.stopping_bound(16, 1) == pytest.approx((p * (1 - p) ** 16).max(), rel=1e-6)
     assert stats.stopping_bound(16, 3) == pytest.approx(3 * stats.stopping_bound(16, 1))
+
+
+@pytest.mark.parametrize("n", [2, 7, 64, 128])
+def test_the_bootstrap_is_scipys(n):
+    values = np.random.default_rng(n).integers(0, 21, n) / 20
+    rng = np.random.default_rng(3)
+    theirs = scipy_stats.bootstrap((values,), np.mean, n_resamples=500, method="percentile", rng=rng).confidence_interval
+    ours = stats._bootstrap(values, (0, 1), 3, 500)
+    assert (ours.low, ours.high) == tuple(round(end, 12) for end in theirs)
+
+
+def test_holms_correction_is_statsmodels():
+    p = np.random.default_rng(0).random(40) ** 3
+    assert stats.holm(p) == multitest.multipletests(p, method="holm")[1].tolist()
+    assert stats.holm([]) == [] and stats.holm([0.04]) == [0.04]

@@ -17,6 +17,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -30,24 +31,38 @@ def parse(text: str, known: Mapping[str, type | None]) -> tuple[str, Any]:
     slug, _, rest = text.partition(":")
     if slug not in known:
         raise ValueError(f"unknown {slug!r}; known: {', '.join(known)}")
-    kind, given = known[slug], _pairs(slug, rest)
+    kind = known[slug]
+    shared = kind is None or kind.__dataclass_params__.frozen  # what nobody can change may be one object
+    return slug, (_built if shared else _built.__wrapped__)(slug, rest, kind)
+
+
+@lru_cache(maxsize=2**12)
+def _built(slug: str, rest: str, kind: type | None) -> Any:
+    """The object with the settings in `rest`, or None where the slug has no class."""
+    given = _pairs(slug, rest)
     names = _settings(kind)
     if unknown := set(given) - set(names):
         has = ", ".join(names) or "none"
         raise ValueError(f"{slug} has no setting {', '.join(sorted(unknown))}; it has: {has}")
     if kind is None:
-        return slug, None
+        return None
     if missing := [n for n, f in names.items() if n not in given and _default(f) is MISSING]:
         raise ValueError(f"{slug} needs a value of {', '.join(missing)}")
-    return slug, kind(**{name: _value(name, text, _type(kind, name)) for name, text in given.items()})
+    return kind(**{name: _value(name, text, _type(kind, name)) for name, text in given.items()})
 
 
 def write(settings: Mapping[str, Any], known: Mapping[str, type | None]) -> str:
     """The inverse of `parse`, for settings with their `name`: the slug and what differs from the defaults; `t` always."""
-    defaults = {name: _text(_default(f)) for name, f in _settings(known[settings["name"]]).items()}
+    defaults = _defaults(known[settings["name"]])
     text = {k: _text(v) for k, v in settings.items() if k != "name"}
     changed = [f"{k}={v}" for k, v in text.items() if k == "t" or v != defaults[k]]
     return ":".join([settings["name"], ",".join(changed)]).rstrip(":")
+
+
+@lru_cache(maxsize=256)
+def _defaults(kind: type | None) -> dict[str, str]:
+    """The text of every setting's default."""
+    return {name: _text(_default(f)) for name, f in _settings(kind).items()}
 
 
 def describe(settings: object | None, known: Mapping[str, type | None]) -> str:

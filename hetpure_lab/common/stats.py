@@ -12,7 +12,6 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, bootstrap
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 
@@ -44,8 +43,13 @@ def clopper_pearson(correct: np.ndarray) -> Accuracy:
 
 def _interval(correct: np.ndarray, method: str) -> Accuracy:
     k, n = int(np.sum(correct)), len(correct)
+    return Accuracy(k / n, *_limits(k, n, method), n)
+
+
+@lru_cache(maxsize=2**14)
+def _limits(k: int, n: int, method: str) -> tuple[float, float]:
     low, high = proportion_confint(k, n, method=method)
-    return Accuracy(k / n, float(low), float(high), n)
+    return float(low), float(high)
 
 
 def mean_rate(rates: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accuracy:
@@ -64,12 +68,18 @@ def unseen(n: int) -> float:
     return 1 - 0.05 ** (1 / n)
 
 
+@lru_cache(maxsize=16)
+def _drawn(n: int, seed: int, resamples: int) -> np.ndarray:
+    """Which of n images every resample holds, (resamples, n): the draws of SciPy's `bootstrap`, which makes them anew at every call."""
+    return np.random.default_rng(seed).integers(0, n, (resamples, n))
+
+
 def _bootstrap(values: np.ndarray, scale: tuple[float, float], seed: int, resamples: int) -> Accuracy:
     """Percentile interval over images; one image says nothing about others, so its interval is the whole `scale`."""
     low, high = scale
     if len(values) > 1:
-        rng = np.random.default_rng(seed)
-        interval = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=rng).confidence_interval
+        means = values[_drawn(len(values), seed, resamples)].mean(-1)
+        interval = np.percentile(means, [2.5, 97.5])
         low, high = (round(end, 12) for end in interval)  # a mean of exact zeros may come out as 1e-18, which is not above zero
     return Accuracy(float(values.mean()), float(low), float(high), len(values))
 
@@ -144,7 +154,10 @@ def _signs(n: int, seed: int) -> tuple[np.ndarray, bool]:
 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values of one table after Holm's correction for their number."""
-    return multipletests(p, method="holm")[1].tolist() if len(p) else []
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p, kind="stable")
+    raised = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)  # statsmodels' collects garbage at every call
+    return raised[np.argsort(order, kind="stable")].tolist()
 
 
 def word(difference: Accuracy, p: float, level: float = 0.05) -> str:

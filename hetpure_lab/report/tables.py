@@ -19,7 +19,7 @@ from hetpure_lab import evidence
 from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.common import names, specs
 from hetpure_lab.defences import DEFENCES, published, votes
-from hetpure_lab.evidence import RESULTS
+from hetpure_lab.evidence import RESULTS, listing
 from hetpure_lab.evidence.compare import TESTS, compare, together
 from hetpure_lab.evidence.compare import known as known_bench
 from hetpure_lab.paper.printed import HEADLINE, TABLES, Claim
@@ -50,7 +50,7 @@ def counted(row: dict, column: str) -> str:
 @lru_cache(maxsize=8)
 def _summaries(results: Path, files: tuple) -> list[dict]:
     """Every summary, computed anew when a file of records has changed."""
-    return [evidence.summary(path) for path in evidence.files(results)]
+    return listing.rows(results)
 
 
 def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
