@@ -1,6 +1,7 @@
 # The whole interface: `make run` runs the main chapter, `make test` checks everything. Both set up .venv first.
 #
 #   make run PARAMS="-p tau 0.5 -p n_images 64"     another setting (any parameter of the chapter)
+#   OMP_NUM_THREADS=4 make run                      more threads, on a machine with nothing else to do
 #   make setup PYTHON=python3.12                    another Python, 3.11 or newer
 
 PYTHON ?= python3
@@ -27,7 +28,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip check
 	@touch $@
 
-run: export OMP_NUM_THREADS ?= 1
+# One thread per process: two on cores that others use as well are slower than one.
+run chapters bench evidence: export OMP_NUM_THREADS ?= 1
 run: setup  ## run chapter 05 with $(PARAMS) into out/05_cifar10.ipynb and .html
 	@mkdir -p out
 	$(BIN)/papermill chapters/05_cifar10.ipynb out/05_cifar10.ipynb $(PARAMS)

@@ -37,7 +37,7 @@ class Cluster:
         self.folder, self.scheme, self.security, self.started = folder, scheme, security, []
 
     def dask(self, *words: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "distributed.cli." + words[0], *words[1:], *self.security]
+        command = [sys.executable, "-m", "dask", *words, *self.security]
         with (self.folder / "cluster.log").open("ab") as log:
             self.started.append(subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=os.environ))
         return self.started[-1]
@@ -45,9 +45,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         port = free_port()
         self.address = f"{self.scheme}://127.0.0.1:{port}"
-        self.dask("dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--protocol", self.scheme)
+        self.dask("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--protocol", self.scheme)
         options = ("--nthreads", "2", "--no-nanny", "--no-dashboard", "--local-directory", str(self.folder))
-        self.workers = [self.dask("dask_worker", self.address, *options) for _ in range(2)]
+        self.workers = [self.dask("worker", self.address, *options) for _ in range(2)]
         return self
 
     def __exit__(self, *_) -> None:
