@@ -71,7 +71,7 @@ def of(classes: Iterable[type]) -> dict[str, str]:
         source = f"{kind.__module__.replace('.', '/')}.py"
         if source in TEXTS:
             left.append(source)
-        else:
+        elif kind is not type(None):  # the bare classifier has no purifier
             foreign[kind.__module__] = _foreign(kind.__module__)
     while left:
         source = left.pop()
