@@ -54,9 +54,13 @@ COMMANDS = {
     "protocols": Command(
         "the experiments that a table of the paper needs at its own scale", "paper.protocols"
     ),
-    "audit": Command(
-        "a sceptic's questions about a defence, answered from records", "audit.checks"
+    "claims": Command(
+        "every claim of the paper with its verdict, records and command", "report.claims"
     ),
+    "leaderboard": Command(
+        "defences under one protocol, and checking an entry", "report.leaderboard"
+    ),
+    "audit": Command("a report card of any defence, yours included", "report.card"),
     "flags": Command("signs that an evaluation overstates robustness", "audit.flags"),
     "zoo": Command("evaluation faults: what each adds, and which flag catches it", "audit.faults"),
     "cost": Command("what a run costs, before it is run", "cost.planner"),

@@ -114,7 +114,7 @@ class Judged:
     @property
     def equal(self) -> bool:
         """Whether clean accuracies are equal within `EQUAL_CLEAN`."""
-        return self.clean is None or abs(self.clean.value) <= EQUAL_CLEAN
+        return self.clean in (None, self.difference) or abs(self.clean.value) <= EQUAL_CLEAN
 
     @property
     def beside(self) -> str:

@@ -66,9 +66,7 @@ def comparisons() -> Iterator[Comparison]:
                     yield from _variants(table, method, row, column, attack, ours - theirs)
 
 
-def _variants(
-    table: printed.Table, method: printed.Claim, row: printed.Claim, column: str, name: str, gap: float
-) -> Iterator[Comparison]:
+def _variants(table: printed.Table, method: printed.Claim, row: printed.Claim, column: str, name: str, gap: float) -> Iterator[Comparison]:
     """The comparison as it is measured first, and as it could be measured else."""
     attack, spec = attack_of(name, table.bench), row.ours or row.published
     stand_in = bool(row.ours) and any(text in row.note for text in (printed.STAND_IN, printed.BY_DDIM))
