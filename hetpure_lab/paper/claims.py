@@ -25,6 +25,7 @@ from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import ablations, compare, studies
 from hetpure_lab.evidence.compare import Cell, Judged, Known
 from hetpure_lab.paper import checked, comparisons, printed
+from hetpure_lab.paper.protocols import attack_of
 
 KINDS = ("number", "comparison", "arithmetic", "statement", "erratum")
 READ = "quoted from reading the released code, not executed here"
@@ -79,7 +80,7 @@ def numbers(everything: dict[str, Known]) -> Iterator[Row]:
 def _cell_of(row: printed.Claim, table: printed.Table, column: str, known: Known) -> Cell | None:
     """The cell with most images that measures a row in a column."""
     names = [specs.normal(s, DEFENCES) for s in row.specs]
-    slug = printed.attack_of(table.attacks[0] if column == comparisons.STANDARD else column, table.bench)
+    slug = attack_of(table.attacks[0] if column == comparisons.STANDARD else column, table.bench)
     same = [c for c in known.cells if c[0] in names and c[2] == 0 and _at(c[1], slug, table, row)]
     return max(same, key=lambda c: (len(known.cells[c]), -len(c[1])), default=None)
 
@@ -125,7 +126,7 @@ def _start(row: printed.Claim, table: printed.Table, column: str) -> str:
     """How to begin where nothing is measured."""
     if not row.specs:
         return ""
-    slug = printed.attack_of(table.attacks[0] if column == comparisons.STANDARD else column, table.bench)
+    slug = attack_of(table.attacks[0] if column == comparisons.STANDARD else column, table.bench)
     settings = "" if table.norm == "Linf" else f":norm=L2,eps={table.radius:g}"
     bench = table.bench if row.ours else f"{table.bench.split('-')[0]}-paper"
     return f"hetpure run --bench {bench} --defence {row.specs[-1]} --attack {slug}{settings} --n-images 512"
