@@ -67,11 +67,6 @@ class Trial:
     seed: int = 0
 
     @property
-    def classes(self) -> tuple[type, ...]:
-        """None whose source decides beside the engine's own: a function has no class."""
-        return ()
-
-    @property
     def config(self) -> dict:
         about = {"bench": self.bench, "split": "live", "K": self.K, "seed": self.seed, "weights": {}}
         return about | {"defence": {"name": self.defence}, "attack": {"name": self.attack} | asdict(self.settings)}
