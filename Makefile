@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab test test-paper book chapters bench gpu evidence clean
+.PHONY: help setup run lab test test-paper book pdf release chapters bench gpu evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -58,6 +58,15 @@ book: setup  ## build the book strictly into book/_build/html
 	rm -rf book/_build
 	$(BIN)/hetpure live
 	$(BIN)/jupyter-book build . --path-output book -W -n --keep-going
+
+pdf: setup  ## print the whole book with Chromium into out/book.pdf
+	$(BIN)/jupyter-book build . --path-output book --builder singlehtml -n --keep-going
+	$(BIN)/python -m hetpure_lab.report.pdf
+
+release: book pdf  ## collect book, PDF, wheel and checksums of version $(TAG) in out/release
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir out/dist .
+	$(BIN)/python -c 'from setuptools import build_meta as b; b.build_sdist("out/dist")'
+	$(BIN)/python -m hetpure_lab.report.release --tag $(TAG)
 
 chapters: setup  ## redo what is derived, after a change of code, records or weights: chapters, figures, generated pages
 	$(BIN)/hetpure chapters

@@ -110,7 +110,7 @@ def test_every_third_party_import_is_a_direct_dependency():
     sources = [CORE, *(p.read_text() for folder in ("hetpure_lab", "tests") for p in (ROOT / folder).rglob("*.py"))]
     cells = [cell for path in CHAPTERS for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     sources += [cell.source for cell in cells if not re.search(r"^[%!]", cell.source, re.MULTILINE)]
-    own = {"hetpure_core", "hetpure_lab", ".", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {"hetpure_core", "hetpure_lab", ".", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     used = set().union(*map(imported, sources)) - set(sys.stdlib_module_names) - own
     paper = map(Requirement, pyproject()["project"]["optional-dependencies"]["paper"])
     declared = {canonicalize_name(r.name) for r in [*direct_dependencies(), *paper]}

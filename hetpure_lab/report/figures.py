@@ -33,7 +33,7 @@ from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.evidence import ablations, inside, studies
 from hetpure_lab.networks import benches
 from hetpure_lab.paper import printed
-from hetpure_lab.report import plots, tables
+from hetpure_lab.report import landing, plots, tables
 
 FIGURES = ROOT / "figures"
 COLUMNS = {"clean": "clean", "null": "random noise", "adversarial": "attacked"}
@@ -435,7 +435,45 @@ def distance_file() -> Drawing | None:
     return _study("distance", (1, 3), 2.6, distances, alt, sharey=True)
 
 
+def landing_file() -> Drawing | None:
+    """The first page's picture: what is right under attack against what is right without."""
+    found = landing.Found.of()
+    if found is None:
+        return None
+    rows = [r for r in tables.common(landing.BENCH) if r["defence"] in landing.shown(found)]
+    alt = (
+        "Accuracy under attack against accuracy without, in per cent: a line with its band for uniform noise at rising "
+        "levels, and points for the method, the method with a random mask, no defence, and adversarial training."
+    )
+    return Drawing(landing.picture(found), _files(rows), alt)
+
+
+def card_file(bench_name: str = "cifar10-small") -> Drawing | None:
+    """The card that a link to the book shows: the question, three images on their way, the first page's picture."""
+    found = landing.Found.of()
+    if found is None:
+        return None
+    bench, images = benches.load(bench_name), data.embedded_sample(data.DATASETS["cifar10"])[torch.arange(3)]
+    defended, x = Purified(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule), images.floats
+    noise = defended.noise(len(x), images.ids)
+    mask, times = defended.mask(x, noise), [bench.schedule.index(t) for t in (bench.method.t_l, bench.method.t_s)]
+    strong, weak = (q_xt_x0(2 * x - 1, t, noise("start", x), bench.schedule) for t in times)
+    with torch.no_grad():
+        rows = x, (merge(mask, strong, weak) + 1) / 2, defended.purify(x, noise, mask)
+    figure = plt.figure(figsize=(8, 4.2), layout="none")
+    figure.text(0.04, 0.86, "Does noise where the classifier looks", fontsize=15, weight="bold")
+    figure.text(0.04, 0.78, "make it robust?", fontsize=15, weight="bold")
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            axis = figure.add_axes((0.04 + 0.125 * j, 0.5 - 0.23 * i, 0.115, 0.219), xticks=[], yticks=[], frame_on=False)
+            axis.imshow(plots.to_numpy(picture), vmin=0, vmax=1, interpolation="nearest")
+    landing.draw(figure.add_axes((0.52, 0.15, 0.45, 0.6)), found)
+    return Drawing(figure, [], "The book's question, three images on their way through the method, and accuracies with intervals.")
+
+
 FILES: dict[str, Callable[[], Drawing | None]] = {
+    "landing": landing_file,
+    "card": card_file,
     "teaser": teaser,
     "pipeline": pipeline_file,
     "threshold": threshold_file,

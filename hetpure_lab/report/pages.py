@@ -15,7 +15,7 @@ from hetpure_lab.common.paths import ROOT
 from hetpure_lab.evidence import RESULTS, ablations, compare, studies
 from hetpure_lab.paper import comparisons, elements, printed
 from hetpure_lab.paper.comparisons import Comparison
-from hetpure_lab.report import findings, zoo
+from hetpure_lab.report import findings, landing, zoo
 
 KINDS = {"Eq": "Equations", "Alg": "Algorithms", "Table": "Tables", "Fig": "Figures", "Sec": "Appendix sections"}
 
@@ -196,6 +196,7 @@ def found(results: Path = RESULTS) -> str:
 
 
 PAGES = {"equations.md": equations, "scorecard.md": scorecard, "findings.md": found, "bug-zoo.md": zoo.page}
+PAGES |= {f"_include/{name}": part for name, part in landing.INCLUDES.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

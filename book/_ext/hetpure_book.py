@@ -1,0 +1,358 @@
+"""What the book does to its pages beyond Jupyter Book: labels of citations, and finished pages.
+
+Citations read "[Pei et al., 2025a]", in the text and in the list of references. After the build every
+page is finished once: errata codes become links, links to equations, references, terms and errata
+get previews, tables can scroll, figures say where they are from, and scripts that would ask another
+host go. All of it happens at build time; the pages need no network.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tomllib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import ascii_lowercase
+
+import sphinxcontrib.bibtex.plugin
+from bs4 import BeautifulSoup, NavigableString, Tag
+from docutils import nodes
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting.unsrt import Style as Unsorted
+from pybtex.style.labels import BaseLabelStyle
+from pybtex.style.sorting.author_year_title import SortingStyle
+from sphinx.application import Sphinx
+from sphinxcontrib.bibtex.style.referencing import BracketStyle
+from sphinxcontrib.bibtex.style.referencing.label import LabelReferenceStyle
+
+ERRATA = "book/errata.html"
+CODE = re.compile(r"\b([A-E]\d{1,2})\b")
+NO_LINKS_IN = ["a", "code", "pre", "script", "style", "h1", "h2", "h3", "h4", "title", "svg"]
+SHORT = 158  # characters of a description that search engines show
+
+
+# ---- citations -------------------------------------------------------------------------------
+
+
+class AuthorYearLabels(BaseLabelStyle):
+    """ "Pei et al., 2025a": letters tell works of one author and year apart."""
+
+    def format_labels(self, sorted_entries):
+        labels = [self.label(entry) for entry in sorted_entries]
+        count, seen = Counter(labels), Counter()
+        for label in labels:
+            letter = ascii_lowercase[seen[label]] if count[label] > 1 else ""
+            seen[label] += 1
+            yield label + letter
+
+    @staticmethod
+    def label(entry) -> str:
+        people = [" ".join(p.prelast_names + p.last_names) for p in entry.persons["author"]]
+        others = f" and {people[1]}" if len(people) == 2 else " et al." if people[2:] else ""
+        return f"{people[0]}{others}, {entry.fields['year']}".replace("{", "").replace("}", "")
+
+
+class Style(Unsorted):
+    """The list of references: by author and year, with the labels of the text."""
+
+    default_label_style = AuthorYearLabels
+    default_sorting_style = SortingStyle
+
+
+def _semicolons() -> BracketStyle:
+    return BracketStyle(sep="; ", sep2="; ", last_sep="; ")
+
+
+@dataclass
+class ReferenceStyle(LabelReferenceStyle):
+    """References by those labels, several of them apart by semicolons."""
+
+    bracket_parenthetical: BracketStyle = field(default_factory=_semicolons)
+
+
+# ---- the address -----------------------------------------------------------------------------
+
+
+def address(app: Sphinx, config) -> None:
+    """The repository's address from pyproject.toml, and from it where its pages are published."""
+    project = tomllib.loads((Path(app.srcdir) / "pyproject.toml").read_text())["project"]
+    repository = project["urls"]["Repository"].rstrip("/")
+    config.html_theme_options["repository_url"] = repository
+    owner, name = repository.split("/")[-2:]
+    config.hetpure_pages = f"https://{owner}.github.io/{name}/"
+
+
+# ---- descriptions ----------------------------------------------------------------------------
+
+
+def describe(app: Sphinx, pagename, templatename, context, doctree) -> None:
+    """A description for search engines, and a card for those who get sent the link."""
+    if doctree is None:
+        return
+    words = next(filter(None, map(_sentence, doctree.findall(nodes.paragraph))), "")
+    if len(words) > SHORT:
+        words = words[:SHORT].rsplit(" ", 1)[0] + " …"
+    title = re.sub("<[^>]*>", "", context.get("title", "")) or app.config.project
+    card = f"{app.config.hetpure_pages}_static/card.png"
+    said = {"og:title": title, "og:description": words, "og:type": "article", "og:image": card}
+    soup = BeautifulSoup("", "html.parser")
+    metas = [soup.new_tag("meta", attrs={"property": k, "content": v}) for k, v in said.items()]
+    metas.append(soup.new_tag("meta", attrs={"name": "description", "content": words}))
+    metas.append(
+        soup.new_tag("meta", attrs={"name": "twitter:card", "content": "summary_large_image"})
+    )
+    context["metatags"] = context.get("metatags", "") + "\n".join(map(str, metas))
+
+
+def _sentence(paragraph: nodes.paragraph) -> str:
+    """A paragraph of text outside quotes and boxes, formulas without their backslashes."""
+    if not isinstance(paragraph.parent, nodes.section):
+        return ""
+    text = re.sub(r"\\(?:learned|abar|epsilon)\b", "", " ".join(paragraph.astext().split()))
+    text = re.sub(r"\s*\[[^\]]*\d{4}[^\]]*\]", "", text)
+    return text if len(text) > 60 else ""
+
+
+# ---- finished pages --------------------------------------------------------------------------
+
+
+def finish(app: Sphinx, exception: Exception | None) -> None:
+    """Finish every page; write the previews that their links ask for."""
+    if exception or app.builder.format != "html" or app.builder.name != "html":
+        return
+    out = Path(app.outdir)
+    paths = [out / f"{name}.html" for name in sorted(app.env.found_docs)]
+    pages = {p.relative_to(out).as_posix(): BeautifulSoup(p.read_text(), "html.parser") for p in paths}
+    for extra in ("search.html", "genindex.html", "index.html"):
+        if (out / extra).exists():
+            pages.setdefault(extra, BeautifulSoup((out / extra).read_text(), "html.parser"))
+    card = Path(app.srcdir) / "figures" / "card.png"
+    if card.exists():
+        shutil.copy(card, out / "_static" / "card.png")
+    codes = anchor_errata(pages[ERRATA]) if ERRATA in pages else set()
+    repository = app.config.html_theme_options.get("repository_url", "")
+    for name, page in pages.items():
+        quieten(page)
+        link_errata(page, codes, name)
+        scroll_tables(page)
+        tell_figures(page, Path(app.srcdir), name, repository)
+    for name, page in pages.items():
+        illustrate(page, pages, name)
+    wanted = {name: preview_links(page, name) for name, page in pages.items()}
+    found = previews(pages, {key for keys in wanted.values() for key in keys})
+    script = f"window.hetpurePreviews = {json.dumps(found, separators=(',', ':'))};\n"
+    (out / "_static" / "previews.js").write_text(script)
+    for name, page in pages.items():
+        for key, links in wanted[name].items():
+            for link in links if key in found else ():
+                link["data-preview"] = key
+        (out / name).write_text(str(page))
+
+
+def article(page: BeautifulSoup) -> Tag:
+    """The text of a page."""
+    return page.find("article") or page.body or page
+
+
+def quieten(page: BeautifulSoup) -> None:
+    """Take out what makes the browser complain.
+
+    The live-code loader is declared twice, which is a script error, and is not used. Preloaded fonts
+    are refused from files. A first visit has no theme stored, which the theme reports as an error.
+    """
+    for script in page.find_all("script"):
+        if "THEBE_JS_URL" in script.text or "thebe" in script.get("src", ""):
+            script.decompose()
+        elif 'localStorage.getItem("mode") || ""' in script.text:
+            script.string = script.text.replace('("mode") || ""', '("mode") || "auto"')
+    for link in page.find_all("link"):
+        if "thebe" in link.get("href", "") or link.get("as") == "font":
+            link.decompose()
+
+
+def anchor_errata(page: BeautifulSoup) -> set[str]:
+    """Give each row of the errata an anchor; the codes."""
+    codes = set()
+    for row in article(page).find_all("tr"):
+        code = row.find("td").get_text(strip=True) if row.find("td") else ""
+        if CODE.fullmatch(code):
+            row["id"] = f"erratum-{code.lower()}"
+            codes.add(code)
+    return codes
+
+
+def link_errata(page: BeautifulSoup, codes: set[str], name: str) -> None:
+    """Make every errata code of the text a link to its row."""
+    target = ("" if name == ERRATA else "../" * name.count("/") + ERRATA) + "#erratum-"
+    for text in article(page).find_all(string=CODE):
+        inside = [parent.name for parent in text.parents]
+        row = text.find_parent("tr")
+        if set(inside) & set(NO_LINKS_IN) or text.find_parent(class_="math"):
+            continue
+        if row is not None and row.get("id") == f"erratum-{text.strip().lower()}":
+            continue
+        parts: list[str | Tag] = []
+        for i, piece in enumerate(CODE.split(text)):
+            if i % 2 and piece in codes:
+                link = page.new_tag("a", attrs={"class": "erratum", "href": target + piece.lower()})
+                link.string = piece
+                parts.append(link)
+            elif piece:
+                parts.append(NavigableString(piece))
+        text.replace_with(*parts)
+
+
+def scroll_tables(page: BeautifulSoup) -> None:
+    """Let wide tables scroll by themselves, by mouse, finger and keyboard, and fill empty heads."""
+    for i, table in enumerate(article(page).find_all("table")):
+        for head in table.find_all("th"):
+            if not head.get_text(strip=True) and not head.find("img"):
+                head.name = "td"
+        caption = table.find("caption")
+        heading = table.find_previous(["h1", "h2", "h3"])
+        said = (caption or heading or table).get_text(" ", strip=True).rstrip("#")
+        box = page.new_tag("div", attrs={"class": "table-box", "tabindex": "0", "role": "region"})
+        box["aria-label"] = f"Table {i + 1}: {said[:80]}"
+        (table.find_parent(class_="pst-scrollable-table-container") or table).wrap(box)
+
+
+# ---- where figures are from ------------------------------------------------------------------
+
+
+def tell_figures(page: BeautifulSoup, source: Path, name: str, repository: str) -> None:
+    """Beside each figure: what drew it, from which records, at which commit."""
+    root = "../" * name.count("/")
+    for image in article(page).find_all("img", src=re.compile("_images/")):
+        sidecar = source / "figures" / f"{Path(image['src']).stem}.json"
+        if sidecar.exists():
+            about = json.loads(sidecar.read_text())
+            where = about["function"].rpartition(".")[0].replace(".", "/") + ".py"
+            address = f"{repository}/blob/{about['commit']}/{where}"
+            caption = about["function"].rpartition(".")[2]
+            told = origin(page, about["records"], root, caption, address)
+            (image.find_parent("figure") or image).append(told)
+    notebook = source / Path(name).with_suffix(".ipynb")
+    if notebook.exists():
+        for output, about in zip(drawn(page), notebook_figures(notebook)):
+            if about.get("records"):
+                address = f"{repository}/blob/{about.get('commit', 'main')}/chapters/{notebook.name}"
+                output.append(origin(page, about["records"], root, "the cell above", address))
+
+
+def drawn(page: BeautifulSoup) -> list[Tag]:
+    """The outputs that are pictures, in order: each the box around its image."""
+    images = article(page).select(".cell_output img[src*='_images/']")
+    return [image.find_parent(class_="cell_output") for image in images]
+
+
+def notebook_figures(path: Path) -> list[dict]:
+    """What a notebook notes beside its pictures, in the order of the page."""
+    found = []
+    for cell in json.loads(path.read_text())["cells"]:
+        for output in cell.get("outputs", ()):
+            for kind in ("image/svg+xml", "image/png"):
+                if kind in output.get("data", {}):
+                    found.append(output.get("metadata", {}).get(kind, {}))
+                    break
+    return found
+
+
+def origin(page: BeautifulSoup, records: list[str], root: str, what: str, address: str) -> Tag:
+    """A note in the margin: a link to the code, and the records behind a click."""
+    note = page.new_tag("div", attrs={"class": "origin"})
+    code = page.new_tag("a", attrs={"href": address})
+    code.string = what
+    note.extend(["drawn by ", code])
+    if records:
+        fold, head = page.new_tag("details"), page.new_tag("summary")
+        head.string = f"{len(records)} file{'s' if len(records) > 1 else ''} of records"
+        fold.append(head)
+        for record in records:
+            inside = record.removeprefix("results/")
+            link = page.new_tag("a", attrs={"href": root + inside})
+            link.string = inside.rpartition("/")[2].removesuffix(".jsonl")
+            fold.append(link)
+        note.append(fold)
+    return note
+
+
+def illustrate(page: BeautifulSoup, pages: dict[str, BeautifulSoup], name: str) -> None:
+    """Give each chapter's card the first picture of its chapter."""
+    for card in article(page).select(".chapter-card"):
+        stem = next(c for c in card["class"] if re.match(r"chapter-\d", c)).removeprefix("chapter-")
+        chapter = pages.get(f"chapters/{stem}.html")
+        picture = chapter and article(chapter).find("img", src=re.compile("_images/"))
+        if picture:
+            source = "../" * name.count("/") + picture["src"].removeprefix("../")
+            card.insert(0, page.new_tag("img", attrs={"class": "thumb", "alt": "", "src": source}))
+
+
+# ---- previews --------------------------------------------------------------------------------
+
+
+def preview_links(page: BeautifulSoup, name: str) -> dict[str, list[Tag]]:
+    """Links into pages of the book by target, ``book/errata.html#erratum-e3``."""
+    found: dict[str, list[Tag]] = {}
+    folder = Path("/" + name).parent
+    for link in article(page).find_all("a", href=re.compile("#.")):
+        target, _, anchor = link["href"].partition("#")
+        if "://" in target or "headerlink" in link.get("class", ()):
+            continue
+        place = (folder / target).resolve().relative_to("/").as_posix() if target else name
+        found.setdefault(f"{place}#{anchor}", []).append(link)
+    return found
+
+
+def previews(pages: dict[str, BeautifulSoup], wanted: set[str]) -> dict[str, str]:
+    """HTML to show on hover for each target that is an equation, a reference, a term, a row."""
+    found = {}
+    for key in sorted(wanted):
+        name, _, anchor = key.partition("#")
+        element = pages[name].find(id=anchor) if name in pages else None
+        if element is not None and (said := preview(element)):
+            found[key] = said
+    return found
+
+
+def preview(element: Tag) -> str:
+    """What a target shows on hover, or "" if it is no small thing."""
+    if "math" in element.get("class", ()):
+        return _plain(element)
+    if element.name == "dt":
+        return f"<p><strong>{element.get_text().strip('# ')}</strong></p>{_plain(element.find_next('dd'))}"
+    if "citation" in element.get("class", ()):
+        return _plain(element)
+    if element.name == "tr":
+        cells = element.find_all("td")
+        return f"<p><strong>{cells[0].get_text()}</strong> {cells[1].get_text()}</p>" + "".join(
+            f"<div>{c.decode_contents()}</div>" for c in cells[2:]
+        )
+    return ""
+
+
+def _plain(element: Tag) -> str:
+    """The content without anchors, links to itself and numbers beside formulas."""
+    copy = BeautifulSoup(str(element), "html.parser")
+    for extra in copy.select(".headerlink, .eqno, .backrefs"):
+        extra.decompose()
+    for tag in copy.find_all(True):
+        tag.attrs.pop("id", None)
+        tag.attrs.pop("href", None)
+    return str(copy)
+
+
+# ---- the extension ---------------------------------------------------------------------------
+
+
+def setup(app: Sphinx) -> dict:
+    register_plugin("pybtex.style.formatting", "hetpure", Style)
+    plugin = sphinxcontrib.bibtex.plugin
+    plugin.register_plugin("sphinxcontrib.bibtex.style.referencing", "hetpure", ReferenceStyle)
+    app.add_config_value("hetpure_pages", "", "html")
+    app.connect("config-inited", address, priority=100)
+    app.connect("html-page-context", describe)
+    app.connect("build-finished", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

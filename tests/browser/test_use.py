@@ -1,0 +1,146 @@
+"""What a reader does with the pages: search, toggle, hover, copy, download, filter, follow a deep link, change the theme."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from chromium import HTML, chromium, served  # noqa: F401  (fixtures)
+
+from hetpure_lab.common.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    yield context.new_page()
+    context.close()
+
+
+def test_search_finds_a_word_and_leads_to_it(page, served):
+    page.goto(f"{served}/search.html?q=surrogate")
+    page.wait_for_selector("#search-results li a")
+    assert page.locator("#search-results li").count() > 2
+
+
+def test_a_deep_link_lands_on_its_row(page, served):
+    page.goto(f"{served}/book/errata.html#erratum-e12")
+    page.wait_for_timeout(300)
+    box = page.locator("#erratum-e12").bounding_box()
+    assert 0 <= box["y"] < 900
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [("book/notation.html", "erratum"), ("chapters/02_attention_mask.html", "equation"), ("book/index.html", "references")],
+)
+@pytest.mark.parametrize("where", ["http", "file"])
+def test_a_link_shows_on_hover_what_it_leads_to(page, served, name, kind, where):
+    page.goto(f"{served}/{name}" if where == "http" else (HTML / name).as_uri())
+    link = page.locator(f"article a[data-preview*='{kind}']").first
+    link.scroll_into_view_if_needed()
+    link.hover()
+    page.wait_for_selector("#preview:not([hidden])")
+    said = page.locator("#preview").inner_text()
+    assert len(said) > 10 and "\\(" not in said
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#preview", state="hidden")
+    link.focus()
+    page.wait_for_selector("#preview:not([hidden])")
+
+
+def test_a_spec_is_copied_by_mouse_and_by_key(page, served):
+    page.goto(f"{served}/book/findings.html")
+    spec = page.locator("abbr.spec").first
+    wanted = spec.get_attribute("title")
+    spec.click()
+    assert page.evaluate("navigator.clipboard.readText()") == wanted
+    page.evaluate("navigator.clipboard.writeText('')")
+    spec.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("navigator.clipboard.readText().then(Boolean)")
+    assert page.evaluate("navigator.clipboard.readText()") == wanted
+
+
+def test_a_code_cell_is_copied_and_a_hidden_one_opens(page, served):
+    page.goto(f"{served}/chapters/05_cifar10.html")
+    fold = page.locator("details.hide").first
+    fold.locator("summary").click()
+    assert fold.evaluate("e => e.open") and fold.locator("pre").first.is_visible()
+    button = page.locator("button.copybtn").first
+    button.scroll_into_view_if_needed()
+    button.click(force=True)
+    assert page.evaluate("navigator.clipboard.readText()").strip()
+
+
+def test_the_notebook_and_the_records_can_be_had(page, served):
+    page.goto(f"{served}/chapters/05_cifar10.html")
+    notebook = page.locator("a.btn-download-source-button, a[href$='.ipynb']").first.get_attribute("href")
+    assert page.request.get(page.evaluate("h => new URL(h, location).href", notebook)).ok
+    record = page.locator("article a[href$='.jsonl']").first.get_attribute("href")
+    answer = page.request.get(page.evaluate("h => new URL(h, location).href", record))
+    assert answer.ok and '"image"' in answer.text()[:2000]
+
+
+def test_a_long_table_folds_and_is_filtered(page, served):
+    page.set_content(
+        "<article><table class='long'><thead><tr><th>defence</th></tr></thead><tbody>"
+        + "".join(f"<tr><td><abbr class='spec' title='uniform:t=0.{i}'>noise {i}</abbr></td></tr>" for i in range(30))
+        + "</tbody></table></article>"
+    )
+    page.add_script_tag(content=(HTML / "_static" / "hetpure.js").read_text())
+    rows = page.locator("tbody tr:visible")
+    assert rows.count() == 12
+    page.locator("button.filter-more").click()
+    assert rows.count() == 30
+    page.locator("input[type=search]").fill("noise 7")
+    assert rows.count() == 1 and "1 of 30" in page.locator(".filter-count").inner_text()
+    page.locator("input[type=search]").fill("t=0.29")
+    assert rows.count() == 1, "the spec behind a name is found too"
+    page.locator("input[type=search]").fill("<img src=x onerror=alert(1)>")
+    assert rows.count() == 0
+
+
+def test_a_slider_moves_by_key_and_stands_still_without_script(page, chromium, served):
+    frames = "".join(
+        f"<figure data-value='{v}'{' class=chosen' if v == 2 else ''}><figcaption>at {v}</figcaption></figure>" for v in (1, 2, 3)
+    )
+    html = f"<link rel=stylesheet href='{served}/_static/hetpure.css'><div class=slider data-label=level>{frames}</div>"
+    page.goto(f"{served}/search.html")
+    page.set_content(html)
+    assert page.locator("figure:visible").all_inner_texts() == ["at 2"]
+    page.add_script_tag(content=(HTML / "_static" / "hetpure.js").read_text())
+    page.locator("input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("figure:visible").all_inner_texts() == ["at 3"]
+    assert page.locator("input[type=range]").get_attribute("aria-valuetext") == "level 3"
+
+
+def test_the_theme_is_switched_and_kept(page, served):
+    page.goto(f"{served}/book/index.html")
+    seen = {page.evaluate("document.documentElement.dataset.theme")}
+    for _ in range(2):
+        page.locator("button.theme-switch-button:visible").first.click()
+        seen.add(page.evaluate("document.documentElement.dataset.theme"))
+    assert seen == {"light", "dark"}
+    mode = page.evaluate("document.documentElement.dataset.mode")
+    page.goto(f"{served}/book/findings.html")
+    assert page.evaluate("document.documentElement.dataset.mode") == mode
+
+
+def test_the_first_page_says_the_result_within_the_first_screen(page, served):
+    page.goto(f"{served}/book/index.html")
+    numbers = page.locator(".answer strong").all_inner_texts()
+    assert len(numbers) >= 4 and all(re.search(r"\d|told apart", n) for n in numbers)
+    for what in (".answer", "a[href*='live.html'].sd-btn", "a[href*='12_audit.html'].sd-btn"):
+        box = page.locator(f"article {what}").first.bounding_box()
+        assert box["y"] + box["height"] < 900
+    assert page.locator(".chapter-card").count() == len(list((ROOT / "chapters").glob("*.ipynb")))
+    assert page.locator(".chapter-card img.thumb").count() > 8
+
+
+def test_the_keyboard_reaches_the_text(page, served):
+    page.goto(f"{served}/book/index.html")
+    page.keyboard.press("Tab")
+    assert "main" in page.evaluate("document.activeElement.getAttribute('href') || ''")

@@ -1,0 +1,68 @@
+"""The first page says what the records say, and nothing where there are none."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from hetpure_lab.common.stats import mean_rate
+from hetpure_lab.evidence import frontier
+from hetpure_lab.evidence.frontier import Point
+from hetpure_lab.report import landing
+
+IMAGES = tuple(f"i{k}" for k in range(40))
+
+
+def point(name: str, clean: float, attacked: float) -> Point:
+    """A defence that is right on a share of the images, the same ones first."""
+    right = lambda share: (np.arange(len(IMAGES)) < share * len(IMAGES)).astype(float)
+    return Point(name, IMAGES, right(clean), right(attacked))
+
+
+@pytest.fixture
+def curve() -> tuple[Point, ...]:
+    return point("uniform:t=0.1", 0.9, 0.1), point("uniform:t=0.2", 0.5, 0.5)
+
+
+@pytest.mark.parametrize("attacked, word", [(0.6, "above"), (0.05, "below")])
+def test_the_side_of_the_curve_decides_the_word(curve, attacked, word):
+    said = landing._beside_noise(landing.Found(point("hetpure", 0.7, attacked), curve))
+    points = float(re.search(r"\*\*([\d.]+) points", said)[1])
+    assert word in said and points == pytest.approx(100 * abs(attacked - 0.3), abs=0.1)
+
+
+def test_on_the_curve_nothing_is_told_apart(curve):
+    assert "not told apart" in landing._beside_noise(landing.Found(curve[0], curve))
+
+
+def test_beyond_the_curve_nothing_is_compared(curve):
+    assert "cannot be compared" in landing._beside_noise(landing.Found(point("hetpure", 1.0, 0.1), curve))
+
+
+def test_the_numbers_are_those_of_the_records():
+    found = landing.Found.of()
+    said = landing.answer()
+    left, d = mean_rate(found.method.attacked), frontier.distance(found.method, found.curve)
+    assert f"**{100 * left.value:.0f} %** left [{100 * left.low:.1f},\u00a0{100 * left.high:.1f}]" in said
+    assert f"{abs(100 * d.difference.value):.1f} points" in said
+
+
+def test_without_records_the_page_says_so(tmp_path):
+    assert "Nothing is measured" in landing.answer(tmp_path) and landing.scale(tmp_path) == ""
+    said = landing.outcomes(tmp_path)
+    assert all(said.values()) and "not measured" in said[8]
+
+
+def test_every_chapter_has_a_card_that_leads_to_it():
+    links = re.findall(r"^:link: \.\./chapters/(.*)$", landing.cards(), re.MULTILINE)
+    assert links == [path.stem for _, path, _ in landing._chapters()]
+
+
+def test_the_picture_has_the_line_and_names_the_method(curve):
+    figure = landing.picture(landing.Found(point("hetpure", 0.7, 0.2), curve))
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert "the method" in texts and "10.0 points" in texts
+    plt.close(figure)

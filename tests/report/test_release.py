@@ -1,0 +1,36 @@
+"""A version: one address, one citation, notes, and a tag that fits."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from hetpure_lab.common.paths import ROOT
+from hetpure_lab.report import release
+
+
+def test_the_repositorys_address_stands_in_one_place():
+    """CITATION.cff and the BibTeX entry are written from pyproject.toml; nothing else names the address."""
+    about = release.project()
+    address = about["urls"]["Repository"].removeprefix("https://")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    named = {name for name in tracked if address.encode() in (ROOT / name).read_bytes()}
+    assert named == {"pyproject.toml", "CITATION.cff", "book/hetpure.bib"}
+    cff = (ROOT / "CITATION.cff").read_text()
+    assert cff == release.citation(cff, about), "run: python -m hetpure_lab.report.release"
+    assert (ROOT / "book" / "hetpure.bib").read_text() == release.bibtex(about)
+    assert about["version"] in release.citation(cff, about | {"version": "9.9.9"}).replace("9.9.9", about["version"])
+
+
+def test_a_release_needs_its_version_and_its_notes(tmp_path):
+    assert release.notes("## 0.2.0 (2026-12-01)\n\nNew.\n\n## 0.1.0\n\nOld.\n", "0.2.0") == "New.\n"
+    for changelog in ("## 0.1.0\n\nOld.\n", "## 0.2.0 (unreleased)\n\nNew.\n", "## 0.2.0\n\n## 0.1.0\nOld.\n"):
+        with pytest.raises(release.ReleaseError):
+            release.notes(changelog, "0.2.0")
+    with pytest.raises(release.ReleaseError, match="tag"):
+        release.collect("v0.0.0", tmp_path)
+
+
+def test_the_changelog_has_a_section_of_this_version():
+    assert f"## {release.project()['version']}" in (ROOT / "CHANGELOG.md").read_text()
