@@ -11,12 +11,14 @@ from hetpure_lab.report import release
 
 
 def test_the_repositorys_address_stands_in_one_place():
-    """CITATION.cff and the BibTeX entry are written from pyproject.toml; nothing else names the address."""
+    """CITATION.cff, the BibTeX entry and install cells are written from pyproject.toml; no source names the address."""
     about = release.project()
     address = about["urls"]["Repository"].removeprefix("https://")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    named = {name for name in tracked if address.encode() in (ROOT / name).read_bytes()}
-    assert named == {"pyproject.toml", "CITATION.cff", "book/hetpure.bib"}
+    texts = {name: (ROOT / name).read_bytes() for name in tracked if not name.endswith((".jsonl", ".safetensors"))}
+    named = {name for name, text in texts.items() if address.encode() in text}
+    written = {"CITATION.cff", "book/hetpure.bib", *(n for n in named if n.startswith("chapters/"))}  # install cells
+    assert {n for n in named if not n.startswith("tests/")} == {"pyproject.toml"} | written
     cff = (ROOT / "CITATION.cff").read_text()
     assert cff == release.citation(cff, about), "run: python -m hetpure_lab.report.release"
     assert (ROOT / "book" / "hetpure.bib").read_text() == release.bibtex(about)
