@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "HetPure needs Python 3.11 or newer: make setup PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint requirements.lock --editable '.[test,book]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint requirements.lock --editable '.[lab,test,book]'
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -51,7 +51,7 @@ test: setup  ## lint, strict book, unit tests and every chapter's outputs (about
 
 test-paper:  ## compare our networks with torchvision's and RobustBench's, in .venv-paper (downloads 5.5 GB)
 	$(PYTHON) -m venv .venv-paper
-	.venv-paper/bin/python -m pip install --quiet --editable '.[test,paper]'
+	.venv-paper/bin/python -m pip install --quiet --editable '.[lab,test,paper]'
 	.venv-paper/bin/python -m pytest tests/test_libraries.py
 
 book: setup  ## build the book strictly into book/_build/html

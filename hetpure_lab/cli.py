@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from hetpure_lab.common import plugins
+from hetpure_lab.common import paths, plugins
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command's help line and where its ``main(argv)`` is; `first` goes before the arguments."""
+    """A command's help line and where its ``main(argv)`` is; `first` goes before the arguments.
+
+    With `checkout` it works on files of the repository that no installation has.
+    """
 
     says: str
     module: str
     first: tuple[str, ...] = ()
+    checkout: bool = False
 
 
 COMMANDS = {
@@ -70,10 +74,10 @@ COMMANDS = {
     "check": Command("accuracies of a bench's networks on any data", "training.check"),
     "train": Command("train a small network", "training.train"),
     "fetch": Command("download and check published networks", "networks.fetch"),
-    "pages": Command("write the generated pages of the book", "report.pages"),
-    "figures": Command("draw the pictures of the book", "report.figures"),
-    "live": Command("pack the networks for the page of the book that attacks", "report.live"),
-    "chapters": Command("run chapters and keep their outputs", "report.chapters"),
+    "pages": Command("write the generated pages of the book", "report.pages", checkout=True),
+    "figures": Command("draw the pictures of the book", "report.figures", checkout=True),
+    "live": Command("pack the networks for the page of the book that attacks", "report.live", checkout=True),
+    "chapters": Command("run chapters and keep their outputs", "report.chapters", checkout=True),
 }
 
 
@@ -125,6 +129,8 @@ def run(words: Sequence[str]) -> int:
     if modules and not {"-h", "--help"} & set(rest):
         plugins.use(*modules)
     about = COMMANDS[name]
+    if about.checkout:
+        paths.demand_checkout(f"hetpure {name}")
     return import_module(f"hetpure_lab.{about.module}").main([*about.first, *rest]) or 0
 
 

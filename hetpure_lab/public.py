@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -522,20 +523,20 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _html(frame: pd.DataFrame, title: str) -> str:
-    shown = frame.style.set_caption(title).format(precision=1)
-    return shown.to_html()
+    table = frame.to_html(float_format="{:.1f}".format, border=0)
+    return table.replace("<thead>", f"<caption>{escape(title)}</caption><thead>", 1)
 
 
 def _latex(frame: pd.DataFrame, title: str) -> str:
     """A table for the package booktabs."""
-    escape = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#"})
+    special = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#"})
     rows = [["", *map(str, frame.columns)]]
     rows += [
         [str(i), *(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row)]
         for i, row in zip(frame.index, frame.itertuples(index=False))
     ]
-    lines = [" & ".join(cell.translate(escape) for cell in row) + r" \\" for row in rows]
-    head = [r"\begin{table}", rf"\caption{{{title.translate(escape)}}}"]
+    lines = [" & ".join(cell.translate(special) for cell in row) + r" \\" for row in rows]
+    head = [r"\begin{table}", rf"\caption{{{title.translate(special)}}}"]
     head += [
         rf"\begin{{tabular}}{{l{'r' * len(frame.columns)}}}",
         r"\toprule",

@@ -40,7 +40,7 @@ from hetpure_lab import data, evidence
 from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.measure import LiveBytes
-from hetpure_lab.common.paths import RESULTS, ROOT
+from hetpure_lab.common.paths import HOME, RESULTS
 from hetpure_lab.data import Images
 from hetpure_lab.evidence import Experiment, records, workers
 from hetpure_lab.networks import benches
@@ -235,6 +235,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = part()
         print(*(f"{name}: {value:.3g}" for name, value in found.items() if isinstance(value, int | float)), sep="\n", flush=True)
         result |= found
-    target: Path = ROOT / "out" / "bench.json"
+    target: Path = HOME / "out" / "bench.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")

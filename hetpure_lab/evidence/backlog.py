@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hetpure_lab.attacks import PRESETS
-from hetpure_lab.common.paths import RESULTS, ROOT
+from hetpure_lab.common.paths import HOME, RESULTS
 from hetpure_lab.evidence.experiment import Experiment
 from hetpure_lab.evidence.records import read
 from hetpure_lab.networks import benches, checkpoints
 
-QUEUE = ROOT / "results" / "queue.txt"
+QUEUE = HOME / "results" / "queue.txt"
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,8 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
 
 def queue(path: Path = QUEUE) -> Iterator[list[str]]:
     """The command lines of the queue file; '#' starts a comment."""
+    if not path.is_file():
+        raise ValueError(f"there is no queue {path}: a line of it is what follows `hetpure run`")
     for line in path.read_text().splitlines():
         if words := shlex.split(line, comments=True):
             yield words

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hetpure_lab.common.paths import ROOT
+from hetpure_lab.common.paths import CHECKOUT, ROOT
 from hetpure_lab.evidence import code, manifest
 from hetpure_lab.evidence.code import CODE
 
@@ -208,6 +208,9 @@ def _parse(text: bytes) -> tuple[dict[str, dict], list[str]]:
 
 
 def _commit() -> str:
+    """The commit of the checkout; of an installation its version, whatever repository it lies in."""
+    if not CHECKOUT:
+        return f"hetpure {_installed('hetpure')}, sources {code.fingerprint()}"
     try:
         return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     except OSError:

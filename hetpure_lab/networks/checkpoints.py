@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from hetpure_lab.common.download import DownloadError, download, sha256
-from hetpure_lab.common.paths import CACHE, WEIGHTS
+from hetpure_lab.common.paths import CACHE, CHECKOUT, WEIGHTS
 from hetpure_lab.networks import published
 
-RECORDED = WEIGHTS / "published.json"
+RECORDED = (WEIGHTS if CHECKOUT else CACHE) / "published.json"
 
 
 class CheckpointError(DownloadError):

@@ -17,7 +17,7 @@ from hetpure_lab import data as lab_data
 from hetpure_lab import evidence
 from hetpure_lab.attacks import PGD, Attack
 from hetpure_lab.common import names, specs
-from hetpure_lab.common.paths import ROOT
+from hetpure_lab.common.paths import HOME
 from hetpure_lab.cost import planner
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
@@ -43,7 +43,7 @@ def images_for(bench: Bench, folder: str = "", split: str = "test") -> Images:
     return images
 
 
-LIVE = ROOT / "out" / "live" / code.fingerprint()  # of all sources that decide an outcome
+LIVE = HOME / "out" / "live" / code.fingerprint()  # of all sources that decide an outcome
 
 
 def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Images, K: int, seed: int = 0, split: str = "test") -> Runs:

@@ -32,13 +32,14 @@ from hetpure_core import Noise, linear_schedule, q_xt_x0
 from hetpure_lab import data as lab_data
 from hetpure_lab.attacks import PGD, perturb_randomly
 from hetpure_lab.common import specs
-from hetpure_lab.common.paths import ROOT
+from hetpure_lab.common.paths import CHECKOUT, HOME, ROOT
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES, atop, pixeldefend
 from hetpure_lab.networks import benches
 from hetpure_lab.networks.small import build
 
-RUNS, WEIGHTS = ROOT / "out" / "train", ROOT / "weights"
+RUNS = HOME / "out" / "train"
+WEIGHTS = ROOT / "weights" if CHECKOUT else HOME / "weights"  # what is trained goes here
 N_VALIDATION = 256
 
 
