@@ -71,6 +71,7 @@ def run(
         raise ValueError("workers load the bench by its name: give a bench or a client, not both")
     if batch is not None and batch < 1:
         raise ValueError(f"a batch has at least 1 image, not {batch}")
+    check_radius(experiment)
     batch = batch or full_batch(experiment, device)
     path, ids = experiment.path(results), images.ids
     found = read(path)
@@ -123,6 +124,14 @@ def full_batch(experiment: Experiment, device: str) -> int:
     """As many images as fill the rows that a device of that kind takes at once with the copies of a gradient, and at least `LEAST`."""
     attack = specs.parse(experiment.attack, ATTACKS)[1]
     return max(LEAST, microbatch.rows(torch.device(device)) // attack.eot)
+
+
+def check_radius(experiment: Experiment) -> None:
+    """Raise `ValueError`, before any work, for a radius of which 8-bit differences keep nothing or more than they hold."""
+    attack = specs.parse(experiment.attack, ATTACKS)[1]
+    if attack.norm == "Linf" and attack.eps and not 1 / 255 - 1e-6 <= attack.eps < 128 / 255:
+        says = f"an l-infinity radius is from 1/255 to 127/255, not {attack.eps:.4g}"
+        raise ValueError(f"adversarial images are stored as 8-bit differences: {says}")
 
 
 def check_origin(experiment: Experiment, images: Images, found: dict[str, dict], path: Path) -> None:

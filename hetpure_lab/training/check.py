@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     bench = benches.load(args.bench, args.device)
     images = data.load(bench.dataset, args.split, args.data)
-    images = images.take(args.n_images) if args.n_images else images
+    images = images if args.n_images is None else images.take(args.n_images)
     result = accuracies(bench, images, progress=True)
     if args.card:
         for name in bench.weights:
