@@ -1,32 +1,24 @@
 """Heterogeneous adversarial purification (Pei et al., CVPR 2025), with the paper's mistakes removed.
 
-The contract is three Protocols; none asks for a base class, and any callable is a network:
-
-- a `Denoiser` ``eps(x_t, t)``: noisy images (n, c, h, w) in the [-1, 1] scale and integer times (n,) in 1..T to the predicted noise,
-  in the shape of the images;
-- a `Classifier`: images (n, c, h, w) in [0, 1] to finite logits (n, classes); it owns its normalisation. Its ``taps()`` (or the argument
-  `taps`) name the modules whose outputs (n, c, h, w) are the activations of Eq 2; only a purifier that looks at them needs any;
-- a `Purifier`: a frozen dataclass of settings, such as `HetPure` (the method) or `Uniform` (one noise level for every pixel).
-
-`purify` returns purified images, `Purified` is the defended classifier. Everything else is the method section, in order. Images are in
-[0, 1] at the public boundary and in [-1, 1] inside; noise is `eps`, times are indices into `Schedule.abar`, fractions are of T.
-Networks run in eval mode with gradients for the images only, and the caller's stay as they were (`frozen`). What enters and leaves them is
-checked: `ValueError`. Randomness is keyed by (seed, image, copy, draw) and never by the position in a batch; images without ids get fresh
-noise. Threads may share modules. This module knows no data set, file, attack or network by name.
+The contract is three Protocols, `Denoiser`, `Classifier` and `Purifier`; none asks for a base class, and any callable is a network.
+`purify` returns purified images, `Purified` is the defended classifier; the rest is the method section, in order. Images are in [0, 1] at
+the public boundary and in [-1, 1] inside; noise is `eps`, times are indices into `Schedule.abar`, fractions are of T. Networks run in
+eval mode with gradients for the images only, and the caller's stay as they were (`frozen`). What enters and leaves them is checked:
+`ValueError`. Randomness is keyed by (seed, image, copy, draw) and never by the position in a batch; images without ids get fresh noise.
+Threads may share modules. This module knows no data set, file, attack or network by name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import operator
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from numbers import Real
@@ -49,35 +41,40 @@ __all__ = [
 Step = Callable[[Tensor], Tensor]
 Plan = list[tuple[int, Step]]  # (the time at which the step arrives, the step)
 Draws = Callable[[str, Tensor], Tensor]  # (the name of a draw, a tensor to resemble) to standard normal noise
-
+Ids = Sequence[int | str]  # whose noise each row of a batch gets
+Taps = Sequence[nn.Module]  # the modules at whose outputs a mask looks
 READINGS = ("paper", "released", "multi-step")
 SAMPLERS = ("ddim", "ddpm")
 MASKS = ("attention", "top-fraction", "random", "inverted", "all", "none")
+AHEAD = 32  # draws of noise that are sent to a device at once
+FLAT_UP_TO = 24  # denoiser calls whose states are all kept for the backward pass; longer chains are cut into segments
+SLACK = 1e-6  # by which images may leave [0, 1], as they do by rounding
+_LOCK = threading.Lock()  # PyTorch numbers its hooks without one
+_POOL = ThreadPoolExecutor(thread_name_prefix="noise")
 
 
 class Denoiser(Protocol):
-    """Noisy images (n, c, h, w) and times (n,) to the predicted noise (n, c, h, w)."""
+    """Noisy images (n, c, h, w) in [-1, 1] and integer times (n,) in 1..T to the predicted noise (n, c, h, w)."""
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor: ...
 
 
 class Classifier(Protocol):
-    """Images (n, c, h, w) to logits (n, classes)."""
+    """Images (n, c, h, w) in [0, 1] to finite logits (n, classes); it owns its normalisation. Its ``taps()`` (or the argument `taps`) name
+    the modules whose outputs (n, c, h, w) are the activations of Eq 2; only a purifier that looks at them needs any."""
 
     def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
 class Purifier(Protocol):
-    """The mask of images in [0, 1], or None; the steps from images in [-1, 1]; how many denoiser calls these make."""
+    """A frozen dataclass of settings: the mask of images in [0, 1], or None; steps from images in [-1, 1]; how many denoiser calls."""
 
-    def mask(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], noise: Draws) -> Tensor | None: ...
+    def mask(self, images: Tensor, classifier: Classifier, taps: Taps, noise: Draws) -> Tensor | None: ...
     def plan(self, x_adv: Tensor, mask: Tensor | None, eps: Denoiser, noise: Draws, schedule: Schedule) -> Plan: ...
     def calls(self, schedule: Schedule) -> int: ...
 
 
 # ---- 1. diffusion: schedule, noise, forward and reverse steps (Eq 1, 6, 7, 9, 10, 11) -------------------------------------
-
-
 @dataclass(frozen=True)
 class Schedule:
     """The cumulative signal fractions abar_0 = 1 > abar_1 > ... > abar_T > 0, float64 (T + 1,)."""
@@ -100,21 +97,19 @@ class Schedule:
 
     def index(self, fraction: float) -> int:
         """The time index nearest to a fraction of T; raises outside (0, 1]."""
-        if not 0 < fraction <= 1:
-            raise ValueError(f"a noise level is a fraction of T in (0, 1], not {fraction}")
+        _require(0 < fraction <= 1, f"a noise level is a fraction of T in (0, 1], not {fraction}")
         return max(1, round(fraction * self.T))
 
-    def signal_and_noise(self, t: int | Tensor, like: Tensor) -> tuple[Any, Any]:
+    def signal_and_noise(self, t: int | Tensor, like: Tensor) -> tuple[Any, ...]:
         """sqrt(abar_t) and sqrt(1 - abar_t), taken in float64: floats for one index `t`, (n, 1, 1, 1) like `like` for one per image."""
         if not isinstance(t, Tensor):
             return self.floats[1][t], self.floats[2][t]
-        signal, sigma = _tables(self, like.device, like.dtype)
-        return signal[t.to(like.device)].reshape(-1, 1, 1, 1), sigma[t.to(like.device)].reshape(-1, 1, 1, 1)
+        return _tables(self, like.device, like.dtype)[:, t.to(like.device)].reshape(2, -1, 1, 1, 1).unbind()
 
 
 @lru_cache(maxsize=64)
-def _tables(schedule: Schedule, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return schedule.abar.sqrt().to(dtype).to(device), (1 - schedule.abar).sqrt().to(dtype).to(device)
+def _tables(schedule: Schedule, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.stack([schedule.abar.sqrt(), (1 - schedule.abar).sqrt()]).to(dtype).to(device)
 
 
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 2e-2) -> Schedule:
@@ -126,17 +121,14 @@ def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 2e-2) -
 @dataclass(frozen=True)
 class Noise:
     """Standard normal noise keyed by (seed, image, copy, draw): the same key gives the same noise in any batch, shard or order.
-
-    `images` and `copies` hold one entry per row of the batch: whose noise it is, and which of its independent purifications.
-    """
+    `images` and `copies` hold one entry per row of the batch: whose noise it is, and which of its independent purifications."""
 
     seed: int | str
-    images: Sequence[int | str]
+    images: Ids
     copies: Sequence[int]
 
     def __post_init__(self) -> None:
-        if len(self.images) != len(self.copies):
-            raise ValueError(f"{len(self.images)} images but {len(self.copies)} copies")
+        _require(len(self.images) == len(self.copies), f"{len(self.images)} images but {len(self.copies)} copies")
 
     def generators(self, draw: str) -> Iterator[torch.Generator]:
         for image, copy in zip(self.images, self.copies):
@@ -145,30 +137,24 @@ class Noise:
 
     def __call__(self, draw: str, like: Tensor) -> Tensor:
         """Noise of the shape, type and device of `like`; always drawn in float32 on the CPU, so that all devices agree."""
-        if len(like) != len(self.images):
-            raise ValueError(f"noise for {len(self.images)} images was asked of a batch of {len(like)}")
+        _require(len(like) == len(self.images), f"noise for {len(self.images)} images was asked of a batch of {len(like)}")
         return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self.generators(draw)]).to(like)
 
 
-AHEAD = 32  # draws of noise that are sent to a device at once
-_POOL = ThreadPoolExecutor(thread_name_prefix="noise")
-
-
-@dataclass
-class _Ahead:
+def _ahead(noise: Noise, names: list[str]) -> Draws:
     """Keyed noise for a device, whose draws are known: drawn in bulk on threads, and sent in one piece that nobody waits for."""
+    drawn: dict[str, Tensor] = {}
 
-    noise: Noise
-    names: list[str]
-    drawn: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    def ahead(draw: str, like: Tensor) -> Tensor:
+        if draw not in drawn:
+            due = names[names.index(draw) :][:AHEAD]
+            host = torch.empty(len(due), *like.shape, pin_memory=like.is_cuda)
+            list(_POOL.map(lambda name, rows: rows.copy_(noise(name, rows)), due, host))
+            drawn.clear()
+            drawn.update(zip(due, host.to(like.device, like.dtype, non_blocking=True)))
+        return drawn[draw]
 
-    def __call__(self, draw: str, like: Tensor) -> Tensor:
-        if draw not in self.drawn:
-            names = self.names[self.names.index(draw) :][:AHEAD]
-            host = torch.empty(len(names), *like.shape, pin_memory=like.is_cuda)
-            list(_POOL.map(lambda name, rows: rows.copy_(self.noise(name, rows)), names, host))
-            self.drawn = dict(zip(names, host.to(like.device, like.dtype, non_blocking=True)))
-        return self.drawn[draw]
+    return ahead
 
 
 @dataclass(frozen=True)
@@ -191,20 +177,14 @@ def q_xt_x0(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Ten
 
 
 def q_xt_xs(xs: Tensor, s: int, t: int, eps: Tensor, schedule: Schedule) -> Tensor:
-    r"""Diffuse on from s to t > s,
-    :math:`x_t = \sqrt{\bar\alpha_t / \bar\alpha_s}\, x_s + \sqrt{1 - \bar\alpha_t / \bar\alpha_s}\, \epsilon`.
-
-    One step of it is Eq 10 (with the index corrected: erratum E4); t - s of them compose to this. Book: ch03, eq-renoise.
-    """
+    r"""Diffuse on from s to t > s: :math:`x_t = \sqrt{r}\, x_s + \sqrt{1 - r}\, \epsilon`, :math:`r = \bar\alpha_t / \bar\alpha_s`. One
+    step of it is Eq 10 (with the index corrected: erratum E4); t - s of them compose to this. Book: ch03, eq-renoise."""
     ratio = schedule.floats[0][t] / schedule.floats[0][s]
     return math.sqrt(ratio) * xs + math.sqrt(1 - ratio) * eps
 
 
 def x0_xt(xt: Tensor, t: int, eps: Tensor, schedule: Schedule) -> Tensor:
-    r"""The denoised estimate :math:`\hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon) / \sqrt{\bar\alpha_t}`.
-
-    Paper: in Eq 11. Book: ch01, eq-x0.
-    """
+    r"""Denoised: :math:`\hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon) / \sqrt{\bar\alpha_t}`. Paper: Eq 11. Book: ch01, eq-x0."""
     signal, sigma = schedule.signal_and_noise(t, xt)
     return (xt - sigma * eps) / signal
 
@@ -212,54 +192,33 @@ def x0_xt(xt: Tensor, t: int, eps: Tensor, schedule: Schedule) -> Tensor:
 def p_xs_xt(xt: Tensor, t: int, s: int, eps: Tensor, schedule: Schedule, eta: float = 0.0, z: Tensor | None = None) -> Tensor:
     r"""Denoise from t to s < t: :math:`x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}\, \epsilon + \sigma z`,
     :math:`\sigma = \eta \sqrt{\tfrac{1 - \bar\alpha_s}{1 - \bar\alpha_t} (1 - \tfrac{\bar\alpha_t}{\bar\alpha_s})}`.
-
     `eta` = 0 is DDIM and Eq 11; `eta` = 1 is the ancestral DDPM step, and with s = t - 1 exactly Eq 7 and 9. `z` is standard normal
-    noise, needed when `eta` > 0. Book: ch01, eq-reverse.
-    """
+    noise, needed when `eta` > 0. Book: ch01, eq-reverse."""
+    _require(not eta or z is not None, f"a step with eta = {eta} needs its noise z")
     abar_t, abar_s = schedule.floats[0][t], schedule.floats[0][s]
     variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
     xs = math.sqrt(abar_s) * x0_xt(xt, t, eps, schedule) + math.sqrt(max(0.0, 1 - abar_s - variance)) * eps
-    if eta and z is None:
-        raise ValueError(f"a step with eta = {eta} needs its noise z")
     return xs if z is None or not eta else xs + math.sqrt(variance) * z
 
 
 def time_grid(t_l: int, t_s: int, steps: int) -> tuple[list[int], list[int]]:
     """The times visited in stage 1 (t_l down to t_s) and stage 2 (t_s down to 0), both ends included.
-
-    `steps` is shared in proportion to the two lengths, rounding in favour of stage 2; t_l and t_s are always visited exactly, and no
-    stage has more steps than indices.
-    With t_s = t_l stage 1 is empty: the grid of uniform purification. Book: ch01, eq-grid.
-    """
-    if not 1 <= t_s <= t_l:
-        raise ValueError(f"the grid needs 1 <= t_s <= t_l, not t_s = {t_s}, t_l = {t_l}")
+    `steps` is shared in proportion to the two lengths, rounding in favour of stage 2, and no stage has more steps than indices. With
+    t_s = t_l stage 1 is empty: the grid of uniform purification. Book: ch01, eq-grid."""
+    _require(1 <= t_s <= t_l, f"the grid needs 1 <= t_s <= t_l, not t_s = {t_s}, t_l = {t_l}")
     n_2 = max(1, math.ceil(steps * t_s / t_l))
     n_1 = 0 if t_s == t_l else max(1, min(steps - n_2, t_l - t_s))
     n_2 = min(max(steps - n_1, 0), t_s)
-    if n_2 < 1:
-        raise ValueError(f"{steps} steps are too few to contain both times: two levels need at least 2")
-    return _descend(t_l, t_s, n_1), _descend(t_s, 0, n_2)
-
-
-def _descend(start: int, stop: int, n: int) -> list[int]:
-    return [round(start + (stop - start) * i / n) for i in range(n + 1)] if n else [start]
+    _require(n_2 >= 1, f"{steps} steps are too few to contain both times: two levels need at least 2")
+    descend = lambda start, stop, n: [round(start + (stop - start) * i / max(n, 1)) for i in range(n + 1)]
+    return descend(t_l, t_s, n_1), descend(t_s, 0, n_2)
 
 
 # ---- 2. attention mask (Eq 2-4, Alg 2) -------------------------------------------------------------------------------------
-
-
-_LOCK = threading.Lock()  # PyTorch numbers its hooks without one
-
-
 @contextmanager
 def tapped(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the outputs of `modules` during a forward pass, in the order given; every hook is gone when the block ends.
-
-    Other threads may use the same modules, or replicas that share their hooks, meanwhile.
-    """
-    outputs: dict[int, Tensor] = {}
-    ordered: list[Tensor] = []
-    here = threading.get_ident()
+    """Collect the outputs of `modules` in a forward pass, in the order given; no hook stays. Other threads may use them meanwhile."""
+    outputs, ordered, here = dict[int, Tensor](), list[Tensor](), threading.get_ident()
     note = lambda k, _m, _i, out: outputs.__setitem__(k, out) if threading.get_ident() == here else None
     with _LOCK:
         hooks = [m.register_forward_hook(partial(note, k)) for k, m in enumerate(modules)]
@@ -273,23 +232,15 @@ def tapped(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 def activation_map(activation: Tensor, p: int = 2, root: bool = True) -> Tensor:
     r"""The p-norm over channels, :math:`G_m = (\sum_i |A_{mi}|^p)^{1/p}`, (n, c, h, w) to (n, 1, h, w). Paper: Eq 2. Book: ch02, eq-pnorm.
-
-    ``root=False`` leaves the sum of powers, as the released code does with p = 2.
-    """
-    _count("p", p)
-    if root:
-        return torch.linalg.vector_norm(activation, ord=p, dim=1, keepdim=True)
-    return activation.abs().pow(p).sum(1, keepdim=True)
+    ``root=False`` leaves the sum of powers, as the released code does with p = 2."""
+    _check_setting("p", p)
+    return torch.linalg.vector_norm(activation, ord=p, dim=1, keepdim=True) if root else activation.abs().pow(p).sum(1, keepdim=True)
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Scale every map to [0, 1] by its own extremes; a constant map becomes 0.
-
-    What Eq 3's phi has to be (erratum E2). Book: ch02, eq-minmax.
-    """
+    """Scale every map to [0, 1] by its extremes, a constant one to 0. Eq 3's phi has to be this (erratum E2). Book: ch02, eq-minmax."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    spread = high - low
-    return torch.where(spread > 0, (maps - low) / torch.where(spread > 0, spread, 1), 0)
+    return torch.where(high > low, (maps - low) / torch.where(high > low, high - low, 1), 0)
 
 
 def spatial_softmax(maps: Tensor) -> Tensor:
@@ -297,43 +248,18 @@ def spatial_softmax(maps: Tensor) -> Tensor:
     return maps.flatten(-2).softmax(-1).reshape(maps.shape)
 
 
-def attention_maps(
-    images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], p: int = 2, root: bool = True, phi: Step = min_max
-) -> Tensor:
-    r"""One map per block at image size, :math:`AM_m = \phi(\mathrm{Bi}(G_m))`: (n, c, h, w) to (n, M, h, w).
-
-    Paper: Eq 2, 3, Alg 2. Book: ch02, eq-maps.
-    """
+def attention_maps(images: Tensor, classifier: Classifier, taps: Taps, p: int = 2, root: bool = True, phi: Step = min_max) -> Tensor:
+    r"""Maps at image size, :math:`AM_m = \phi(\mathrm{Bi}(G_m))`, (n, M, h, w) for M taps. Paper: Eq 2, 3, Alg 2. Book: ch02, eq-maps."""
     with tapped(taps) as activations:
         _call("classifier", frozen(classifier), images)
-    if not taps or len(activations) != len(taps):
-        ran = f"{len(activations)} of {len(taps)} ran in the classifier's forward pass"
-        raise ValueError(f"an attention map needs at least one tap, and {ran}; {_possible_taps(images, classifier)}")
-    for activation in activations:
-        _check_activation(activation, images)
-    size = images.shape[-2:]
-    blocks = [F.interpolate(activation_map(a, p, root), size, mode="bilinear", align_corners=False) for a in activations]
+    _check_activations(activations, len(taps), images, classifier)
+    blocks = [F.interpolate(activation_map(a, p, root), images.shape[-2:], mode="bilinear", align_corners=False) for a in activations]
     maps = torch.cat(blocks, dim=1)
     return phi(maps) + 0 * maps.detach().amax((1, 2, 3), keepdim=True)  # an activation that is no number leaves no map
 
 
-def _possible_taps(images: Tensor, classifier: Classifier) -> str:
-    """Which modules could be taps, the outermost first, for a message."""
-    if not isinstance(classifier, nn.Module):
-        return "give the modules inside your function that return (n, c, h, w) as taps=[...]"
-    with torch.no_grad(), ExitStack() as stack:
-        named = [(name, stack.enter_context(tapped([m]))) for name, m in classifier.named_modules() if name]
-        frozen(classifier)(images[:1])
-    found = [name for name, outputs in named if outputs and isinstance(outputs[0], Tensor) and outputs[0].ndim == 4]
-    names = ", ".join(sorted(found, key=lambda name: name.count("."))[:12]) or "none returns (n, c, h, w)"
-    return f"give modules or their names as taps=[...]. Of this classifier's could serve: {names}"
-
-
 def threshold_mask(maps: Tensor, tau: float) -> Tensor:
-    r"""The union of the blocks, :math:`\mathcal M = \bigcup_m [AM_m > \tau]`: (n, M, h, w) to (n, 1, h, w) of 0 and 1.
-
-    Paper: Eq 4. Book: ch02, eq-mask.
-    """
+    r"""Union of blocks, :math:`\mathcal M = \bigcup_m [AM_m > \tau]`, (n, M, h, w) to (n, 1, h, w). Paper: Eq 4. Book: ch02, eq-mask."""
     return (maps > tau).any(1, keepdim=True).to(maps.dtype)
 
 
@@ -345,29 +271,19 @@ def soft_mask(maps: Tensor, tau: float, temperature: float = 0.05) -> Tensor:
 def top_fraction_mask(maps: Tensor, fraction: float) -> Tensor:
     """The `fraction` of pixels with the highest maximum over blocks (the released code's ImageNet mask). Book: ch02, eq-topk."""
     score = maps.amax(1).flatten(1)
-    return _first_pixels(score.argsort(dim=1, descending=True, stable=True), int(fraction * score.shape[1]), maps)
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < int(fraction * score.shape[1])).to(maps.dtype).reshape(maps[:, :1].shape)
 
 
 def random_mask(mask: Tensor, noise: Draws) -> Tensor:
     """Control: as many pixels as `mask` has, chosen at random per image."""
-    score = noise("mask", mask).flatten(1)
-    return _first_pixels(score.argsort(dim=1), mask.flatten(1).sum(1, keepdim=True), mask)
-
-
-def _first_pixels(order: Tensor, count: int | Tensor, like: Tensor) -> Tensor:
-    n, (h, w) = len(order), like.shape[-2:]
-    chosen = (torch.arange(h * w, device=order.device) < count).expand(n, -1).to(like.dtype)
-    return torch.zeros(n, h * w, dtype=like.dtype, device=like.device).scatter(1, order, chosen).reshape(n, 1, h, w)
+    rank = noise("mask", mask).flatten(1).argsort(dim=1).argsort(dim=1)
+    return (rank < mask.flatten(1).sum(1, keepdim=True)).to(mask.dtype).reshape(mask.shape)
 
 
 # ---- 3. heterogeneous purification (Eq 5, 8-11, Alg 1) ---------------------------------------------------------------------
-
-
 def merge(mask: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    r""":math:`\mathcal M \odot x^{inside} + (1 - \mathcal M) \odot x^{outside}`.
-
-    Paper: Eq 5, and Eq 8 with the text's orientation (erratum E1). Book: ch03, eq-merge.
-    """
+    r""":math:`\mathcal M \odot x^{inside} + (1 - \mathcal M) \odot x^{outside}`. Paper: Eq 5, 8 (erratum E1). Book: ch03, eq-merge."""
     return mask * inside + (1 - mask) * outside
 
 
@@ -380,10 +296,9 @@ class Uniform:
     sampler: str = "ddim"
 
     def __post_init__(self) -> None:
-        _check_counts(self, "steps")
-        _check_sampling(self.sampler, t=self.t)
+        vars(self).update({name: _check_setting(name, value) for name, value in vars(self).items()})
 
-    def mask(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], noise: Draws) -> None:
+    def mask(self, images: Tensor, classifier: Classifier, taps: Taps, noise: Draws) -> None:
         """No mask: one level for all."""
 
     def grid(self, schedule: Schedule) -> tuple[list[int], list[int]]:
@@ -394,30 +309,21 @@ class Uniform:
         """Diffuse, then denoise along the grid."""
         _, times = self.grid(schedule)
         moves = _Moves(x_adv, mask, eps, noise, schedule, self.sampler)
-        return [(times[0], partial(moves.diffuse, t=times[0]))] + moves.stage_2(times)
+        return [(times[0], partial(moves.diffuse, t=times[0])), *((s, partial(moves.denoise, t=t, s=s)) for t, s in pairwise(times))]
 
     def calls(self, schedule: Schedule) -> int:
-        """Denoiser calls per purification."""
         return len(self.grid(schedule)[1]) - 1
 
 
 @dataclass(frozen=True)
 class HetPure:
     """The method: noise `t_l` where the mask is 1, `t_s` elsewhere, two-stage reverse process, resampling through `U` indices.
-
     `reading` chooses the order of operations in stage 1, from time t to the next time s:
-
-    - ``paper`` - Algorithm 1 with the errata applied: denoise to s, merge at s (Eq 8), diffuse to s + U (Eq 10), one DDIM step back
-      to s (Eq 11): two denoiser calls per step.
-    - ``released`` - the public code: merge at t, diffuse to t + U by U unit steps, one jump to s: one call per step, on
-      `released_grid` and with `released_mask`.
-    - ``multi-step`` - RePaint's resampling, which Eq 11 replaces: (denoise to s, merge) U times, diffusing back to t in between:
-      U calls per step.
-
-    Fractions `t_l`, `t_s` of T in (0, 1]; `tau` is the threshold on maps in [0, 1]; `U` counts time indices (``multi-step``:
-    repetitions); `mask_kind` is one of `MASKS`, `fraction` the area of ``top-fraction``; `p` as in Eq 2; `blocks` the taps used (None:
-    all). Every setting is checked: `ValueError`. Paper: §3, §4, Alg 1. Book: ch03, eq-algorithm.
-    """
+    ``paper`` is Alg 1 with the errata applied: denoise to s, merge (Eq 8), diffuse to s + U (Eq 10), a DDIM step back (Eq 11): two calls;
+    ``released``, the public code: merge, U unit steps to t + U, a jump to s: one call, on `released_grid` and with `released_mask`;
+    ``multi-step``, RePaint's resampling, which Eq 11 replaces: U times (denoise to s, merge), diffusing back to t in between: U calls.
+    Fractions `t_l`, `t_s` of T in (0, 1]; threshold `tau` on maps and area `fraction` of ``top-fraction`` in [0, 1]; `U` counts indices
+    or repetitions; `mask_kind` of `MASKS`; `p` of Eq 2; `blocks` are taps (None: all). Paper: §3, §4, Alg 1. Book: ch03, eq-algorithm."""
 
     t_l: float = 0.2
     t_s: float = 0.05
@@ -432,45 +338,31 @@ class HetPure:
     blocks: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, "steps", "U", "p")
-        _check_sampling(self.sampler, t_l=self.t_l, t_s=self.t_s)
-        _check_choice("reading", self.reading, READINGS)
-        _check_choice("mask_kind", self.mask_kind, MASKS)
-        if self.t_s >= self.t_l:
-            raise ValueError(f"the weak noise t_s = {self.t_s} must be below the strong noise t_l = {self.t_l}")
-        if not _is_share(self.tau):
-            raise ValueError(f"tau is a threshold on maps in [0, 1], not {self.tau}")
-        if not _is_share(self.fraction):
-            raise ValueError(f"fraction is a share of the pixels in [0, 1], not {self.fraction}")
+        vars(self).update({name: _check_setting(name, value) for name, value in vars(self).items()})
+        _require(self.t_s < self.t_l, f"the weak noise t_s = {self.t_s} must be below the strong noise t_l = {self.t_l}")
 
-    def mask(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], noise: Draws) -> Tensor:
+    def mask(self, images: Tensor, classifier: Classifier, taps: Taps, noise: Draws) -> Tensor:
         """The mask (n, 1, h, w) of images in [0, 1], 1 where the strong noise goes; computed without gradient. Paper: Alg 2."""
-        if self.blocks is not None:
-            if not all(0 <= b < len(taps) for b in self.blocks):
-                raise ValueError(f"blocks must be from 0 to {len(taps) - 1}, not {self.blocks}")
-            taps = [taps[b] for b in self.blocks]
+        blocks = range(len(taps)) if self.blocks is None else self.blocks
+        _require(all(0 <= b < len(taps) for b in blocks), f"blocks must be from 0 to {len(taps) - 1}, not {self.blocks}")
+        released, top, taps = self.reading == "released", self.mask_kind == "top-fraction", [taps[b] for b in blocks]
         with torch.no_grad():
-            attended = self._attended(images, classifier, taps)
+            if released and not top:
+                attended = released_mask(images, classifier, taps, self.tau)
+            else:
+                maps = released_maps(images, classifier, taps) if released else attention_maps(images, classifier, taps, self.p)
+                attended = top_fraction_mask(maps, self.fraction) if top else threshold_mask(maps, self.tau)
+                attended = attended + 0 * maps.amax((1, 2, 3), keepdim=True)  # what is no number stays so
             if self.mask_kind == "random":
                 return random_mask(attended, noise) + 0 * attended
-            controls = {"inverted": 1 - attended, "all": 1 + 0 * attended, "none": 0 * attended}
-            return controls.get(self.mask_kind, attended)
-
-    def _attended(self, images: Tensor, classifier: Classifier, taps: Sequence[nn.Module]) -> Tensor:
-        released = self.reading == "released"
-        if released and self.mask_kind != "top-fraction":
-            return released_mask(images, classifier, taps, self.tau)
-        maps = released_maps(images, classifier, taps) if released else attention_maps(images, classifier, taps, self.p)
-        mask = top_fraction_mask(maps, self.fraction) if self.mask_kind == "top-fraction" else threshold_mask(maps, self.tau)
-        return mask + 0 * maps.amax((1, 2, 3), keepdim=True)  # what is no number stays so
+            return {"inverted": 1 - attended, "all": 1 + 0 * attended, "none": 0 * attended}.get(self.mask_kind, attended)
 
     def grid(self, schedule: Schedule) -> tuple[list[int], list[int]]:
         """Times of the two stages."""
         if self.reading == "released":
             return released_grid(self.t_l, self.t_s, self.steps, schedule.T)
         t_l, t_s = schedule.index(self.t_l), schedule.index(self.t_s)
-        if t_l == t_s:
-            raise ValueError(f"t_l = {self.t_l} and t_s = {self.t_s} fall on the same of {schedule.T} times")
+        _require(t_l != t_s, f"t_l = {self.t_l} and t_s = {self.t_s} fall on the same of {schedule.T} times")
         return time_grid(t_l, t_s, self.steps)
 
     def plan(self, x_adv: Tensor, mask: Tensor | None, eps: Denoiser, noise: Draws, schedule: Schedule) -> Plan:
@@ -478,17 +370,13 @@ class HetPure:
         stage_1, stage_2 = self.grid(schedule)
         moves = _Moves(x_adv, mask, eps, noise, schedule, self.sampler)
         step = {"paper": moves.denoise_merge_resample, "released": moves.merge_resample_jump, "multi-step": moves.repeat_denoise_merge}
-        start = partial(moves.diffuse, t=stage_1[0])
-        if self.reading != "released":
-            start = partial(moves.diffuse_heterogeneously, t_l=stage_1[0], t_s=stage_1[-1])
+        start = moves.diffuse if self.reading == "released" else partial(moves.diffuse_heterogeneously, t_s=stage_1[-1])
         strong = [(s, partial(step[self.reading], t=t, s=s, U=self.U)) for t, s in pairwise(stage_1)]
-        return [(stage_1[0], start)] + strong + moves.stage_2(stage_2)
+        return [(stage_1[0], partial(start, t=stage_1[0])), *strong, *((s, partial(moves.denoise, t=t, s=s)) for t, s in pairwise(stage_2))]
 
     def calls(self, schedule: Schedule) -> int:
-        """Denoiser calls per purification."""
-        stage_1, stage_2 = self.grid(schedule)
-        per_step = {"paper": 2, "released": 1, "multi-step": self.U}[self.reading]
-        return per_step * (len(stage_1) - 1) + len(stage_2) - 1
+        n_1, n_2 = (len(times) - 1 for times in self.grid(schedule))
+        return {"paper": 2, "released": 1, "multi-step": self.U}[self.reading] * n_1 + n_2
 
 
 @dataclass(frozen=True)
@@ -506,19 +394,17 @@ class _Moves:
         """Eq 1."""
         return q_xt_x0(x, t, self.noise("start", x), self.schedule)
 
-    def diffuse_heterogeneously(self, x: Tensor, t_l: int, t_s: int) -> Tensor:
-        """Eq 5, and then what Eq 6 says of the weakly noised pixels: "further adding noise" brings them to t_l as well, since the
-        network needs one level for all pixels."""
+    def diffuse_heterogeneously(self, x: Tensor, t: int, t_s: int) -> Tensor:
+        """Eq 5, and then Eq 6: "further adding noise" brings the weakly noised pixels to t, since the network needs one level for all."""
         outside = q_xt_x0(x, t_s, self.noise("start weak", x), self.schedule)
-        outside = q_xt_xs(outside, t_s, t_l, self.noise("start rest", x), self.schedule)
-        return merge(self.mask, self.diffuse(x, t_l), outside)
+        outside = q_xt_xs(outside, t_s, t, self.noise("start rest", x), self.schedule)
+        return merge(self.mask, self.diffuse(x, t), outside)
 
     def denoise(self, x: Tensor, t: int, s: int, draw: str = "", sampler: str | None = None) -> Tensor:
         """Eq 7 and 9: one denoiser call takes x from t to s."""
-        predicted = self.eps(x, torch.full((len(x),), t, device=x.device))
-        if (sampler or self.sampler) == "ddim":
-            return p_xs_xt(x, t, s, predicted, self.schedule)
-        return p_xs_xt(x, t, s, predicted, self.schedule, eta=1.0, z=self.noise(f"reverse {t} {s} {draw}", x))
+        eta = float((sampler or self.sampler) == "ddpm")
+        z = self.noise(f"reverse {t} {s} {draw}", x) if eta else None
+        return p_xs_xt(x, t, s, self.eps(x, torch.full((len(x),), t, device=x.device)), self.schedule, eta, z)
 
     def merge_known(self, x: Tensor, t: int, draw: str = "") -> Tensor:
         """Eq 6 and 8: outside the mask, the input diffused to t replaces x."""
@@ -545,60 +431,44 @@ class _Moves:
             x = q_xt_xs(x, u, u + 1, self.noise(f"renoise {t} {u + 1}", x), self.schedule)
         return self.denoise(x, up, s)
 
-    def stage_2(self, times: list[int]) -> Plan:
-        """Eq 9 along the grid."""
-        return [(s, partial(self.denoise, t=t, s=s)) for t, s in pairwise(times)]
-
 
 def released_grid(t_l: float, t_s: float, steps: int, T: int) -> tuple[list[int], list[int]]:
     """The released code's times: the first multiples of T // steps up to t_l, one more than its zero-based indices.
-
     So the last state is at index 1 instead of the clean 0, stage 1 lasts while the *next* time is not below t_s, and t_l and t_s are
-    visited only if the stride divides them. Book: ch03, eq-released.
-    """
-    if steps > T:
-        raise ValueError(f"the released grid has at most {T} steps, not {steps}")
+    visited only if the stride divides them. Book: ch03, eq-released."""
+    _require(steps <= T, f"the released grid has at most {T} steps, not {steps}")
     stride = T // steps
     times = [i + 1 for i in range(0, T - 1, stride)[: int(steps * t_l) + 1]][::-1]
-    if len(times) < 2:
-        raise ValueError(f"{steps} steps are too few to contain t_l = {t_l}: the released grid has a stride of {stride} indices")
+    _require(len(times) >= 2, f"{steps} steps are too few to contain t_l = {t_l}: the released grid has a stride of {stride} indices")
     n_1 = sum(s - 1 >= t_s * T for s in times[1:])
     return times[: n_1 + 1], times[n_1:]
 
 
-def released_maps(images: Tensor, classifier: Classifier, taps: Sequence[nn.Module]) -> Tensor:
+def released_maps(images: Tensor, classifier: Classifier, taps: Taps) -> Tensor:
     """The released code's maps (n, M, h, w): sums of squares, from the [-1, 1] image under ImageNet's normalisation whatever the data."""
-    if images.shape[1] != 3:
-        raise ValueError(f"the released code's maps need images of 3 channels, not {images.shape[1]}: take another reading")
+    _require(images.shape[1] == 3, f"the released code's maps need images of 3 channels, not {images.shape[1]}: take another reading")
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).to(images)[:, :, None, None]
     return attention_maps((2 * images - 1 - mean) / std, classifier, taps, p=2, root=False)
 
 
-def released_mask(images: Tensor, classifier: Classifier, taps: Sequence[nn.Module], tau: float) -> Tensor:
+def released_mask(images: Tensor, classifier: Classifier, taps: Taps, tau: float) -> Tensor:
     """The released code's mask (n, 1, h, w): the maximum of `released_maps` over blocks is at least `tau`. Book: ch02, eq-mask."""
     highest = released_maps(images, classifier, taps).amax(1, keepdim=True)
     return (highest >= tau).to(images.dtype) + 0 * highest
 
 
 # ---- 4. the defended classifier: exact gradients, voting (Alg 3) -----------------------------------------------------------
-
-FLAT_UP_TO = 24  # denoiser calls whose states are all kept for the backward pass; longer chains are cut into segments
-
-
-def trajectory(x_adv: Tensor, plan: Plan) -> Iterator[tuple[int, Tensor]]:
+def trajectory(x: Tensor, plan: Plan) -> Iterator[tuple[int, Tensor]]:
     """Every state (time, x) of a purification in the [-1, 1] scale, from the noised start to the purified end."""
-    x = x_adv
     for time, step in plan:
         x = step(x)
         yield time, x
 
 
-def run(x_adv: Tensor, plan: Plan, segment: int | None = None) -> Tensor:
+def run(x: Tensor, plan: Plan, segment: int | None = None) -> Tensor:
     """The last state of `trajectory`. With `segment`, that many steps at a time are recomputed in the backward pass instead of stored."""
     if segment is None:
-        *_, (_, x) = trajectory(x_adv, plan)
-        return x
-    x = x_adv
+        return [x for _, x in trajectory(x, plan)][-1]
     for i in range(0, len(plan), segment):
         x = checkpoint(run, x, plan[i : i + segment], use_reentrant=False, preserve_rng_state=False)
     return x
@@ -615,9 +485,7 @@ def draws_of(purifier: Purifier, schedule: Schedule, shape: tuple[int, ...]) -> 
 
 def frozen(network: Any) -> Any:
     """The network in eval mode, with gradients for its inputs only: a view that shares tensors and hooks; `network` stays as it is.
-
-    Whatever needs no change is returned as it is, and so is a function, whose networks are its own business.
-    """
+    What needs no change is returned as it is, and so is a function."""
     modules = [*network.modules()] if isinstance(network, nn.Module) else []
     if not any(m.training or hasattr(m, "_is_replica") or any(p.requires_grad for p in m.parameters(False)) for m in modules):
         return network
@@ -643,25 +511,25 @@ def _view(value: Any, seen: dict[int, Any]) -> Any:
 
 class Purified(nn.Module):
     """A classifier behind a purifier, as one module from images (n, c, h, w) in [0, 1] to logits (n, classes).
-
-    Gradients are exact: they go through every denoiser call and every use of the input, with the noise replayed and the mask held
-    fixed. Only the state between calls is stored, and a network's activations are recomputed (``checkpointing=False`` keeps
-    them; the gradients are equal), but not under transforms of `torch.func` and in exports. Weights get no gradients (`frozen`).
-
-    `votes` > 1 makes `forward` return the log of the mean probability over that many purifications (Alg 3, soft).
-    Without `ids` a call draws fresh noise: under a given `seed` what no earlier call of this module drew, or else what nobody has
-    seen. `taps` are modules or their names. Paper: §3, §4, Alg 3. Book: ch04, eq-defended.
-    """
+    Gradients are exact: they go through every denoiser call and every use of the input, with the noise replayed and the mask held fixed.
+    Only the state between calls is stored, and a network's activations are recomputed (``checkpointing=False`` keeps them; the gradients
+    are equal), but not under transforms of `torch.func` and in exports. Weights get no gradients (`frozen`). `votes` > 1 makes `forward`
+    return the log of the mean probability over that many purifications (Alg 3, soft). Without `ids` a call draws fresh noise: under a
+    given `seed` what no earlier call drew, or else what nobody saw. `taps` are modules or names. Paper: §4. Book: ch04, eq-defended."""
 
     def __init__(
         self, classifier: Classifier, denoiser: Denoiser, purifier: Purifier | None = None, *, schedule: Schedule | None = None,
         taps: Sequence[nn.Module | str] | None = None, votes: int = 1, seed: int | str | None = None, checkpointing: bool = True,
     ):  # fmt: skip
         super().__init__()
-        self.classifier, self.denoiser = classifier, denoiser
+        taps = getattr(classifier, "taps", list)() if taps is None else [taps] if isinstance(taps, str) else taps
+        named = dict(classifier.named_modules()) if isinstance(classifier, nn.Module) else {}
+        found: list[Any] = [named.get(tap) if isinstance(tap, str) else tap for tap in taps or ()]
+        if not all(isinstance(tap, nn.Module) for tap in found):
+            raise ValueError(f"taps must be modules of the classifier or their names, not {taps!r}; it has: {', '.join([*named][1:13])}")
+        self.classifier, self.denoiser, self.tap_modules = classifier, denoiser, found
         self.purifier, self.schedule = purifier or HetPure(), schedule or linear_schedule()
-        self.tap_modules = _modules(classifier, taps)
-        self.votes, self.seed, self.checkpointing = _count("votes", votes), 0 if seed is None else seed, checkpointing
+        self.votes, self.seed, self.checkpointing = _check_setting("votes", votes), 0 if seed is None else seed, checkpointing
         self.calls_without_ids = None if seed is None else [0]  # one count for all replicas
         self.training = False
 
@@ -669,12 +537,11 @@ class Purified(nn.Module):
         """Stays in eval mode: a defence is not trained."""
         return self
 
-    def noise(self, n: int, ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None) -> Noise:
+    def noise(self, n: int, ids: Ids | None = None, copies: Sequence[int] | None = None) -> Noise:
         """The noise of one call: keyed by `ids` and `copies` (0 if not given), or fresh if the images have no ids."""
         if ids is not None:
             return Noise(self.seed, ids, [0] * n if copies is None else copies)
-        if copies is not None:
-            raise ValueError("copies need ids: without ids every call draws fresh noise")
+        _require(copies is None, "copies need ids: without ids every call draws fresh noise")
         if self.calls_without_ids is None:
             return Noise(f"fresh {secrets.token_hex(16)}", range(n), [0] * n)
         with _LOCK:
@@ -687,15 +554,15 @@ class Purified(nn.Module):
 
     def plan(self, images: Tensor, noise: Draws, mask: Tensor | None = None) -> Plan:
         """The purification of images in [0, 1] as a list of steps, for `trajectory` or `run` on ``2 * images - 1``."""
-        _check_transforms()
+        _check_layout(images)
         mask = self.mask(images, noise) if mask is None else mask
         if mask is not None and (mask.shape[1:] != (1, *images.shape[2:]) or len(mask) not in (1, len(images))):
             raise ValueError(f"a mask must have the shape (n or 1, 1, h, w), not {tuple(mask.shape)} for images {tuple(images.shape)}")
         if isinstance(noise, Noise) and type(self.purifier) in (HetPure, Uniform) and images.device.type != "cpu":
-            noise = _Ahead(noise, [*draws_of(self.purifier, self.schedule, images.shape)])
+            noise = _ahead(noise, [*draws_of(self.purifier, self.schedule, images.shape)])
         denoiser = frozen(self.denoiser)
-        again = partial(checkpoint, denoiser, use_reentrant=False, preserve_rng_state=False) if self.recomputes() else None
-        return self.purifier.plan(2 * images - 1, mask, partial(_predict, denoiser, again), noise, self.schedule)
+        call = partial(checkpoint, denoiser, use_reentrant=False, preserve_rng_state=False) if self.recomputes() else denoiser
+        return self.purifier.plan(2 * images - 1, mask, partial(_predict, denoiser, call), noise, self.schedule)
 
     def recomputes(self) -> bool:
         """Whether activations are recomputed in the backward pass of what is done now."""
@@ -704,49 +571,35 @@ class Purified(nn.Module):
 
     def purify(self, images: Tensor, noise: Draws, mask: Tensor | None = None) -> Tensor:
         """Purified images, not clamped, so that no gradient is lost at the edges of [0, 1]."""
-        x_adv = 2 * images - 1
-        plan, calls = self.plan(images, noise, mask), self.purifier.calls(self.schedule)
-        long = self.recomputes() and calls > FLAT_UP_TO
-        return (run(x_adv, plan, math.ceil(math.sqrt(len(plan))) if long else None) + 1) / 2
+        plan, long = self.plan(images, noise, mask), self.recomputes() and self.purifier.calls(self.schedule) > FLAT_UP_TO
+        return (run(2 * images - 1, plan, math.ceil(math.sqrt(len(plan))) if long else None) + 1) / 2
 
-    def forward(
-        self, images: Tensor, ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, images: Tensor, ids: Ids | None = None, copies: Sequence[int] | None = None, mask: Tensor | None = None) -> Tensor:
         """Logits, or with several votes log mean probabilities. Raises `ValueError` for images that are not finite floats in [0, 1]."""
         rows, noise = _admit(images), self.noise(len(images), ids, copies)
-        if self.votes > 1:
-            every = lambda rows: [r for r in rows for _ in range(self.votes)]
-            noise = Noise(noise.seed, every(noise.images), [c * self.votes + s for c in noise.copies for s in range(self.votes)])
-            mask = None if mask is None else mask.repeat_interleave(self.votes, 0)
+        every = lambda rows: [r for r in rows for _ in range(self.votes)]
+        noise = Noise(noise.seed, every(noise.images), [c * self.votes + s for c in noise.copies for s in range(self.votes)])
+        mask = None if mask is None else mask.repeat_interleave(self.votes, 0)
         purified = self.purify(rows.repeat_interleave(self.votes, 0), noise, mask)
         logits = _call("classifier", frozen(self.classifier), purified)
         if logits.ndim != 2 or len(logits) != len(purified):
             raise ValueError(f"the classifier returned {tuple(logits.shape)} for {len(purified)} images, not (n, classes)")
-        _check_values(images, purified, logits)
+        _check_values(images, {"purified images": purified, "classifier's logits": logits})
         return logits if self.votes == 1 else mean_log_probability(logits.unflatten(0, (-1, self.votes)).transpose(0, 1))
-
-
-def _predict(denoiser: Denoiser, again: Denoiser | None, x: Tensor, t: Tensor) -> Tensor:
-    if (eps := _call("denoiser", denoiser, x, t, call=again)).shape != x.shape:
-        hint = "; of a learned variance keep the noise only: the first half of the channels" if eps.shape[1:2] == (2 * x.shape[1],) else ""
-        raise ValueError(f"the denoiser returned {tuple(eps.shape)} for images {tuple(x.shape)}; both must be equal{hint}")
-    return eps
 
 
 def purify(
     images: Tensor, classifier: Classifier, denoiser: Denoiser, purifier: Purifier | None = None, *,
-    ids: Sequence[int | str] | None = None, copies: Sequence[int] | None = None, seed: int | str = 0,
+    ids: Ids | None = None, copies: Sequence[int] | None = None, seed: int | str = 0,
     schedule: Schedule | None = None, taps: Sequence[nn.Module | str] | None = None,
 ) -> Tensor:  # fmt: skip
     """Purified images in [0, 1] for images (n, c, h, w) in [0, 1]; settings as in `Purified`, `ids` 0 to n - 1 if not given.
-
-    Paper: Alg 1, 2. Book: ch03, eq-algorithm.
-    """
+    Paper: Alg 1, 2. Book: ch03, eq-algorithm."""
     rows, defended = _admit(images), Purified(classifier, denoiser, purifier, seed=seed, schedule=schedule, taps=taps)
     noise = defended.noise(len(images), range(len(images)) if ids is None else ids, copies)
     with torch.no_grad():
         purified = defended.purify(rows, noise)
-        _check_values(images, purified, purified)
+        _check_values(images, {"purified images": purified})
         return purified.clamp(0, 1)
 
 
@@ -757,55 +610,57 @@ def mean_log_probability(logits: Tensor) -> Tensor:
 
 def vote(logits: Tensor, how: str = "soft") -> Tensor:
     r"""The label from S runs: logits (S, n, classes) to (n,). Paper: Alg 3. Book: ch03, eq-vote.
-
     ``soft`` is :math:`\arg\max_k \frac1S \sum_s \mathrm{softmax}(F(x^{(s)}))_k`; ``hard`` counts the runs' labels (the released code), and
-    equal counts go to the larger mean probability.
-    """
-    _check_choice("how", how, ("soft", "hard"))
-    if (mean := mean_log_probability(logits).exp()).isnan().any():
-        raise ValueError("logits contain NaN or +infinity: no label can be voted for")
-    if how == "soft":
-        return mean.argmax(-1)
-    counts = F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0)
+    equal counts go to the larger mean probability."""
+    _check_setting("how", how)
+    mean = mean_log_probability(logits).exp()
+    _require(not mean.isnan().any(), "logits contain NaN or +infinity: no label can be voted for")
+    counts = F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0) if how == "hard" else 0
     return (counts + mean / 2).argmax(-1)  # mean / 2 < 1: it decides only between equal counts
 
 
 # ---- 5. checks -------------------------------------------------------------------------------------------------------------
+_CHOICES = {"reading": READINGS, "sampler": SAMPLERS, "mask_kind": MASKS, "how": ("soft", "hard")}
+_SHARES = {"tau": "a threshold on maps in [0, 1]", "fraction": "a share of the pixels in [0, 1]"}
+_SHARES |= dict.fromkeys(["t", "t_l", "t_s"], "a fraction of T in (0, 1]")
 
 
-SLACK = 1e-6  # by which images may leave [0, 1], as they do by rounding
+def _require(good: Any, message: str) -> None:
+    if not good:
+        raise ValueError(message)
 
 
 def check_images(images: Tensor) -> None:
     """Raise `ValueError` unless `images` is a finite float tensor (n, c, h, w) in [0, 1], give or take `SLACK`."""
     _check_layout(images)
-    if not _in_range(images):
-        low, high = images.detach().amin().item(), images.detach().amax().item()
-        raise ValueError("images contain NaN" if math.isnan(low) else f"images must be in [0, 1], but range from {low:.7g} to {high:.7g}")
-
-
-def _in_range(images: Tensor) -> Tensor:
-    return ((images >= -SLACK) & (images <= 1 + SLACK)).all()
+    _check_values(images, {})
 
 
 def _check_layout(images: Tensor) -> None:
+    traced = any(level.key() == _functorch.TransformType.Vmap for level in _functorch.get_interpreter_stack() or ())
+    _require(not traced, "vmap does not work here: pass a batch. torch.func.grad and jacrev do work")
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else f"{type(images).__name__} (torch.as_tensor makes one)"
         raise ValueError(f"images must be a float tensor, not {kind} (divide 8-bit pixels by 255)")
-    if images.ndim != 4 or not images.numel():
-        raise ValueError(f"images must have the shape (n, c, h, w) with n >= 1, not {tuple(images.shape)}")
+    _require(images.ndim == 4 and images.numel(), f"images must have the shape (n, c, h, w) with n >= 1, not {tuple(images.shape)}")
+
+
+def _check_values(images: Tensor, results: dict[str, Tensor]) -> None:
+    """Images in [0, 1] and finite results, for which a device is waited for once."""
+    inside = ((images >= -SLACK) & (images <= 1 + SLACK)).all()
+    if torch.stack([inside, *(values.isfinite().all() for values in results.values())]).all():
+        return
+    if not inside:
+        low, high = images.detach().amin().item(), images.detach().amax().item()
+        raise ValueError("images contain NaN" if math.isnan(low) else f"images must be in [0, 1], but range from {low:.7g} to {high:.7g}")
+    for what, values in results.items():
+        _require(values.isfinite().all(), f"the {what} are not finite: the network before them returned NaN or infinity")
 
 
 def _admit(images: Tensor) -> Tensor:
     """Images in [0, 1], with the gradient of the identity. Values on a device are checked later, with the answer (`_check_values`)."""
-    _check_transforms()
     (check_images if isinstance(images, Tensor) and images.is_cpu else _check_layout)(images)
     return images + (images.clamp(0, 1) - images).detach()
-
-
-def _check_transforms() -> None:
-    if any(level.key() == _functorch.TransformType.Vmap for level in _functorch.get_interpreter_stack() or ()):
-        raise ValueError("vmap does not work here: pass a batch. torch.func.grad and jacrev do work")
 
 
 def _call(what: str, network: Any, *inputs: Tensor, call: Any = None) -> Tensor:
@@ -824,56 +679,41 @@ def _call(what: str, network: Any, *inputs: Tensor, call: Any = None) -> Tensor:
     return output
 
 
-def _check_values(images: Tensor, purified: Tensor, answer: Tensor) -> None:
-    """All values of a forward pass, for which a device is waited for once."""
-    if not (_in_range(images) & purified.isfinite().all() & answer.isfinite().all()):
-        check_images(images)
-        kinds = "classifier's logits" if purified.isfinite().all() else "purified images"
-        raise ValueError(f"the {kinds} are not finite: the network before them returned NaN or infinity")
+def _predict(denoiser: Denoiser, call: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    if (eps := _call("denoiser", denoiser, x, t, call=call)).shape != x.shape:
+        hint = "; of a learned variance keep the noise only: the first half of the channels" if eps.shape[1:2] == (2 * x.shape[1],) else ""
+        raise ValueError(f"the denoiser returned {tuple(eps.shape)} for images {tuple(x.shape)}; both must be equal{hint}")
+    return eps
 
 
-def _check_activation(activation: Any, images: Tensor) -> None:
-    """(n, c, h, w): of the other layouts with four dimensions, channels last is known by sides in the image's proportion."""
-    shape = tuple(activation.shape) if isinstance(activation, Tensor) else type(activation).__name__
+def _check_activations(activations: list[Any], wanted: int, images: Tensor, classifier: Classifier) -> None:
+    """All ran, and are (n, c, h, w): channels last, the other layout with four dimensions, is known by sides in the image's proportion."""
+    if not wanted or len(activations) != wanted:
+        hint = "give the modules inside your function that return (n, c, h, w) as taps=[...]"
+        if isinstance(classifier, nn.Module):
+            with torch.no_grad(), ExitStack() as stack:
+                outputs = {name: stack.enter_context(tapped([m])) for name, m in classifier.named_modules() if name}
+                frozen(classifier)(images[:1])
+            found = [name for name, out in outputs.items() if out and isinstance(out[0], Tensor) and out[0].ndim == 4]
+            names = ", ".join(sorted(found, key=lambda name: name.count("."))[:12]) or "none returns (n, c, h, w)"
+            hint = f"give modules or their names as taps=[...]. Of this classifier's could serve: {names}"
+        raise ValueError(f"an attention map needs at least one tap, and {len(activations)} of {wanted} ran; {hint}")
     fits = lambda h, w: abs(h * images.shape[3] - w * images.shape[2]) <= max(images.shape[2:])
-    if len(shape) != 4 or shape[0] != len(images) or (fits(*shape[1:3]) and not fits(*shape[2:])):
-        raise ValueError(f"a tap returned {shape} for images {tuple(images.shape)}, not (n, c, h, w): reshape tokens, permute channels")
+    for a in activations:
+        shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
+        if len(shape) != 4 or shape[0] != len(images) or (fits(*shape[1:3]) and not fits(*shape[2:])):
+            raise ValueError(f"a tap returned {shape} for images {tuple(images.shape)}, not (n, c, h, w): reshape tokens, permute channels")
 
 
-def _modules(classifier: Classifier, taps: Sequence[nn.Module | str] | None) -> list[nn.Module]:
-    if taps is None:
-        taps = list(getattr(classifier, "taps", list)())
-    named = dict(classifier.named_modules()) if isinstance(classifier, nn.Module) else {}
-    found: list[Any] = [named.get(tap) if isinstance(tap, str) else tap for tap in ([taps] if isinstance(taps, str) else taps or ())]
-    if not all(isinstance(tap, nn.Module) for tap in found):
-        raise ValueError(f"taps must be modules of the classifier or their names, not {taps!r}; it has: {', '.join([*named][1:13])}")
-    return found
-
-
-def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-
-
-def _count(name: str, value: Any, most: int = 10_000) -> int:
-    whole = hasattr(value, "__index__") and not isinstance(value, bool | Tensor)
-    if not whole or not 1 <= operator.index(value) <= most:
-        raise ValueError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
-    return operator.index(value)
-
-
-def _check_counts(settings: Any, *names: str) -> None:
-    """Every named setting becomes an int, whatever integer it was."""
-    for name in names:
-        object.__setattr__(settings, name, _count(name, getattr(settings, name)))
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
-
-
-def _check_sampling(sampler: str, **levels: float) -> None:
-    _check_choice("sampler", sampler, SAMPLERS)
-    for name, level in levels.items():
-        if not _is_share(level) or level == 0:
-            raise ValueError(f"{name} is a fraction of T in (0, 1], not {level}")
+def _check_setting(name: str, value: Any) -> Any:
+    """The value of a setting of this name, if it is what it has to be; a count becomes an int, whatever integer it was."""
+    if known := _CHOICES.get(name):
+        _require(value in known, f"unknown {name} {value!r}; known: {', '.join(known)}")
+    elif what := _SHARES.get(name):
+        is_share = isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+        _require(is_share and (float(value) > 0 or "[0" in what), f"{name} is {what}, not {value}")
+    elif name in ("steps", "U", "p", "votes"):
+        good = hasattr(value, "__index__") and not isinstance(value, bool | Tensor) and 1 <= int(value) <= 10_000
+        _require(good, f"{name} must be a whole number from 1 to 10000, not {value!r}")
+        return int(value)
+    return value

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -545,3 +546,9 @@ def test_masks_of_threads_are_those_of_the_map(images, classifier):
     """The public pieces, too."""
     maps = together(*(lambda: attention_maps(images, classifier, classifier.taps()) for _ in range(4)))
     assert all(torch.equal(threshold_mask(m, 0.5), threshold_mask(maps[0], 0.5)) for m in maps)
+
+
+def test_the_method_is_one_short_file():
+    """It is read like a paper's method section: at most 720 lines, none of them wider than 140."""
+    lines = Path(hetpure_core.__file__).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 720 and max(map(len, lines)) <= 140

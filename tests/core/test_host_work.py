@@ -80,7 +80,7 @@ def test_noise_that_is_drawn_ahead_is_the_same_noise(purifier, ahead, images, cl
     monkeypatch.setattr(hetpure_core, "AHEAD", ahead)
     defended, answers = Purified(classifier, denoiser, purifier), []
     mask = defended.mask(images, defended.noise(4, range(4)))
-    for wrap in (lambda noise: noise, lambda noise: hetpure_core._Ahead(noise, [*draws_of(purifier, linear_schedule(), images.shape)])):
+    for wrap in (lambda noise: noise, lambda noise: hetpure_core._ahead(noise, [*draws_of(purifier, linear_schedule(), images.shape)])):
         x = images.clone().requires_grad_()
         purified = defended.purify(x, wrap(Noise(3, range(4), [0, 1, 2, 0])), mask)
         answers += [purified, torch.autograd.grad(purified.square().sum(), x)[0]]
