@@ -8,6 +8,12 @@ from chromium import HTML, axe, chromium, screenshots, served  # noqa: F401  (fi
 PAGES = sorted(
     p.relative_to(HTML).as_posix() for room in ("book", "chapters") for p in HTML.glob(f"{room}/*.html")
 )
+# Pages of one template, such as one page a claim: the first of each folder stands for the others.
+PAGES += [
+    sorted(folder.glob("*.html"))[0].relative_to(HTML).as_posix()
+    for folder in sorted(HTML.glob("book/*/"))
+    if any(folder.glob("*.html"))
+]
 VIEWS = [("light", "desk", 1280), ("dark", "desk", 1280), ("dark", "phone", 390), ("light", "phone", 390)]
 JUDGED = [("light", "desk"), ("dark", "phone")]  # by axe: both schemes, both widths
 FROM_FILES = 3  # every third page waits for its formulas; all are opened
