@@ -19,14 +19,14 @@ LAB = ROOT / "hetpure_lab"
 FLOORS = (
     ("hetpure_core",),
     ("common",),
-    ("data",),
-    ("networks",),
+    ("data", "networks"),
     ("defences",),
     ("attacks",),
     ("training", "evidence"),
     ("paper",),
     ("cost", "audit"),
-    ("report", "cli", "public", "__main__", "hetpure_lab"),
+    ("report",),
+    ("cli", "public", "__main__", "hetpure_lab"),
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 

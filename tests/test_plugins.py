@@ -99,7 +99,7 @@ class Shrink(torch.nn.Module):
 
 NETWORKS.add("colours", Colours)
 networks = lambda device: (NETWORKS["colours"](), Shrink())
-BENCHES.add("squares-mine", Own("squares", networks, method=HetPure(steps=4)))
+BENCHES.add("squares-mine", Own("squares", networks, ("red", "green", "blue"), HetPure(steps=4)))
 '''
 
 

@@ -26,7 +26,6 @@ from torch import nn
 from hetpure_core import HetPure, Purified, Schedule, linear_schedule
 from hetpure_lab.common.paths import WEIGHTS
 from hetpure_lab.common.registry import Part, Registry
-from hetpure_lab.data.images import DATASETS
 from hetpure_lab.networks import checkpoints, precision, published, robustbench
 from hetpure_lab.networks.small import IMAGENETTE, build
 
@@ -103,7 +102,7 @@ class Own:
 
     dataset: str
     networks: Callable[[torch.device], tuple[nn.Module, nn.Module]]
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...]
     method: HetPure = field(default_factory=HetPure)
     schedule: Schedule | None = None
     defended: type[Purified] = Purified
@@ -113,10 +112,8 @@ class Own:
     def load(self, name: str, target: torch.device) -> Bench:
         classifier, denoiser = _own_networks(name, target)
         weights = {n: card(n)["sha256"] for n in (network_name(name, part) for part in PARTS)}
-        classes = self.classes or DATASETS[self.dataset].classes
-        classes = classes or tuple(f"class {i}" for i in range(DATASETS[self.dataset].n_classes))
         schedule = self.schedule or linear_schedule()
-        return Bench(name, self.dataset, classes, classifier, denoiser, self.method, schedule, weights, target, self.defended)
+        return Bench(name, self.dataset, self.classes, classifier, denoiser, self.method, schedule, weights, target, self.defended)
 
 
 @cache
