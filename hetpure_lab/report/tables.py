@@ -102,14 +102,16 @@ def measured(rows: list[dict]) -> pd.DataFrame:
 
 
 def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS, eps: float | None = None) -> pd.DataFrame:
-    """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet.
+    """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet; without a
+    bench, as printed.
 
     One radius at a time, the table's own if `eps` is not given; numbers that the paper quotes from an attack of another are not shown.
     Each measured value has its own number of images, in parentheses. Which attack fills a column: `protocols.attack_of`.
     """
     table = TABLES[name]
     eps = eps or table.eps
-    found = {attack: field(bench, norm, attack_of(attack, bench), results, eps) for attack in table.attacks}
+    rows = lambda attack: field(bench, norm, attack_of(attack, bench), results, eps) if bench else []
+    found = {attack: rows(attack) for attack in table.attacks}
     return pd.DataFrame(_line(claim.at(eps or HEADLINE[norm]), table.attacks, found) for claim in table.rows)
 
 
