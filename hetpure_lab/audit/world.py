@@ -14,8 +14,9 @@ Then the best attack is known as well, behind every purifier of the engine:
 - Pixels of equal strength in the pattern, the mask and the weights only act through their sum. So a
   purification of 192 numbers is one of two to four (`Truth`), and its accuracy a small integral.
 
-The engine runs on this world unchanged; nothing of the truth is computed with its purifiers. Book:
-ch13, eq-world."""
+The engine runs on this world unchanged; nothing of the truth is computed with its purifiers.
+Book: ch13, eq-world.
+"""
 
 from __future__ import annotations
 
