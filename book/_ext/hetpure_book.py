@@ -283,7 +283,8 @@ def illustrate(page: BeautifulSoup, pages: dict[str, BeautifulSoup], name: str) 
     """Give each chapter's card the first picture of its chapter."""
     for card in article(page).select(".chapter-card"):
         stem = next(c for c in card["class"] if re.match(r"chapter-\d", c)).removeprefix("chapter-")
-        chapter = pages.get(f"chapters/{stem}.html")
+        named = (p for p in pages if Path(p).stem.replace("_", "-") == stem)  # as docutils writes a class
+        chapter = pages.get(next(named, ""))
         picture = chapter and article(chapter).find("img", src=re.compile("_images/"))
         if picture:
             source = "../" * name.count("/") + picture["src"].removeprefix("../")
