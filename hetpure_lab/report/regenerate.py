@@ -15,7 +15,7 @@ from pandas.io.formats.style import Styler
 from hetpure_core import HetPure
 from hetpure_lab import data as lab_data
 from hetpure_lab import evidence
-from hetpure_lab.attacks import PGD, Attack
+from hetpure_lab.attacks import Attack
 from hetpure_lab.common import names, specs
 from hetpure_lab.common.paths import HOME
 from hetpure_lab.cost import planner
@@ -53,7 +53,8 @@ def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Im
     runs = {defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences}
     home = RESULTS if benches.scale(bench.name) == "paper" else LIVE
     missing = [name for name, e in runs.items() if not set(images.ids) <= set(evidence.read(e.path(home)))]
-    if missing and isinstance(settings := runs[missing[0]].settings, PGD):
+    settings = runs[missing[0]].settings if missing else None
+    if settings and settings.ascends:
         rates = planner.calibrate(bench, rows=4)
         seconds = planner.at_most(bench.name, missing, settings, len(images), K, rates)
         notebook.announce(f"{len(images)} images behind {len(missing)} defences, at most", seconds)
