@@ -220,14 +220,16 @@ def signal_and_noise(t: Tensor, schedule: Schedule, like: Tensor) -> tuple[Tenso
 
 
 def diffuse(x0: Tensor, t: Tensor, z: Tensor, schedule: Schedule) -> Tensor:
-    """Eq 1 with a time for every pixel."""
+    """Eq 1 with a time for every pixel. Book: ch14, eq-map-forward."""
     signal, sigma = signal_and_noise(t, schedule, x0)
     return signal * x0 + sigma * z
 
 
 def step(t: Tensor, s: Tensor, eps: Denoiser, schedule: Schedule, x: Tensor) -> Tensor:
-    """The DDIM step of every pixel from its time t to its time s, by one call for the whole map;
-    times that are 0 already stay."""
+    """The DDIM step of every pixel from its time t to its time s, by one call for the whole map.
+
+    Times that are 0 already stay. Book: ch14, eq-map-step.
+    """
     predicted = eps(x, t.clamp(min=1))
     signal, sigma = signal_and_noise(t, schedule, x)
     return diffuse((x - sigma * predicted) / signal, s, predicted, schedule)
