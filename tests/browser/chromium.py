@@ -69,15 +69,15 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def axe() -> str:
     """The script of axe-core, by version and hash."""
-    from hetpure_lab.report import live
+    from hetpure_lab.report import npm
 
     version, integrity = "4.14.1", (
         "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
     )
-    package = live.Package("axe-core", version, integrity, ("axe.min.js",))
+    package = npm.Package("axe-core", version, integrity, ("axe.min.js",))
     try:
-        return live.unpack(package, live.fetch(package))["axe.min.js"].decode()
-    except live.LiveError as error:
+        return npm.unpack(package, npm.fetch(package))["axe.min.js"].decode()
+    except npm.NpmError as error:
         pytest.skip(f"axe-core could not be fetched: {error}")
 
 
