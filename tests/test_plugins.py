@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hetpure_lab.cli import main
+from hetpure_lab.evidence.records import read
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -162,16 +163,16 @@ def test_a_plugin_that_is_not_there_is_a_sentence(capsys):
 
 def test_the_command_runs_the_plugin_and_goes_on_where_it_was(records, hetpure):
     (file,) = records.glob("squares-mine/blur*one-step*.jsonl")
-    lines = file.read_text().splitlines()
-    assert len(lines) == 6
-    first = json.loads(lines[0])
+    found, text = read(file), file.read_text()
+    assert len(found) == 6
+    first = next(iter(found.values()))
     assert first["config"]["defence"] == {"name": "blur", "size": 5, "weight": None}
     assert first["config"]["weights"].keys() == {
         "squares-mine-classifier",
         "squares-mine-denoiser",
     }
     hetpure("run", *RUN, "--defence", "blur:size=5", "--attack", "one-step")
-    assert file.read_text().splitlines() == lines
+    assert file.read_text() == text
 
 
 def test_the_listing_and_the_audit_know_its_records(records, hetpure):
