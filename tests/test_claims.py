@@ -81,6 +81,7 @@ def written(results, defence, eps):
     """A file of one record of the ImageNet bench, attacked at that radius and always right."""
     _, purifier = specs.parse(defence, DEFENCES)
     config = {"bench": "imagenet-small-10", "defence": {"name": defence.partition(":")[0]} | vars(purifier), "seed": 0, "weights": {}}
+    config |= {"split": "test", "K": 1}
     config["attack"] = {"name": "pgd"} | vars(PGD(eps=eps))
     columns = {c: {"labels": [0], "soft": 0} for c in evidence.COLUMNS}
     path = results / "imagenet-small-10" / f"{config['defence']['name']}-{round(255 * eps)}.jsonl"
