@@ -199,4 +199,4 @@ def test_the_pipeline_is_drawn_from_the_defences_own_states(classifier, denoiser
 def test_unknown_figures_are_refused(capsys):
     with pytest.raises(SystemExit):
         figures.main(["fig-99"])
-    assert "unknown figure fig-99; known: teaser" in capsys.readouterr().err
+    assert f"unknown figure fig-99; known: {next(iter(figures.FILES))}" in capsys.readouterr().err
