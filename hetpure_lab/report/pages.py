@@ -6,6 +6,7 @@ The first maps every element of the paper to its place here, the second holds ea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,7 +94,7 @@ both lines are shown. A verdict under attack weighs what it costs without: where
 the line says so, and at the floor, where a defence keeps less than half of the undefended accuracy, nothing is decided.
 """
 
-COLUMNS = ("against", "column", "paper", "here", "clean", "images", "attack", "verdict", "scale", "beside")
+COLUMNS = ("verdict", "scale", "against", "column", "paper", "here", "clean", "images", "attack", "beside")
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
 
@@ -114,12 +115,23 @@ def _line(claim: Comparison, found: dict[str, compare.Known]) -> str:
         return ""
     name = f"{claim.rival.method}, {claim.variant}" if claim.variant else claim.rival.method
     verdict = comparisons.verdict(claim, seen)
-    cells = ["–"] * 4 + [f"**{verdict}**", "–", ""]
+    scale, cells = "–", ["–"] * 4 + [""]
     if seen:
-        j, clean = seen.judged, "" if claim.side == "clean" else str(seen.judged.clean)
-        cells = [str(j.difference), clean, str(j.difference.n), names.markup(seen.attack), f"**{verdict}**", seen.scale, j.beside]
-        cells[-1] = "" if claim.side == "clean" and not j.floor else cells[-1]
-    return f"| {name} | {claim.column} | {claim.claimed:+.2f} | {' | '.join(cells)} |\n"
+        j, clean = seen.judged, "" if claim.side == "clean" else unbroken(seen.judged.clean)
+        beside = "" if claim.side == "clean" and not j.floor else j.beside
+        scale, cells = seen.scale, [unbroken(j.difference), clean, str(j.difference.n), names.markup(seen.attack), beside]
+    return f"| **{verdict}** | {scale} | {name} | {claim.column} | {claim.claimed:+.2f} | {' | '.join(cells)} |\n"
+
+
+def unbroken(interval: object) -> str:
+    """An interval that a page does not break."""
+    return str(interval).replace(" ", "\u00a0")
+
+
+def counts(lines: Sequence[str]) -> str:
+    """How many lines of a table have each verdict, in a sentence."""
+    found = Counter(line.split("**")[1] for line in lines if line)
+    return ", ".join(f"{n} {word}" for word, n in found.most_common()).capitalize() + ".\n\n"
 
 
 def _cost(results: Path) -> str:
@@ -176,7 +188,8 @@ def scorecard(results: Path = RESULTS) -> str:
     for name in printed.TABLES:
         chosen = [c for c in every if c.table.name == name]
         caption = printed.TABLES[name].caption.replace("l-infinity", r"$\ell_\infty$").replace("l2", r"$\ell_2$")
-        body = HEAD + "".join(_line(c, found) for c in chosen) if chosen else "No row of this table has a counterpart here yet.\n"
+        lines = [_line(c, found) for c in chosen]
+        body = counts(lines) + HEAD + "".join(lines) if lines else "No row of this table has a counterpart here yet.\n"
         parts.append(f"## {name}: {caption}\n\n{body}")
     parts.append("## Fig 7: the chosen threshold and levels give the highest robust accuracy\n")
     parts.append(f"Threshold, against 0.8:\n\n{_grid_lines('tau', results)}\n\n{_choice('tau', results)}\n")
