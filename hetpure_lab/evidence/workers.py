@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hetpure_lab.common import plugins
 from hetpure_lab.evidence import code
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from distributed import Client, LocalCluster
     from distributed.security import Security
 
+Result = TypeVar("Result")
 PATIENCE = 3  # seconds for a scheduler to answer
 TRIM = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
 
@@ -41,12 +44,28 @@ def connect(address: str, tls: Tls | None = None) -> Client:
     level, before = quiet.level, time.monotonic()
     quiet.setLevel(logging.CRITICAL)  # it would tell its own story beside the one sentence
     try:
-        return Client(address, timeout=PATIENCE, security=tls.security() if tls else None)
+        return within(PATIENCE + 1, lambda: Client(address, timeout=PATIENCE, security=tls.security() if tls else None))
     except (OSError, ValueError, ImportError) as error:
         waited = f"{time.monotonic() - before:.0f} s"
         raise ValueError(f"no Dask scheduler answers at {address} ({waited}): {str(error).splitlines()[0]}") from error
     finally:
         quiet.setLevel(level)
+
+
+def within(seconds: float, work: Callable[[], Result]) -> Result:
+    """What `work` returns. Raises `TimeoutError` if that takes longer: what listens there may accept a call and never speak."""
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([done], seconds).done:
+        raise TimeoutError("what listens there does not speak")
+    return done.result()
 
 
 @dataclass(frozen=True)

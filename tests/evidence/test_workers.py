@@ -242,6 +242,6 @@ def test_an_error_in_one_shard_comes_after_the_others_are_done(client):
 
 
 def test_a_scheduler_that_is_not_there_is_a_clear_error(monkeypatch):
-    monkeypatch.setattr(workers, "PATIENCE", "100ms")
+    monkeypatch.setattr(workers, "PATIENCE", 0.1)
     with pytest.raises(ValueError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
         workers.connect("tcp://127.0.0.1:1")
