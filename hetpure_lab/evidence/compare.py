@@ -382,6 +382,8 @@ def together(pairs: dict[Hashable, tuple[Path, Path]]) -> dict[Hashable, dict]:
 
     `detectable` is at the strictest level of that correction.
     """
+    if not pairs:
+        return {}
     found = {name: compare(*pair, 0.05 / len(pairs)) for name, pair in pairs.items()}
     votes = stats.holm([pair.pop(VOTE) for pair in found.values()])
     for pair, p in zip(found.values(), votes):
