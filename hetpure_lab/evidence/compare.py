@@ -380,10 +380,9 @@ def _in_family(bench: Known, one: Cell, two: Cell, side: str) -> Judged | None:
 def together(pairs: dict[Hashable, tuple[Path, Path]]) -> dict[Hashable, dict]:
     """`compare` of every pair, McNemar's p-values after Holm's correction over the table.
 
-    `detectable` is at the strictest level of that correction.
+    `detectable` is at the strictest level of that correction. Pairs without a shared image are left out.
     """
-    if not pairs:
-        return {}
+    pairs = {name: pair for name, pair in pairs.items() if read(pair[0]).keys() & read(pair[1]).keys()}
     found = {name: compare(*pair, 0.05 / len(pairs)) for name, pair in pairs.items()}
     votes = stats.holm([pair.pop(VOTE) for pair in found.values()])
     for pair, p in zip(found.values(), votes):
