@@ -52,7 +52,7 @@ test: setup  ## lint, strict book, unit tests and every chapter's outputs (about
 test-paper:  ## compare our networks with torchvision's and RobustBench's, in .venv-paper (downloads 5.5 GB)
 	$(PYTHON) -m venv .venv-paper
 	.venv-paper/bin/python -m pip install --quiet --editable '.[lab,test,paper]'
-	.venv-paper/bin/python -m pytest tests/test_libraries.py
+	.venv-paper/bin/python -m pytest tests/networks/test_libraries.py
 
 book: setup  ## build the book strictly into book/_build/html
 	rm -rf book/_build

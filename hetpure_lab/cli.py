@@ -1,4 +1,5 @@
-"""The one command of the project: ``hetpure COMMAND ...``, and the same as ``python -m hetpure_lab COMMAND ...``.
+"""The one command of the project: ``hetpure COMMAND ...``, and the same as ``python -m hetpure_lab
+COMMAND ...``.
 
 Bad input is one sentence on stderr and exit code 2. A command's modules are imported when it runs,
 so that ``hetpure --help`` is quick. ``--plugin MODULE``, of any command and as often as needed,
@@ -76,7 +77,9 @@ COMMANDS = {
     "fetch": Command("download and check published networks", "networks.fetch"),
     "pages": Command("write the generated pages of the book", "report.pages", checkout=True),
     "figures": Command("draw the pictures of the book", "report.figures", checkout=True),
-    "live": Command("pack the networks for the page of the book that attacks", "report.live", checkout=True),
+    "live": Command(
+        "pack the networks for the page of the book that attacks", "report.live", checkout=True
+    ),
     "chapters": Command("run chapters and keep their outputs", "report.chapters", checkout=True),
 }
 

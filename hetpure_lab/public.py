@@ -53,7 +53,9 @@ Purify = Callable[[Tensor], Tensor]
 
 
 def defences() -> pd.DataFrame:
-    """Every defence by name: what people call it, its family, and its settings with their defaults."""
+    """Every defence by name: what people call it, its family, and its settings with their
+    defaults.
+    """
     return pd.DataFrame(listing.defences()).set_index("name")
 
 
@@ -110,7 +112,9 @@ class Defence:
         return self.module(images, ids, copies)
 
     def purify(self, images: Images | Tensor, seed: int = 0) -> Tensor:
-        """Purified images in [0, 1] of images (n, c, h, w). Raises `ValueError` without a purifier."""
+        """Purified images in [0, 1] of images (n, c, h, w). Raises `ValueError` without a
+        purifier.
+        """
         if not hasattr(self.module, "purify"):
             raise ValueError(f"{self.name} has no purifier")
         x = images.floats if isinstance(images, Images) else images
@@ -157,12 +161,15 @@ def defend(bench: Bench, purifier: Any = "hetpure", name: str = "") -> Defence:
         )
         return Defence(bench, called, module, settings={"source": _source(purifier)})
     raise ValueError(
-        f"a purifier is a spec, an object with mask, plan and calls, or a function of images, not {purifier!r}"
+        "a purifier is a spec, an object with mask, plan and calls, or a function of images, not"
+        f" {purifier!r}"
     )
 
 
 def _source(thing: Any) -> str:
-    """A digest of what a function or class does, as far as Python tells: its source, or its weights."""
+    """A digest of what a function or class does, as far as Python tells: its source, or its
+    weights.
+    """
     if isinstance(thing, nn.Module):
         return lab_benches.digest(thing)[:16]
     try:
@@ -221,7 +228,8 @@ def _given(images: Images | Tensor, labels: Tensor | None) -> tuple[Tensor, Tens
 
 
 def attack(spec: str | Attack = "pgd") -> Attacker:
-    """An attack by its spec, ``"pgd:iterations=20,eot=8"``, a preset such as ``"paper"``, or an object.
+    """An attack by its spec, ``"pgd:iterations=20,eot=8"``, a preset such as ``"paper"``, or an
+    object.
 
     Raises `ValueError` for an unknown name or bad settings.
     """
@@ -317,7 +325,8 @@ def evaluate(
     batch: int = 8,
     progress: bool = True,
 ) -> Records:
-    """Attack a defence on images and score what was found: `K` purifications each of the adversarial
+    """Attack a defence on images and score what was found: `K` purifications each of the
+    adversarial
     image, the clean one, and one with random noise of equal norm, on noise the attack never saw.
 
     With a `folder` the records are kept there, and an evaluation that was stopped goes on where it
@@ -434,11 +443,15 @@ class Comparison:
 
     @property
     def p(self) -> float:
-        """The p-value of the sign-flip test of attacked accuracy, after Holm's correction for both."""
+        """The p-value of the sign-flip test of attacked accuracy, after Holm's correction for
+        both.
+        """
         return self.judged["adversarial"].holm
 
     def frame(self) -> pd.DataFrame:
-        """Attacked and clean accuracy of both in percent, their difference in points, and its test."""
+        """Attacked and clean accuracy of both in percent, their difference in points, and its
+        test.
+        """
         rows = {}
         for column, judged in self.judged.items():
             pair = rates(self.first.found, self.second.found, column)
@@ -461,7 +474,10 @@ class Comparison:
 
     def __str__(self) -> str:
         d = self.judged["adversarial"].difference
-        said = f"attacked accuracy is {self.word} by {100 * d.value:.1f} points, n = {d.n}, p = {self.p:.2g}"
+        said = (
+            f"attacked accuracy is {self.word} by {100 * d.value:.1f} points, n = {d.n}, p ="
+            f" {self.p:.2g}"
+        )
         return f"{self.title}: {said}\n{_rounded(self.frame()).to_string()}"
 
     __repr__ = __str__
@@ -477,7 +493,8 @@ class Comparison:
 
 
 def compare(first: Records, second: Records) -> Comparison:
-    """The paired difference of two sets of records on the images that both have, first minus second.
+    """The paired difference of two sets of records on the images that both have, first minus
+    second.
 
     Sign-flip test at 5 % with Holm's correction over attacked and clean accuracy; the interval says
     how large the difference is. Raises `ValueError` if they share no image.
@@ -518,7 +535,7 @@ def _seeded(defence: Defence, x: Tensor) -> Tensor:
 
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    short = {c: (3 if c.startswith("p ") else 1) for c in frame if c not in ("first is", "n")}
+    short = {c: 3 if c.startswith("p ") else 1 for c in frame if c not in ("first is", "n")}
     return frame.assign(**{c: frame[c].astype(float).round(k) for c, k in short.items()})
 
 

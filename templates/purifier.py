@@ -1,4 +1,6 @@
-"""A template for a purifier: one file, registered. Try it: ``hetpure list defences --plugin templates/purifier.py``."""
+"""A template for a purifier: one file, registered. Try it: ``hetpure list defences --plugin
+templates/purifier.py``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from hetpure_lab.defences import Capabilities, register
 @register("template-one-call", Capabilities(randomised=True))
 @dataclass(frozen=True)
 class OneCall:
-    """Noise of level `t` (a fraction of T in (0, 1]), and one call of the denoiser. Source: paper, equation."""
+    """Noise of level `t` (a fraction of T in (0, 1]), and one call of the denoiser. Source: paper,
+    equation.
+    """
 
     t: float = 0.1
 
@@ -23,10 +27,14 @@ class OneCall:
         if not 0 < self.t <= 1:
             raise ValueError(f"t is a fraction of T in (0, 1], not {self.t}")
 
-    def mask(self, images: Tensor, classifier: nn.Module, taps: list[nn.Module], noise: Noise) -> None:
+    def mask(
+        self, images: Tensor, classifier: nn.Module, taps: list[nn.Module], noise: Noise
+    ) -> None:
         """No mask."""
 
-    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(
+        self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule
+    ) -> Plan:
         """Steps from images in [-1, 1], each with the time at which it arrives."""
         t = schedule.index(self.t)
         start = lambda x: q_xt_x0(x, t, noise("start", x), schedule)

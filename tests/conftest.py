@@ -1,4 +1,6 @@
-"""What the tests share: one thread, tiny smooth networks in float64, a defence of known accuracy, the reference data and its fixtures."""
+"""What the tests share: one thread, tiny smooth networks in float64, a defence of known accuracy,
+the reference data and its fixtures.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import json
 import os
 import zlib
 from collections import Counter
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from hetpure_core import Purified, Uniform
+from hetpure_lab.networks.packaged import PACKAGED
 
 if TYPE_CHECKING:
     from hetpure_lab.audit.flags import Evidence
@@ -36,7 +40,9 @@ def pytest_addoption(parser):
 def pytest_terminal_summary(terminalreporter):
     """Say what was not tested here, and why: each reason once."""
     skipped = terminalreporter.stats.get("skipped", [])
-    reasons = Counter(r.longrepr[2] if isinstance(r.longrepr, tuple) else str(r.longrepr) for r in skipped)
+    reasons = Counter(
+        r.longrepr[2] if isinstance(r.longrepr, tuple) else str(r.longrepr) for r in skipped
+    )
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"skipped {count}: {reason.removeprefix('Skipped: ')}")
 
@@ -46,6 +52,15 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+def need_package(name: str) -> None:
+    """Skip where a network's package is not installed; the reason says how to install it."""
+    about = PACKAGED[name]
+    try:
+        distribution(about.package.split("==")[0])
+    except PackageNotFoundError:
+        pytest.skip(f"{about.package} is not installed: {about.install}")
 
 
 class TinyClassifier(nn.Module):
@@ -94,11 +109,15 @@ def denoiser() -> nn.Module:
 @pytest.fixture
 def images() -> Tensor:
     """Four images (4, 3, 8, 8) in float64, strictly inside [0, 1]."""
-    return 0.1 + 0.8 * torch.rand(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return 0.1 + 0.8 * torch.rand(
+        4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
 
 
 class LinearClassifier(nn.Module):
-    """Two classes with logits u and -u for u = w . (x - 1/2), and two that never win, so that every loss of AutoAttack exists."""
+    """Two classes with logits u and -u for u = w . (x - 1/2), and two that never win, so that every
+    loss of AutoAttack exists.
+    """
 
     def __init__(self, w: Tensor):
         super().__init__()
@@ -120,24 +139,34 @@ class NoDenoiser(nn.Module):
 
 
 class Smoothed:
-    """A defence whose accuracy is known: a linear classifier of x + sigma * noise is right with probability Phi(margin / sigma).
+    """A defence whose accuracy is known: a linear classifier of x + sigma * noise is right with
+    probability Phi(margin / sigma).
 
-    All images have class 0 and the clean accuracy `clean`; `eps` is such that the best attack leaves `attacked`.
+    All images have class 0 and the clean accuracy `clean`; `eps` is such that the best attack
+    leaves `attacked`.
     """
 
     def __init__(self, norm: str, clean: float = 0.93, attacked: float = 0.5, size: int = 4):
         w = torch.randn(3, size, size, generator=torch.Generator().manual_seed(5))
         self.w, self.norm, self.clean, self.attacked = w / w.norm(), norm, clean, attacked
-        self.defence = Purified(LinearClassifier(self.w), NoDenoiser(), Uniform(0.05, steps=1), seed=0)
+        self.defence = Purified(
+            LinearClassifier(self.w), NoDenoiser(), Uniform(0.05, steps=1), seed=0
+        )
         abar = float(self.defence.schedule.abar[50])
         self.sigma = 0.5 * ((1 - abar) / abar) ** 0.5
         margins = [self.sigma * float(stats.norm.ppf(p)) for p in (clean, attacked)]
         self.image = (0.5 + margins[0] * self.w)[None]
-        self.eps = (margins[0] - margins[1]) / float(self.w.abs().sum() if norm == "Linf" else self.w.norm())
+        self.eps = (margins[0] - margins[1]) / float(
+            self.w.abs().sum() if norm == "Linf" else self.w.norm()
+        )
 
     def batch(self, n: int) -> tuple[Tensor, Tensor, list[str]]:
         """n times the image, which differ in their noise only: images, labels, ids."""
-        return self.image.repeat(n, 1, 1, 1), torch.zeros(n, dtype=torch.long), [f"image {i}" for i in range(n)]
+        return (
+            self.image.repeat(n, 1, 1, 1),
+            torch.zeros(n, dtype=torch.long),
+            [f"image {i}" for i in range(n)],
+        )
 
     def accuracy(self, x: Tensor) -> Tensor:
         """The probability that one purification of x is classified right (n,)."""
@@ -149,7 +178,7 @@ def smoothed(request) -> Smoothed:
     return Smoothed(request.param)
 
 
-# ---- records without an attack, and images to make some (imports inside, so that other tests need not wait for them) ------------------
+# ---- records without an attack, and images to make some (imports inside, so that other tests need
 
 
 @pytest.fixture
@@ -157,21 +186,49 @@ def little() -> Images:
     """Six images of 8 x 8 pixels."""
     from hetpure_lab.data import Images
 
-    pixels8 = torch.randint(30, 220, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    pixels8 = torch.randint(30, 220, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
     return Images(pixels8, torch.arange(6) % 5, torch.ones(6, dtype=torch.bool), "random pixels")
 
 
-def records_of(defence: str, attack: str, attacked: list[float], clean: list[float], null: list[float], K: int = 20, **config) -> Evidence:
-    """Records with the given shares of right outcomes per image; every image was changed by the whole radius."""
+def records_of(
+    defence: str,
+    attack: str,
+    attacked: list[float],
+    clean: list[float],
+    null: list[float],
+    K: int = 20,
+    **config,
+) -> Evidence:
+    """Records with the given shares of right outcomes per image; every image was changed by the
+    whole radius.
+    """
     from hetpure_lab.audit import flags
     from hetpure_lab.evidence import Experiment, pixels
 
     about = Experiment(defence, attack, K=K).config | config
     delta = torch.full((3, 8, 8), int(255 * about["attack"]["eps"] + 1e-4), dtype=torch.int8)
-    column = lambda rate: {"labels": [3] * round(rate * about["K"]) + [5] * (about["K"] - round(rate * about["K"])), "soft": 3}
+    column = lambda rate: {
+        "labels": [3] * round(rate * about["K"]) + [5] * (about["K"] - round(rate * about["K"])),
+        "soft": 3,
+    }
     rows = {
-        f"{i:04}": {"image": f"{i:04}", "label": 3, "iterations": about["attack"]["iterations"], "delta": pixels.pack(delta)}
-        | {"adversarial": column(a), "clean": column(c), "null": column(z), "config": about, "code": {"x": "1"}}
+        f"{i:04}": (
+            {
+                "image": f"{i:04}",
+                "label": 3,
+                "iterations": about["attack"]["iterations"],
+                "delta": pixels.pack(delta),
+            }
+            | {
+                "adversarial": column(a),
+                "clean": column(c),
+                "null": column(z),
+                "config": about,
+                "code": {"x": "1"},
+            }
+        )
         for i, (a, c, z) in enumerate(zip(attacked, clean, null))
     }
     return flags.Evidence(f"{defence} / {attack}", rows)
@@ -192,7 +249,7 @@ def shared() -> Path:
     return folder
 
 
-# ---- parity fixtures: `shared/parity/README.md` -------------------------------------------------------------------------------
+# ---- parity fixtures: `shared/parity/README.md` --------------------------------------------------
 
 OTHER = os.environ.get("HETPURE_PARITY")
 FOLDER = Path(OTHER) if OTHER else ROOT.parent / "shared" / "parity"
@@ -223,4 +280,6 @@ def weight(name: str, like: Tensor) -> Tensor:
 def fixture(name: str) -> tuple[dict, dict[str, Tensor]]:
     """What NAME.json says, and the arrays of NAME.npz."""
     with np.load(FOLDER / f"{name}.npz") as arrays:
-        return json.loads((FOLDER / f"{name}.json").read_text()), {k: torch.from_numpy(v) for k, v in arrays.items()}
+        return json.loads((FOLDER / f"{name}.json").read_text()), {
+            k: torch.from_numpy(v) for k, v in arrays.items()
+        }

@@ -1,4 +1,6 @@
-"""The page "Bring your own", block by block, and its adapters against closed forms and real libraries."""
+"""The page "Bring your own", block by block, and its adapters against closed forms and real
+libraries.
+"""
 
 from __future__ import annotations
 
@@ -129,9 +131,15 @@ def test_a_real_diffusers_network_denoises():
     diffusers = library("diffusers")
     kinds = ("DownBlock2D",) * 2, ("UpBlock2D",) * 2
     network = diffusers.UNet2DModel(
-        8, 3, 3, layers_per_block=1, block_out_channels=(8, 8), norm_num_groups=4,
-        down_block_types=kinds[0], up_block_types=kinds[1],
-    )  # fmt: skip
+        8,
+        3,
+        3,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=kinds[0],
+        up_block_types=kinds[1],
+    )
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([1, 900])
     torch.testing.assert_close(Denoiser(network)(x, t), network(x, t - 1).sample)
     kept = schedule(diffusers.DDPMScheduler().alphas_cumprod)

@@ -1,4 +1,5 @@
-"""Nothing that was measured has changed: keys of experiments, answers and gradients of every defence.
+"""Nothing that was measured has changed: keys of experiments, answers and gradients of every
+defence.
 
 The copies are of the commit before the lab became packages. Answers are rounded, so that another
 processor may differ in the last digits; on the machine that made them they are equal to the bit.

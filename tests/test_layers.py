@@ -1,4 +1,5 @@
-"""The house: packages in one import order, no circle among modules, and no class asked for outside its room.
+"""The house: packages in one import order, no circle among modules, and no class asked for outside
+its room.
 
 Imports inside functions count, so that no circle hides there.
 """

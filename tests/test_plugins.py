@@ -1,7 +1,8 @@
-"""A purifier, an attack, a bench, a data set and a network of somebody else's: one file, from a folder that this project does not know.
+"""A purifier, an attack, a bench, a data set and a network of somebody else's: one file, from a
+folder that this project does not know.
 
-The file stands here as a plug-in's author would write it. It runs through the command, an attack, the
-audit, the cost plan and a table, in processes of their own.
+The file stands here as a plug-in's author would write it. It runs through the command, an attack,
+the audit, the cost plan and a table, in processes of their own.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Blur:
 
     def plan(self, x_adv, mask, eps, noise, schedule):
         weight = 1.0 if self.weight is None else self.weight
-        return [(0, lambda x: (1 - weight) * x + weight * F.avg_pool2d(x, self.size, 1, self.size // 2))]
+        blurred = lambda x: F.avg_pool2d(x, self.size, 1, self.size // 2)
+        return [(0, lambda x: (1 - weight) * x + weight * blurred(x))]
 
     def calls(self, schedule):
         return 0
@@ -167,10 +169,7 @@ def test_the_command_runs_the_plugin_and_goes_on_where_it_was(records, hetpure):
     assert len(found) == 6
     first = next(iter(found.values()))
     assert first["config"]["defence"] == {"name": "blur", "size": 5, "weight": None}
-    assert first["config"]["weights"].keys() == {
-        "squares-mine-classifier",
-        "squares-mine-denoiser",
-    }
+    assert first["config"]["weights"].keys() == {"squares-mine-classifier", "squares-mine-denoiser"}
     hetpure("run", *RUN, "--defence", "blur:size=5", "--attack", "one-step")
     assert file.read_text() == text
 
@@ -228,10 +227,9 @@ def test_tables_and_lists_have_its_rows_in_a_process_that_was_told_by_the_enviro
 def test_a_worker_loads_the_plugin_before_it_works(home, root):
     """What `workers.each` asks of a process that knows nothing."""
     code = (
-        "import os; from hetpure_lab.common import plugins\n"
-        "from hetpure_lab.defences import DEFENCES\n"
-        f"print(plugins.using([{str(home / 'mine.py')!r}], lambda name: name in DEFENCES, 'blur'))\n"
-        "print(os.environ['HETPURE_PLUGINS'].endswith('mine.py'))"
+        "import os; from hetpure_lab.common import plugins\nfrom hetpure_lab.defences import"
+        f" DEFENCES\nprint(plugins.using([{str(home / 'mine.py')!r}], lambda name: name in"
+        " DEFENCES, 'blur'))\nprint(os.environ['HETPURE_PLUGINS'].endswith('mine.py'))"
     )
     env = {k: v for k, v in os.environ.items() if k != "HETPURE_PLUGINS"} | {
         "PYTHONPATH": str(root)

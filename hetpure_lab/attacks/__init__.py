@@ -1,4 +1,5 @@
-"""Attacks on a defence, by name, and what they share: the ball, the gradient, the loss averaged over noise.
+"""Attacks on a defence, by name, and what they share: the ball, the gradient, the loss averaged
+over noise.
 
 Every module of this package is imported, and registers what it has.
 """
@@ -21,7 +22,16 @@ from hetpure_lab.attacks.gradients import (
 )
 from hetpure_lab.attacks.pgd import BPDA, PGD, MaskPGD, RandomNoise, Transfer
 from hetpure_lab.attacks.registry import PRESETS
-from hetpure_lab.attacks.threat import ATTACKS, Attack, Found, Tick, no_tick, perturb_randomly, register, to_8_bit
+from hetpure_lab.attacks.threat import (
+    ATTACKS,
+    Attack,
+    Found,
+    Tick,
+    no_tick,
+    perturb_randomly,
+    register,
+    to_8_bit,
+)
 from hetpure_lab.defences.interface import Defended, Undefended
 
 for _module in iter_modules(__path__):

@@ -1,4 +1,5 @@
-"""What an attack may do: the ball it moves in, as real pixels too, what every attack says about itself, and all by name: `ATTACKS`.
+"""What an attack may do: the ball it moves in, as real pixels too, what every attack says about
+itself, and all by name: `ATTACKS`.
 
 An attack is one file: a frozen dataclass that extends `Attack`, with ``@register("name")`` above.
 """
@@ -13,11 +14,19 @@ import torch
 from torch import Tensor
 
 from hetpure_core import Noise, Purified
-from hetpure_lab.attacks.gradients import GRADIENTS, Defended, Frozen, Undefended, check_choice, held_draws
+from hetpure_lab.attacks.gradients import (
+    GRADIENTS,
+    Defended,
+    Frozen,
+    Undefended,
+    check_choice,
+    held_draws,
+)
 from hetpure_lab.common.registry import Registry
 
 ATTACKS: Registry[type[Attack]] = Registry(
-    "attack", order="pgd bpda pgd-mask autoattack autoattack-corrected square transfer noise".split()
+    "attack",
+    order="pgd bpda pgd-mask autoattack autoattack-corrected square transfer noise".split(),
 )
 register = ATTACKS.register
 NORMS = ("Linf", "L2")
@@ -37,12 +46,15 @@ def no_steps(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Attack:
-    """What every attack has: the radius `eps` of its ball in [0, 1] units of the `norm`, its budget (`iterations`, purifications per
-    loss `eot`), the `gradient` it takes (`gradients.seen_by_the_attack`), and which noise is `frozen` (`gradients.Frozen`).
+    """What every attack has: the radius `eps` of its ball in [0, 1] units of the `norm`, its budget
+    (`iterations`, purifications per
+    loss `eot`), the `gradient` it takes (`gradients.seen_by_the_attack`), and which noise is
+    `frozen` (`gradients.Frozen`).
 
     It declares: `strength`, its place in the order of attacks by what they know (0 nothing, 1 the
-    answers or another network, 2 an approximate gradient, 3 the exact one; None: by its `gradient`);
-    whether it `ascends`, by `step`, looking early for failures to `confirm`; and whether it
+    answers or another network, 2 an approximate gradient, 3 the exact one; None: by its
+    `gradient`); whether it `ascends`, by `step`, looking early for failures to `confirm`; and
+    whether it
     `is_library`: somebody else's code, which asks for one purification at a time and has a
     `version` for static defences.
     """
@@ -66,13 +78,23 @@ class Attack:
         if self.frozen:
             held_draws(self.frozen)
         if self.eps < 0 or self.iterations < 0 or self.eot < 1:
-            raise ValueError(f"eps and iterations must not be negative, and eot must be positive: {self}")
+            raise ValueError(
+                f"eps and iterations must not be negative, and eot must be positive: {self}"
+            )
 
-    def run(self, defence: Defended, images: Tensor, labels: Tensor, ids: Sequence, seed: int = 0, tick: Tick = no_tick) -> Found:
+    def run(
+        self,
+        defence: Defended,
+        images: Tensor,
+        labels: Tensor,
+        ids: Sequence,
+        seed: int = 0,
+        tick: Tick = no_tick,
+    ) -> Found:
         """Adversarial images in the ball around `images`, and the iterations spent on each (n,).
 
-        An image's result does not depend on the batch it comes in. `tick(k)` is called with the number of image-iterations done or
-        saved, `steps` per image in all, for progress bars.
+        An image's result does not depend on the batch it comes in. `tick(k)` is called with the
+        number of image-iterations done or saved, `steps` per image in all, for progress bars.
         """
         raise NotImplementedError
 
@@ -82,15 +104,22 @@ class Attack:
         return self.iterations
 
     def purifications(self) -> tuple[int, int]:
-        """At most so many purifications per image without and with a gradient: of an attack that does not say, `eot` per iteration."""
+        """At most so many purifications per image without and with a gradient: of an attack that
+        does not say, `eot` per iteration.
+        """
         return 0, self.iterations * self.eot
 
     def faces(self, defence: Defended) -> Defended:
-        """The defence as this attack's threat model has it, to be attacked and scored: with its noise `frozen`, or as it is."""
+        """The defence as this attack's threat model has it, to be attacked and scored: with its
+        noise `frozen`, or as it is.
+        """
         if not self.frozen or isinstance(defence, Undefended | Frozen):
             return defence
         if getattr(type(defence), "purify", None) is not Purified.purify:
-            raise ValueError(f"only the noise of a plain Purified can be frozen, not that of {type(defence).__name__}")
+            raise ValueError(
+                "only the noise of a plain Purified can be frozen, not that of"
+                f" {type(defence).__name__}"
+            )
         return Frozen(defence, self.frozen)
 
     def direction(self, gradient: Tensor) -> Tensor:
@@ -116,8 +145,11 @@ def length(delta: Tensor, norm: str) -> Tensor:
     return (flat.abs().amax(1) if norm == "Linf" else flat.norm(dim=1)).reshape(-1, 1, 1, 1)
 
 
-def perturb_randomly(images: Tensor, ids: Sequence, norm: str, eps: float, seed: int | str, corner: bool = True) -> Tensor:
-    """A random perturbation of norm `eps`, keyed by image, clipped to [0, 1]: a corner of the l-infinity ball (the null control), or with
+def perturb_randomly(
+    images: Tensor, ids: Sequence, norm: str, eps: float, seed: int | str, corner: bool = True
+) -> Tensor:
+    """A random perturbation of norm `eps`, keyed by image, clipped to [0, 1]: a corner of the
+    l-infinity ball (the null control), or with
     ``corner=False`` a uniform point of it; a uniform point of the l2 sphere."""
     check_choice("norm", norm, NORMS)
     direction = Noise(seed, ids, [0] * len(images))("direction", images)
@@ -129,7 +161,8 @@ def perturb_randomly(images: Tensor, ids: Sequence, norm: str, eps: float, seed:
 
 
 def to_8_bit(x_adv: Tensor, images: Tensor, norm: str, eps: float) -> Tensor:
-    """The adversarial image as real pixels: int8 differences (n, 3, h, w) in 1/255, inside the ball. `images` must be 8-bit too.
+    """The adversarial image as real pixels: int8 differences (n, 3, h, w) in 1/255, inside the
+    ball. `images` must be 8-bit too.
 
     Raises `ValueError` for differences above 127/255, which int8 does not hold.
     """
@@ -142,10 +175,15 @@ def to_8_bit(x_adv: Tensor, images: Tensor, norm: str, eps: float) -> Tensor:
 
 
 def _inside(delta: Tensor, radius: float) -> Tensor:
-    """Rounded differences, of which as many as leave the l2 ball go one step towards 0 instead, those that rounding made longest first."""
+    """Rounded differences, of which as many as leave the l2 ball go one step towards 0 instead,
+    those that rounding made longest first.
+    """
     exact, rounded = delta.flatten(1), delta.flatten(1).round()
     order = (rounded.abs() - exact.abs()).argsort(dim=1, descending=True, stable=True)
-    shorter = (2 * rounded.abs() - 1).clamp(min=0).gather(1, order)  # what one step takes off the squared length
+    # what one step takes off the squared length
+    shorter = (2 * rounded.abs() - 1).clamp(min=0).gather(1, order)
     over = rounded.square().sum(1, keepdim=True) - radius**2
-    steps = torch.zeros_like(rounded).scatter(1, order, (shorter.cumsum(1) - shorter < over).to(rounded))
+    steps = torch.zeros_like(rounded).scatter(
+        1, order, (shorter.cumsum(1) - shorter < over).to(rounded)
+    )
     return (rounded - rounded.sign() * steps).reshape(delta.shape)

@@ -1,4 +1,6 @@
-"""Cases: what the records know of one defence, and the way from a reported accuracy to an audited one. Used by `audit`."""
+"""Cases: what the records know of one defence, and the way from a reported accuracy to an audited
+one. Used by `audit`.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,10 @@ class NotMeasured(LookupError):
 
 @dataclass(frozen=True)
 class Case:
-    """What is known of a `defence` on a `bench`: records by cell, the flags of a `live` run (None: there was none), and what it `has`:
-    ``purifier``, ``surrogate`` (a diffusion chain that can be shortened), ``mask`` (one that depends on the image),
-    ``file`` (of records)."""
+    """What is known of a `defence` on a `bench`: records by cell, the flags of a `live` run (None:
+    there was none), and what it `has`:
+    ``purifier``, ``surrogate`` (a diffusion chain that can be shortened), ``mask`` (one that
+    depends on the image), ``file`` (of records)."""
 
     bench: str
     defence: str
@@ -60,15 +63,28 @@ class Case:
     records: compare.Known | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, bench: str, defence: str, results: Path = RESULTS, live: Sequence[Flag] | None = None) -> Case:
-        """The case as the records of the current weights have it; of two files of one cell the one with more images counts."""
+    def of(
+        cls, bench: str, defence: str, results: Path = RESULTS, live: Sequence[Flag] | None = None
+    ) -> Case:
+        """The case as the records of the current weights have it; of two files of one cell the one
+        with more images counts.
+        """
         known = compare.known(bench, results)
-        found = {cell: Evidence(known.files[cell], records) for cell, records in known.cells.items()}
+        found = {
+            cell: Evidence(known.files[cell], records) for cell, records in known.cells.items()
+        }
         purifier = specs.parse(defence, DEFENCES)[1]
         has = {"purifier": purifier is not None, "mask": looks_at_the_image(purifier), "file": True}
         has["surrogate"] = purifier is not None and not capabilities(purifier).own_networks
         live = None if live is None else tuple(live)
-        return cls(bench, specs.normal(defence, DEFENCES), found, live, frozenset(k for k, v in has.items() if v), known)
+        return cls(
+            bench,
+            specs.normal(defence, DEFENCES),
+            found,
+            live,
+            frozenset(k for k, v in has.items() if v),
+            known,
+        )
 
     @cached_property
     def known(self) -> compare.Known:
@@ -102,11 +118,16 @@ class Case:
     def command(self, cell: Cell) -> str:
         """The command line that measures a cell."""
         defence, attack, seed = cell
-        words = f"--bench {self.bench} --defence {defence} --attack {specs.readable(attack)} --n-images 64"
+        words = (
+            f"--bench {self.bench} --defence {defence} --attack {specs.readable(attack)}"
+            " --n-images 64"
+        )
         return f"hetpure run {words}" + (f" --seed {seed}" if seed else "")
 
     def measured(self, attacks: dict[str, str]) -> tuple[dict[str, Evidence], list[str]]:
-        """Of `attacks` by label, the records of those that have some, and the commands of the others."""
+        """Of `attacks` by label, the records of those that have some, and the commands of the
+        others.
+        """
         cells = {label: self.cell(attack) for label, attack in attacks.items()}
         found = {label: self.found[cell] for label, cell in cells.items() if cell in self.found}
         return found, [self.command(cell) for label, cell in cells.items() if label not in found]
@@ -124,10 +145,14 @@ def difference(a: Evidence, b: Evidence, column: str = "adversarial") -> Accurac
     return stats.paired_difference(first, second)
 
 
-# ---- from the reported number to the audited one ------------------------------------------------------------------------------
+# ---- from the reported number to the audited one -------------------------------------------------
 
 LADDER = (
-    ("AutoAttack on the surrogate, 20 votes", f"{ATTEMPTS['acceptance']},gradient=surrogate", "hard_20"),
+    (
+        "AutoAttack on the surrogate, 20 votes",
+        f"{ATTEMPTS['acceptance']},gradient=surrogate",
+        "hard_20",
+    ),
     ("PGD on the surrogate, 20 votes", ATTEMPTS["surrogate"], "hard_20"),
     ("the same, one purification", ATTEMPTS["surrogate"], "single"),
     ("surrogate that sees the mask", ATTEMPTS["masked surrogate"], "single"),
@@ -146,22 +171,41 @@ class Rung:
 
 
 def waterfall(case: Case) -> list[Rung]:
-    """From what the released protocol would report to the worst of all attacks on each image, on the images that all rungs share.
+    """From what the released protocol would report to the worst of all attacks on each image, on
+    the images that all rungs share.
 
     A defence without a surrogate starts at the exact gradient.
     """
     steps = LADDER if "surrogate" in case.has else LADDER[-2:]
     cells = [case.cell(attack) for _, attack, _ in steps]
     measured = [case.found[cell] for cell in cells if cell in case.found]
-    shared = [key for key in measured[0].records if all(key in e.records for e in measured)] if measured else []
+    shared = (
+        [key for key in measured[0].records if all(key in e.records for e in measured)]
+        if measured
+        else []
+    )
     rungs = []
     for (label, _, rule), cell in zip(steps, cells):
         e = case.found.get(cell)
-        a = Outcomes.of({key: e.records[key] for key in shared}).accuracy("adversarial", rule) if e and shared else None
+        a = (
+            Outcomes.of({key: e.records[key] for key in shared}).accuracy("adversarial", rule)
+            if e and shared
+            else None
+        )
         rungs.append(Rung(label, a, "" if a else case.command(cell)))
-    others = [e for cell, e in case.found.items() if comparable(cell, e, case) and all(key in e.records for key in shared)]
+    others = [
+        e
+        for cell, e in case.found.items()
+        if comparable(cell, e, case) and all(key in e.records for key in shared)
+    ]
     enough = shared and len(others) > 1
-    return [*rungs, Rung(f"worst of {len(others)} attacks per image", stats.mean_rate(worst(others, shared)) if enough else None)]
+    return [
+        *rungs,
+        Rung(
+            f"worst of {len(others)} attacks per image",
+            stats.mean_rate(worst(others, shared)) if enough else None,
+        ),
+    ]
 
 
 def fallen(rungs: Sequence[Rung]) -> str:
@@ -169,21 +213,38 @@ def fallen(rungs: Sequence[Rung]) -> str:
     ends = [rung.accuracy for rung in (rungs[0], rungs[-1])]
     missing = [f"“{rung.label}”" for rung in (rungs[0], rungs[-1]) if rung.accuracy is None]
     if missing:
-        return f"Not measured yet: {', '.join(missing)}. Until then nobody can say how far the number falls."
-    return f"“{rungs[0].label}” reports {ends[0]} %, “{rungs[-1].label}” leaves {ends[1]} % (n = {ends[1].n})."
+        return (
+            f"Not measured yet: {', '.join(missing)}. Until then nobody can say how far the number"
+            " falls."
+        )
+    return (
+        f"“{rungs[0].label}” reports {ends[0]} %, “{rungs[-1].label}” leaves {ends[1]} % (n ="
+        f" {ends[1].n})."
+    )
 
 
 def comparable(cell: Cell, e: Evidence, case: Case) -> bool:
     """Whether a cell has the headline's defence, seed, ball and scoring."""
     attack = e.config["attack"]
-    same = cell[0] == case.defence and cell[2] == 0 and attack["norm"] == "Linf" and np.isclose(attack["eps"], 8 / 255)
+    same = (
+        cell[0] == case.defence
+        and cell[2] == 0
+        and attack["norm"] == "Linf"
+        and np.isclose(attack["eps"], 8 / 255)
+    )
     return bool(same and not attack.get("frozen") and e.config["K"] > 1)
 
 
 def worst(found: Sequence[Evidence], images: Sequence[str]) -> np.ndarray:
-    """Shares of right outcomes (n,) under the attack that hurts each image most, which half of the purifications choose and the other
+    """Shares of right outcomes (n,) under the attack that hurts each image most, which half of the
+    purifications choose and the other
     half score, so that luck in choosing is not counted."""
     K = min(e.outcomes.K for e in found)
-    right = np.stack([Outcomes.of({key: e.records[key] for key in images}).correct("adversarial")[:, :K] for e in found])
+    right = np.stack(
+        [
+            Outcomes.of({key: e.records[key] for key in images}).correct("adversarial")[:, :K]
+            for e in found
+        ]
+    )
     chosen = right[..., ::2].mean(-1).argmin(0)
     return right[chosen, np.arange(len(images)), 1::2].mean(-1)

@@ -1,7 +1,9 @@
-"""Flags: signs that an evaluation overstates robustness, looked for in records and in a short live run.
+"""Flags: signs that an evaluation overstates robustness, looked for in records and in a short live
+run.
 
-A flag is no proof of a mistake, and no flag is no proof of its absence; ``book/flags`` says what each means and what to do. The idea is
-AutoAttack's (Croce & Hein 2020) and that of indicators of attack failure (Pintor et al. 2022).
+A flag is no proof of a mistake, and no flag is no proof of its absence; ``book/flags`` says what
+each means and what to do. The idea is AutoAttack's (Croce & Hein 2020) and that of indicators of
+attack failure (Pintor et al. 2022).
 
     hetpure flags                     # of all committed records
     hetpure flags --live hetpure      # of a defence, on two images
@@ -70,7 +72,9 @@ FEW = 4  # purifications that are too few to accept a result on
 COSTLY = 0.2  # clean accuracy lost
 USED = 0.9  # of the radius, by the image that moved farthest
 FLAT = 1e-9  # of a directional derivative in double precision
-CONFIDENT = 10  # between the largest and the smallest logit: differences beyond it are scaled down before gradients are checked
+# between the largest and the smallest logit: differences beyond it are scaled down before gradients
+# are checked
+CONFIDENT = 10
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ class Evidence:
     def randomised(self) -> bool:
         """Whether outcomes may differ: the defence draws noise, and not all of it is frozen."""
         name, frozen = self.config["defence"]["name"], self.config["attack"].get("frozen", "")
-        return (name not in DEFENCES or capabilities(name).randomised) and "all" not in frozen.split("+")
+        return (
+            name not in DEFENCES or capabilities(name).randomised
+        ) and "all" not in frozen.split("+")
 
     def rates(self, column: str, images: Sequence[str] | None = None) -> np.ndarray:
         """Shares of right outcomes (n,) of all images or of those given."""
@@ -112,29 +118,48 @@ class Evidence:
         return np.array([all_rates[key] for key in (self.records if images is None else images)])
 
 
-# ---- one experiment --------------------------------------------------------------------------------------------------------
+# ---- one experiment ------------------------------------------------------------------------------
 
 
 def examine(experiment: Evidence, reference: float | None = None) -> list[Flag]:
-    """The flags of one experiment's records; `reference` is the accuracy of the bare classifier on its card."""
+    """The flags of one experiment's records; `reference` is the accuracy of the bare classifier on
+    its card.
+    """
     checks = (_randomness, _movement, _radius, _direction, _acceptance, _controls, _code)
     found = [flag for check in checks for flag in check(experiment)]
     return found + (_clean_accuracy(experiment, reference) if reference is not None else [])
 
 
 def _randomness(e: Evidence) -> list[Flag]:
-    varies, K = any((e.outcomes.predicted[c] != e.outcomes.predicted[c][:, :1]).any() for c in COLUMNS), e.outcomes.K
+    varies, K = (
+        any((e.outcomes.predicted[c] != e.outcomes.predicted[c][:, :1]).any() for c in COLUMNS),
+        e.outcomes.K,
+    )
     if not e.randomised:
         return [Flag("random", e.about, "outcomes of one image differ")] if varies else []
     expected = K > 1 and K * len(e.records) >= 400
-    return [Flag("deterministic", e.about, f"{K} equal outcomes for every image in every column")] if expected and not varies else []
+    return (
+        [Flag("deterministic", e.about, f"{K} equal outcomes for every image in every column")]
+        if expected and not varies
+        else []
+    )
 
 
 def _movement(e: Evidence) -> list[Flag]:
     if e.config["attack"]["name"] == "autoattack":
         return []  # as packaged it returns the clean image where it found nothing
     still = [r["image"] for r in e.records.values() if r["iterations"] > 0 and not _delta(r).any()]
-    return [Flag("zero-gradient", e.about, f"{len(still)} of {len(e.records)} images never moved, such as {still[0]}")] if still else []
+    return (
+        [
+            Flag(
+                "zero-gradient",
+                e.about,
+                f"{len(still)} of {len(e.records)} images never moved, such as {still[0]}",
+            )
+        ]
+        if still
+        else []
+    )
 
 
 def _delta(record: dict) -> Tensor:
@@ -147,9 +172,21 @@ def _radius(e: Evidence) -> list[Flag]:
     radii = [float(_delta(r).norm(order)) / 255 for r in e.records.values() if r["iterations"] > 0]
     largest, eps = max(radii, default=0.0), attack["eps"]
     if largest > eps * (1 + 1e-5):
-        return [Flag("wrong-epsilon", e.about, f"differences reach {largest:.4f}, the radius is {eps:.4f}")]
+        return [
+            Flag(
+                "wrong-epsilon",
+                e.about,
+                f"differences reach {largest:.4f}, the radius is {eps:.4f}",
+            )
+        ]
     if radii and 255 * eps >= 1 and largest < USED * int(255 * eps + 1e-4) / 255:
-        return [Flag("wrong-epsilon", e.about, f"no difference is above {largest:.4f}, the radius is {eps:.4f}")]
+        return [
+            Flag(
+                "wrong-epsilon",
+                e.about,
+                f"no difference is above {largest:.4f}, the radius is {eps:.4f}",
+            )
+        ]
     return []
 
 
@@ -164,9 +201,19 @@ def _acceptance(e: Evidence) -> list[Flag]:
     if not e.randomised:
         return []
     if attack["name"] == "autoattack" or 0 < attack.get("confirm", 0) < FEW:
-        found.append(Flag("single-acceptance", e.about, f"{attack['name']} accepts after {attack.get('confirm', 1)} purification(s)"))
+        found.append(
+            Flag(
+                "single-acceptance",
+                e.about,
+                f"{attack['name']} accepts after {attack.get('confirm', 1)} purification(s)",
+            )
+        )
     if "confirm" in attack and ATTACKS[attack["name"]].strength is None:
-        stopped = {key: r for key, r in e.records.items() if r["iterations"] < attack["iterations"] * attack.get("restarts", 1)}
+        stopped = {
+            key: r
+            for key, r in e.records.items()
+            if r["iterations"] < attack["iterations"] * attack.get("restarts", 1)
+        }
         alive = int(Outcomes.of(stopped).majority_correct("adversarial").sum()) if stopped else 0
         if alive > 0.02 * len(stopped) + 1:
             found.append(Flag("early-acceptance", e.about, f"{alive} of {len(stopped)}"))
@@ -180,12 +227,22 @@ def _controls(e: Evidence) -> list[Flag]:
         if gain.low > 0:
             found.append(Flag("above-control", e.about, f"by {gain} points over {control}"))
     if worse := _clearly_above(attacked, e.rates("null"), e, list(e.records)):
-        found.append(Flag("weaker-than-noise", e.about, f"{len(worse)} of {len(e.records)} images, such as {worse[0]}"))
+        found.append(
+            Flag(
+                "weaker-than-noise",
+                e.about,
+                f"{len(worse)} of {len(e.records)} images, such as {worse[0]}",
+            )
+        )
     return found
 
 
-def _clearly_above(strong: np.ndarray, weak: np.ndarray, e: Evidence, images: Sequence[str]) -> list[str]:
-    """Images that survive the first attack more often than the second, with a chance of `RISK` to name any by accident (Fisher's test)."""
+def _clearly_above(
+    strong: np.ndarray, weak: np.ndarray, e: Evidence, images: Sequence[str]
+) -> list[str]:
+    """Images that survive the first attack more often than the second, with a chance of `RISK` to
+    name any by accident (Fisher's test).
+    """
     K = e.outcomes.K
     counts = np.rint(np.stack([strong, weak]) * K).astype(int)
     p = lambda a, b: fisher_exact([[a, K - a], [b, K - b]], alternative="greater").pvalue
@@ -204,17 +261,34 @@ def _clean_accuracy(e: Evidence, reference: float) -> list[Flag]:
     clean = e.outcomes.single("clean")
     if e.randomised:
         lost = reference - clean.high > COSTLY
-        return [Flag("costly-defence", e.about, f"{clean} after purification, {100 * reference:.1f} without")] if lost else []
+        return (
+            [
+                Flag(
+                    "costly-defence",
+                    e.about,
+                    f"{clean} after purification, {100 * reference:.1f} without",
+                )
+            ]
+            if lost
+            else []
+        )
     surprise = binomtest(round(clean.value * clean.n), clean.n, reference).pvalue
-    return [Flag("clean-accuracy", e.about, f"{clean} instead of {100 * reference:.1f}")] if surprise < RISK else []
+    return (
+        [Flag("clean-accuracy", e.about, f"{clean} instead of {100 * reference:.1f}")]
+        if surprise < RISK
+        else []
+    )
 
 
-# ---- experiments beside each other --------------------------------------------------------------------------------------------
+# ---- experiments beside each other ---------------------------------------------------------------
+
 
 def strength(attack: dict) -> int:
-    """From weak to strong, as far as one may expect an order on every image: knowing more should never hurt an attack.
+    """From weak to strong, as far as one may expect an order on every image: knowing more should
+    never hurt an attack.
 
-    Black-box attacks are below white-box ones with an approximate gradient, and those below the exact gradient.
+    Black-box attacks are below white-box ones with an approximate gradient, and those below the
+    exact gradient.
     """
     declared = ATTACKS[attack["name"]].strength
     return declared if declared is not None else 3 if attack.get("gradient") == "exact" else 2
@@ -229,31 +303,64 @@ def _pair(a: Evidence, b: Evidence) -> list[Flag]:
     shared = [key for key in a.records if key in b.records]
     if not shared or _setting(a) != _setting(b) or a.outcomes.K != b.outcomes.K:
         return []
-    x, y, one, two = a.config["attack"], b.config["attack"], a.rates("adversarial", shared), b.rates("adversarial", shared)
+    x, y, one, two = (
+        a.config["attack"],
+        b.config["attack"],
+        a.rates("adversarial", shared),
+        b.rates("adversarial", shared),
+    )
     about, found = f"{a.about} / {b.about}", []
-    if x["eps"] == y["eps"] and strength(x) > strength(y) and (worse := _clearly_above(one, two, a, shared)):
-        found.append(Flag("weaker-than-other", about, f"{len(worse)} of {len(shared)} images, such as {worse[0]}"))
+    if (
+        x["eps"] == y["eps"]
+        and strength(x) > strength(y)
+        and (worse := _clearly_above(one, two, a, shared))
+    ):
+        found.append(
+            Flag(
+                "weaker-than-other",
+                about,
+                f"{len(worse)} of {len(shared)} images, such as {worse[0]}",
+            )
+        )
     drop = lambda: stats.paired_difference(one, two)
     if _is_doubled(x, y) and drop().low > 0:
         found.append(Flag("not-converged", about, f"accuracy falls by {drop()} points"))
-    if x["eps"] > y["eps"] and x | {"eps": 0, "step": 0} == y | {"eps": 0, "step": 0} and drop().low > 0:
-        found.append(Flag("not-monotone", about, f"{drop()} points more at {x['eps']:.4f} than at {y['eps']:.4f}"))
+    if (
+        x["eps"] > y["eps"]
+        and x | {"eps": 0, "step": 0} == y | {"eps": 0, "step": 0}
+        and drop().low > 0
+    ):
+        found.append(
+            Flag(
+                "not-monotone",
+                about,
+                f"{drop()} points more at {x['eps']:.4f} than at {y['eps']:.4f}",
+            )
+        )
     return found
 
 
 def _setting(e: Evidence) -> tuple:
     c = e.config
-    return c["bench"], json.dumps(c["defence"]), c["attack"]["norm"], c["attack"].get("frozen", ""), json.dumps(c["weights"])
+    return (
+        c["bench"],
+        json.dumps(c["defence"]),
+        c["attack"]["norm"],
+        c["attack"].get("frozen", ""),
+        json.dumps(c["weights"]),
+    )
 
 
 def _is_doubled(x: dict, y: dict) -> bool:
-    """Whether attack y is attack x with at least twice the iterations or purifications per gradient."""
+    """Whether attack y is attack x with at least twice the iterations or purifications per
+    gradient.
+    """
     same = x | {"iterations": 0, "eot": 0} == y | {"iterations": 0, "eot": 0}
     more = y["iterations"] >= x["iterations"] and y["eot"] >= x["eot"]
     return same and more and (y["iterations"] >= 2 * x["iterations"] or y["eot"] >= 2 * x["eot"])
 
 
-# ---- a short live run ------------------------------------------------------------------------------------------------------------
+# ---- a short live run ----------------------------------------------------------------------------
 
 
 @dataclass
@@ -272,7 +379,9 @@ def watched_noise() -> Iterator[Draws]:
     draws, generators = Draws([]), Noise.generators
 
     def noting(self: Noise, draw: str):
-        draws.keys += [(self.seed, image, copy_, draw) for image, copy_ in zip(self.images, self.copies)]
+        draws.keys += [
+            (self.seed, image, copy_, draw) for image, copy_ in zip(self.images, self.copies)
+        ]
         return generators(self, draw)
 
     Noise.generators = noting
@@ -284,7 +393,9 @@ def watched_noise() -> Iterator[Draws]:
 
 @dataclass(frozen=True)
 class Watched:
-    """An attack that remembers how many draws had been made when it ended, and how many iterations it spent."""
+    """An attack that remembers how many draws had been made when it ended, and how many iterations
+    it spent.
+    """
 
     attack: Any
     draws: Draws
@@ -301,8 +412,16 @@ class Watched:
         return result
 
 
-def live(experiment: Experiment, defence: Purified | Undefended, attack: Any, images: Images, device: str = "cpu") -> list[Flag]:
-    """The flags of a defence and an `attack` object, from a few gradients and a miniature of the experiment on two or more `images`."""
+def live(
+    experiment: Experiment,
+    defence: Purified | Undefended,
+    attack: Any,
+    images: Images,
+    device: str = "cpu",
+) -> list[Flag]:
+    """The flags of a defence and an `attack` object, from a few gradients and a miniature of the
+    experiment on two or more `images`.
+    """
     about = f"{experiment.defence} / {experiment.attack}"
     x, y, ids = images.floats.to(device), images.labels.to(device), images.ids
     found = _outputs(defence, x, ids)
@@ -317,10 +436,20 @@ def live(experiment: Experiment, defence: Purified | Undefended, attack: Any, im
 
 @torch.no_grad()
 def _outputs(defence: nn.Module, x: Tensor, ids: Sequence) -> list[tuple[str, str]]:
-    found, logits, again, other = [], defence(x, ids, [0] * len(x)), defence(x, ids, [0] * len(x)), defence(x, ids, [1] * len(x))
+    found, logits, again, other = (
+        [],
+        defence(x, ids, [0] * len(x)),
+        defence(x, ids, [0] * len(x)),
+        defence(x, ids, [1] * len(x)),
+    )
     purified = isinstance(defence, Purified)
     if not torch.equal(logits, again):
-        found.append(("irreproducible" if purified else "random", f"logits differ by {(logits - again).abs().max():.2g} under one key"))
+        found.append(
+            (
+                "irreproducible" if purified else "random",
+                f"logits differ by {(logits - again).abs().max():.2g} under one key",
+            )
+        )
     if purified and torch.equal(logits, other):
         found.append(("deterministic", "two copies have equal logits"))
     if (logits >= 0).all() and torch.allclose(logits.sum(-1), torch.ones(len(x)).to(logits)):
@@ -328,26 +457,49 @@ def _outputs(defence: nn.Module, x: Tensor, ids: Sequence) -> list[tuple[str, st
     return found
 
 
-def _gradient(defence: nn.Module, attacked: nn.Module, x: Tensor, y: Tensor, ids: Sequence) -> list[tuple[str, str]]:
-    """The gradient of what the attack sees against difference quotients of the defence, in float64 and under the same noise."""
-    defence, attacked, x = copy.deepcopy(defence).double(), copy.deepcopy(attacked).double(), x.double()
+def _gradient(
+    defence: nn.Module, attacked: nn.Module, x: Tensor, y: Tensor, ids: Sequence
+) -> list[tuple[str, str]]:
+    """The gradient of what the attack sees against difference quotients of the defence, in float64
+    and under the same noise.
+    """
+    defence, attacked, x = (
+        copy.deepcopy(defence).double(),
+        copy.deepcopy(attacked).double(),
+        x.double(),
+    )
     z = (0.01 + 0.98 * x).requires_grad_()  # inside [0, 1], so that steps to both sides are images
     with torch.no_grad():
         logits = defence(z, ids, [0] * len(z))
-    calm = ((logits.amax(1) - logits.amin(1)) / CONFIDENT).clamp(min=1)[:, None]  # where the loss is flat no quotient is exact
-    loss = lambda module, z: F.cross_entropy(module(z, ids, [0] * len(z)) / calm, y, reduction="none")
+    # where the loss is flat no quotient is exact
+    calm = ((logits.amax(1) - logits.amin(1)) / CONFIDENT).clamp(min=1)[:, None]
+    loss = lambda module, z: F.cross_entropy(
+        module(z, ids, [0] * len(z)) / calm, y, reduction="none"
+    )
     total = loss(attacked, z).sum()
     gradient = torch.autograd.grad(total, z)[0] if total.requires_grad else torch.zeros_like(z)
-    if flat := [str(key) for key, g in zip(ids, gradient.flatten(1)) if not g.any() or not g.isfinite().all()]:
+    if flat := [
+        str(key)
+        for key, g in zip(ids, gradient.flatten(1))
+        if not g.any() or not g.isfinite().all()
+    ]:
         return [("zero-gradient", f"{len(flat)} of {len(x)} images, such as {flat[0]}")]
-    directions = [Noise("difference quotients", ids, [k] * len(x))("direction", x) for k in range(4)]
+    directions = [
+        Noise("difference quotients", ids, [k] * len(x))("direction", x) for k in range(4)
+    ]
     with torch.no_grad():
-        quotients = [(loss(defence, z + 1e-6 * d) - loss(defence, z - 1e-6 * d)) / 2e-6 for d in directions]
+        quotients = [
+            (loss(defence, z + 1e-6 * d) - loss(defence, z - 1e-6 * d)) / 2e-6 for d in directions
+        ]
     slopes = torch.stack([(gradient * d).flatten(1).sum(1) for d in directions])
     if max(slopes.norm(), torch.stack(quotients).norm()) < FLAT:
         return []  # nothing to compare
     error = ((slopes - torch.stack(quotients)).norm() / torch.stack(quotients).norm()).item()
-    return [("inexact-gradient", f"relative error of directional derivatives {error:.2g}")] if error > 0.02 else []
+    return (
+        [("inexact-gradient", f"relative error of directional derivatives {error:.2g}")]
+        if error > 0.02
+        else []
+    )
 
 
 class Blind(nn.Module):
@@ -359,87 +511,177 @@ class Blind(nn.Module):
 
 @torch.no_grad()
 def _levels(defence: Purified, x: Tensor, ids: Sequence, copies: int = 16) -> list[tuple[str, str]]:
-    """Noise over signal after a purification that removes nothing tells the time it was added at, inside and outside the mask."""
+    """Noise over signal after a purification that removes nothing tells the time it was added at,
+    inside and outside the mask.
+    """
     if capabilities(defence.purifier).family != "method":  # of the others the levels are not known
         return []
-    mask, settings = defence.mask(x, defence.noise(len(x), ids)), replace(defence.purifier, sampler="ddim")
-    blind = Purified(defence.classifier, Blind(), settings, schedule=defence.schedule, taps=defence.tap_modules, seed="levels")
-    ends = torch.stack([2 * blind.purify(x, blind.noise(len(x), ids, [c] * len(x)), mask) - 1 for c in range(copies)])
-    variance, ratio = ends.var(0).mean(1, keepdim=True), ((1 - defence.schedule.abar) / defence.schedule.abar).numpy()
+    mask, settings = (
+        defence.mask(x, defence.noise(len(x), ids)),
+        replace(defence.purifier, sampler="ddim"),
+    )
+    blind = Purified(
+        defence.classifier,
+        Blind(),
+        settings,
+        schedule=defence.schedule,
+        taps=defence.tap_modules,
+        seed="levels",
+    )
+    ends = torch.stack(
+        [
+            2 * blind.purify(x, blind.noise(len(x), ids, [c] * len(x)), mask) - 1
+            for c in range(copies)
+        ]
+    )
+    variance, ratio = (
+        ends.var(0).mean(1, keepdim=True),
+        ((1 - defence.schedule.abar) / defence.schedule.abar).numpy(),
+    )
     if mask is None:
-        return [("noise-level", text) for text in [_misplaced("t", settings.t, variance, ratio)] if text]
+        return [
+            ("noise-level", text) for text in [_misplaced("t", settings.t, variance, ratio)] if text
+        ]
     inside, outside = variance[mask == 1], variance[mask == 0]
     if min(len(inside), len(outside)) < 16:
         return []
-    wrong = [_misplaced("t_l", settings.t_l, inside, ratio, exact=False), _misplaced("t_s", settings.t_s, outside, ratio, exact=False)]
+    wrong = [
+        _misplaced("t_l", settings.t_l, inside, ratio, exact=False),
+        _misplaced("t_s", settings.t_s, outside, ratio, exact=False),
+    ]
     if inside.mean() < outside.mean():
         wrong.append("the attended pixels get less noise than the others")
     return [("noise-level", text) for text in wrong if text]
 
 
-def _misplaced(name: str, level: float, variance: Tensor, ratio: np.ndarray, exact: bool = True) -> str:
-    """What is wrong with measured noise over signal, if it is below that of the stated time or, where nothing adds more, above."""
-    measured, stated, tolerance = float(variance.mean()), ratio[round(level * (len(ratio) - 1))], 1.35
+def _misplaced(
+    name: str, level: float, variance: Tensor, ratio: np.ndarray, exact: bool = True
+) -> str:
+    """What is wrong with measured noise over signal, if it is below that of the stated time or,
+    where nothing adds more, above.
+    """
+    measured, stated, tolerance = (
+        float(variance.mean()),
+        ratio[round(level * (len(ratio) - 1))],
+        1.35,
+    )
     if stated / tolerance < measured < (tolerance * stated if exact else np.inf):
         return ""
-    return f"{name} = {level} is stated, {np.searchsorted(ratio, measured) / (len(ratio) - 1):.3f} measured"
+    return (
+        f"{name} = {level} is stated, {np.searchsorted(ratio, measured) / (len(ratio) - 1):.3f}"
+        " measured"
+    )
 
 
 @torch.no_grad()
-def _labels(defence: Purified, x: Tensor, y: Tensor, ids: Sequence, copies: int = 8) -> list[tuple[str, str]]:
-    """One blend of all images in the place of each: whose place it is must not decide which label comes out (Fisher's test)."""
+def _labels(
+    defence: Purified, x: Tensor, y: Tensor, ids: Sequence, copies: int = 8
+) -> list[tuple[str, str]]:
+    """One blend of all images in the place of each: whose place it is must not decide which label
+    comes out (Fisher's test).
+    """
     blend = x.mean(0, keepdim=True).expand_as(x)
     said = torch.stack([defence(blend, ids, [c] * len(x)).argmax(-1) for c in range(copies)])
-    own, other = (said == y).sum(0), torch.stack([(said == label).sum(0)[y != label].sum() for label in y])
+    own, other = (
+        (said == y).sum(0),
+        torch.stack([(said == label).sum(0)[y != label].sum() for label in y]),
+    )
     places = torch.stack([(y != label).sum() for label in y])
-    table = [[int(own.sum()), copies * len(y) - int(own.sum())], [int(other.sum()), copies * int(places.sum()) - int(other.sum())]]
+    table = [
+        [int(own.sum()), copies * len(y) - int(own.sum())],
+        [int(other.sum()), copies * int(places.sum()) - int(other.sum())],
+    ]
     if not places.any() or fisher_exact(table, alternative="greater").pvalue >= RISK:
         return []
-    return [("label-leak", f"one image in all places is given the place's label {table[0][0]} times of {sum(table[0])}")]
+    return [
+        (
+            "label-leak",
+            (
+                f"one image in all places is given the place's label {table[0][0]} times of"
+                f" {sum(table[0])}"
+            ),
+        )
+    ]
 
 
-def _noise_use(experiment: Experiment, defence: Purified, attack: Any, images: Images, device: str) -> list[tuple[str, str]]:
-    """A miniature of the experiment, with all draws of noise noted: what scoring draws must be new, and new for every purification."""
+def _noise_use(
+    experiment: Experiment, defence: Purified, attack: Any, images: Images, device: str
+) -> list[tuple[str, str]]:
+    """A miniature of the experiment, with all draws of noise noted: what scoring draws must be new,
+    and new for every purification.
+    """
     little = replace(attack, iterations=2, **({"eot": 2} if hasattr(attack, "eot") else {}))
     with watched_noise() as draws:
         watched = Watched(little, draws, [], [])
         evidence.evaluate(experiment, defence, watched, images, torch.device(device))
     attacked, scored = draws.of(0, watched.ends[0]), draws.of(watched.ends[0])
-    scored = {key for key in scored if not str(key[0]).startswith("null")}  # the null control's direction is no purification
+    # the null control's direction is no purification
+    scored = {key for key in scored if not str(key[0]).startswith("null")}
     found, K = [], experiment.config["K"]
     if shared := attacked & scored:
-        found.append(("reused-noise", f"{len(shared)} of {len(scored)} draws of scoring had been seen by the attack"))
+        found.append(
+            (
+                "reused-noise",
+                f"{len(shared)} of {len(scored)} draws of scoring had been seen by the attack",
+            )
+        )
     gradients = len({key[:3] for key in attacked if str(key[0]).startswith("attack")})
-    takes = getattr(attack, "gradient", "none") not in ("none", "undefended") and not getattr(attack, "frozen", "")
+    takes = getattr(attack, "gradient", "none") not in ("none", "undefended") and not getattr(
+        attack, "frozen", ""
+    )
     if takes and 0 < gradients < (wanted := watched.spent[0] * little.eot):
-        found.append(("reused-noise", f"{wanted} gradients were taken under {gradients} different draws of noise"))
+        found.append(
+            (
+                "reused-noise",
+                f"{wanted} gradients were taken under {gradients} different draws of noise",
+            )
+        )
     runs = len({key[:3] for key in scored})
     if runs < K * len(images):
-        found.append(("reused-noise", f"{runs} different purifications score {len(images)} images, not {K} each"))
+        found.append(
+            (
+                "reused-noise",
+                f"{runs} different purifications score {len(images)} images, not {K} each",
+            )
+        )
     return found
 
 
-# ---- all ----------------------------------------------------------------------------------------------------------------------------
+# ---- all -----------------------------------------------------------------------------------------
 
 
 def committed(results: Path = RESULTS) -> list[Flag]:
     """The flags of all records of the current weights, one experiment at a time and side by side.
 
-    What a defence costs does not depend on the attack: it is said once, where it was seen on the most images.
+    What a defence costs does not depend on the attack: it is said once, where it was seen on the
+    most images.
     """
     experiments = [Evidence(path.stem, evidence.read(path)) for path in evidence.files(results)]
     largest = {_defence(e): e for e in sorted(experiments, key=lambda e: len(e.records))}
     alone = [(e, flag) for e in experiments for flag in examine(e, reference_accuracy(e))]
-    return [flag for e, flag in alone if flag.name != "costly-defence" or largest[_defence(e)] is e] + compare(experiments)
+    return [
+        flag for e, flag in alone if flag.name != "costly-defence" or largest[_defence(e)] is e
+    ] + compare(experiments)
 
 
 def _defence(e: Evidence) -> str:
-    """What is the same for all attacks on a defence; options that came after a record count as their defaults."""
-    return json.dumps([e.config["bench"], e.config["split"], specs.write(e.config["defence"], DEFENCES), e.config["weights"]])
+    """What is the same for all attacks on a defence; options that came after a record count as
+    their defaults.
+    """
+    return json.dumps(
+        [
+            e.config["bench"],
+            e.config["split"],
+            specs.write(e.config["defence"], DEFENCES),
+            e.config["weights"],
+        ]
+    )
 
 
 def reference_accuracy(e: Evidence) -> float | None:
-    """The bare classifier's accuracy on its card, if the defence uses it and the card knows it for the split."""
+    """The bare classifier's accuracy on its card, if the defence uses it and the card knows it for
+    the split.
+    """
     if (name := f"{e.config['bench']}-classifier") not in e.config["weights"]:
         return None
     card = benches.card(name)
@@ -449,13 +691,21 @@ def reference_accuracy(e: Evidence) -> float | None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hetpure flags", description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--live", metavar="DEFENCE", help="examine this defence on two images instead of the records")
-    parser.add_argument("--attack", default="pgd", help="with --live: the attack that is examined with it")
+    parser.add_argument(
+        "--live",
+        metavar="DEFENCE",
+        help="examine this defence on two images instead of the records",
+    )
+    parser.add_argument(
+        "--attack", default="pgd", help="with --live: the attack that is examined with it"
+    )
     parser.add_argument("--bench", default="cifar10-small")
     args = parser.parse_args(argv)
     found = _live(args.bench, args.live, args.attack) if args.live else committed()
     if args.json:
-        print(json.dumps([asdict(flag) | {"meaning": MEANING[flag.name]} for flag in found], indent=1))
+        print(
+            json.dumps([asdict(flag) | {"meaning": MEANING[flag.name]} for flag in found], indent=1)
+        )
     else:
         print("\n".join(map(str, found)) or "no flags")
 

@@ -1,4 +1,6 @@
-"""Trials: a short live audit of your own purifier, any callable from images to images, before it has a name here."""
+"""Trials: a short live audit of your own purifier, any callable from images to images, before it
+has a name here.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ OWN = "yours"
 
 
 class Called(nn.Module):
-    """A function or module from images in [0, 1] to images in [0, 1], in the place of a denoiser."""
+    """A function or module from images in [0, 1] to images in [0, 1], in the place of a
+    denoiser.
+    """
 
     def __init__(self, function: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -35,12 +39,18 @@ class Called(nn.Module):
 
 @dataclass(frozen=True)
 class OneCall:
-    """A purifier that is a single call, made row by row with torch's random numbers set from the row's key, so that it can be replayed."""
+    """A purifier that is a single call, made row by row with torch's random numbers set from the
+    row's key, so that it can be replayed.
+    """
 
-    def mask(self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], noise: Noise) -> None:
+    def mask(
+        self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], noise: Noise
+    ) -> None:
         """None."""
 
-    def plan(self, x_adv: Tensor, mask: None, eps: Callable, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(
+        self, x_adv: Tensor, mask: None, eps: Callable, noise: Noise, schedule: Schedule
+    ) -> Plan:
         return [(0, partial(self.step, eps=eps, noise=noise))]
 
     def step(self, x: Tensor, eps: Callable, noise: Noise) -> Tensor:
@@ -57,7 +67,9 @@ class OneCall:
 
 @dataclass(frozen=True)
 class Trial:
-    """An experiment with a defence that has no name yet: what `evidence.evaluate` and `flags.live` ask of one."""
+    """An experiment with a defence that has no name yet: what `evidence.evaluate` and `flags.live`
+    ask of one.
+    """
 
     attack: str
     settings: object
@@ -68,8 +80,17 @@ class Trial:
 
     @property
     def config(self) -> dict:
-        about = {"bench": self.bench, "split": "live", "K": self.K, "seed": self.seed, "weights": {}}
-        return about | {"defence": {"name": self.defence}, "attack": {"name": self.attack} | asdict(self.settings)}
+        about = {
+            "bench": self.bench,
+            "split": "live",
+            "K": self.K,
+            "seed": self.seed,
+            "weights": {},
+        }
+        return about | {
+            "defence": {"name": self.defence},
+            "attack": {"name": self.attack} | asdict(self.settings),
+        }
 
     @property
     def classes(self) -> tuple[type, ...]:
@@ -77,22 +98,38 @@ class Trial:
         return ()
 
 
-def own(function: Callable[[Tensor], Tensor], bench: Bench, images: Images, iterations: int = 10, eot: int = 2, K: int = 8) -> Case:
-    """A short live audit of your purifier in front of the bench's classifier: any differentiable or not differentiable callable.
+def own(
+    function: Callable[[Tensor], Tensor],
+    bench: Bench,
+    images: Images,
+    iterations: int = 10,
+    eot: int = 2,
+    K: int = 8,
+) -> Case:
+    """A short live audit of your purifier in front of the bench's classifier: any differentiable or
+    not differentiable callable.
 
-    `iterations`, `eot` and `K` stand in for the headline's 20, 8 and 20; other budgets shrink alike.
+    `iterations`, `eot` and `K` stand in for the headline's 20, 8 and 20; other budgets shrink
+    alike.
     """
-    yours = Purified(bench.classifier, Called(function), OneCall(), schedule=bench.schedule, checkpointing=False)
+    yours = Purified(
+        bench.classifier, Called(function), OneCall(), schedule=bench.schedule, checkpointing=False
+    )
     found: dict[Cell, Evidence] = {}
     tried = [HEADLINE, *(ATTEMPTS[name] for name in ("budget", "BPDA", "transfer", "large radius"))]
     for spec, defence in [(spec, OWN) for spec in tried] + [(BARE, "none")]:
         attack, settings = specs.parse(spec, ATTACKS)
         if attack != "transfer":
-            shrunk = {"iterations": settings.iterations * iterations // 20, "eot": max(1, settings.eot * eot // 8)}
+            shrunk = {
+                "iterations": settings.iterations * iterations // 20,
+                "eot": max(1, settings.eot * eot // 8),
+            }
             settings = replace(settings, **shrunk)
         faced, k = (yours, K) if defence == OWN else (Undefended(bench.classifier), 1)
         trial = Trial(attack, settings, k, bench.name, defence)
         rows = evidence.evaluate(trial, faced, settings, images, bench.device)
-        found[defence, specs.normal(spec, ATTACKS), 0] = Evidence(f"{defence} / {spec}", {r["image"]: r for r in rows})
+        found[defence, specs.normal(spec, ATTACKS), 0] = Evidence(
+            f"{defence} / {spec}", {r["image"]: r for r in rows}
+        )
     trial = Trial(HEADLINE, ATTACKS[HEADLINE](iterations=2, eot=2), 4, bench.name)
     return Case(bench.name, OWN, found, tuple(flags.live(trial, yours, trial.settings, images)))

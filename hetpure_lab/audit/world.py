@@ -175,7 +175,7 @@ class World:
     def __post_init__(self):
         if self.pattern.ndim != 3 or len(self.pattern) != 3 or self.pattern.dtype != torch.float64:
             raise ValueError(
-                f"a pattern is float64 of shape (3, h, w), "
+                "a pattern is float64 of shape (3, h, w), "
                 f"not {self.pattern.dtype} {tuple(self.pattern.shape)}"
             )
         if not (largest := float(self.pattern.abs().max())) + 5 * self.sigma < 1 or self.sigma <= 0:

@@ -20,7 +20,9 @@ from hetpure_core import Purified
 
 
 class LiveBytes(TorchDispatchMode):
-    """`peak`: the most bytes that tensors made inside the block had in memory at any one time, on any device."""
+    """`peak`: the most bytes that tensors made inside the block had in memory at any one time, on
+    any device.
+    """
 
     def __init__(self):
         super().__init__()
@@ -28,7 +30,11 @@ class LiveBytes(TorchDispatchMode):
         self.peak = self.now = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        storages = lambda tree: {t.untyped_storage()._cdata: t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, Tensor)}
+        storages = lambda tree: {
+            t.untyped_storage()._cdata: t.untyped_storage()
+            for t in tree_leaves(tree)
+            if isinstance(t, Tensor)
+        }
         given, result = storages((args, kwargs)), function(*args, **(kwargs or {}))
         for key, storage in storages(result).items():
             if key not in given:  # a view of a weight is not made here
@@ -48,11 +54,13 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Cost:
-    """One exact gradient: denoiser `calls` of the purification, `passes` of the denoiser forwards (recomputed ones too), bytes `held`
-    between forward and backward pass, the `peak` of live bytes, and `seconds` of processor time; weights and input are not counted.
+    """One exact gradient: denoiser `calls` of the purification, `passes` of the denoiser forwards
+    (recomputed ones too), bytes `held`
+    between forward and backward pass, the `peak` of live bytes, and `seconds` of processor time;
+    weights and input are not counted.
 
-    The first four are exact and the same on any machine. `process` is the growth in bytes of what the device's allocator (GPU) or the
-    operating system (Linux) gave the process; None elsewhere.
+    The first four are exact and the same on any machine. `process` is the growth in bytes of what
+    the device's allocator (GPU) or the operating system (Linux) gave the process; None elsewhere.
     """
 
     calls: int
@@ -63,8 +71,12 @@ class Cost:
     process: int | None
 
 
-def measure(defended: Purified, images: Tensor, labels: Tensor, ids: Sequence, repeats: int = 1) -> Cost:
-    """The cost of one gradient of the cross-entropy; `seconds` is the best of `repeats`, measured apart from the counting."""
+def measure(
+    defended: Purified, images: Tensor, labels: Tensor, ids: Sequence, repeats: int = 1
+) -> Cost:
+    """The cost of one gradient of the cross-entropy; `seconds` is the best of `repeats`, measured
+    apart from the counting.
+    """
     passes: list[int] = []
     hook = defended.denoiser.register_forward_pre_hook(lambda *_: passes.append(1))
     with LiveBytes() as meter:
@@ -74,12 +86,28 @@ def measure(defended: Purified, images: Tensor, labels: Tensor, ids: Sequence, r
     hook.remove()
     del loss
     with _ProcessBytes(images.device) as process:
-        seconds = min(_seconds(lambda: torch.autograd.grad(*_loss(defended, images, labels, ids)), images.device) for _ in range(repeats))
-    return Cost(defended.purifier.calls(defended.schedule), len(passes), held, meter.peak, seconds, process.grown)
+        seconds = min(
+            _seconds(
+                lambda: torch.autograd.grad(*_loss(defended, images, labels, ids)), images.device
+            )
+            for _ in range(repeats)
+        )
+    return Cost(
+        defended.purifier.calls(defended.schedule),
+        len(passes),
+        held,
+        meter.peak,
+        seconds,
+        process.grown,
+    )
 
 
-def fastest(work: Callable[[], object], repeats: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of the fastest run after a first one: what the work costs when nothing disturbs it."""
+def fastest(
+    work: Callable[[], object], repeats: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of the fastest run after a first one: what the work costs when nothing disturbs
+    it.
+    """
     timings = []
     for _ in range(repeats + 1):
         started = clock()
@@ -88,13 +116,17 @@ def fastest(work: Callable[[], object], repeats: int = 3, clock: Callable[[], fl
     return min(timings[1:])
 
 
-def _loss(defended: Purified, images: Tensor, labels: Tensor, ids: Sequence) -> tuple[Tensor, Tensor]:
+def _loss(
+    defended: Purified, images: Tensor, labels: Tensor, ids: Sequence
+) -> tuple[Tensor, Tensor]:
     x = images.detach().clone().requires_grad_()
     return F.cross_entropy(defended(x, ids), labels), x
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    """This process's processor time on a CPU, so that what else runs there does not count; CUDA events on a GPU."""
+    """This process's processor time on a CPU, so that what else runs there does not count; CUDA
+    events on a GPU.
+    """
     if device.type != "cuda":
         started = time.process_time()
         run()
@@ -108,7 +140,9 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 class _ProcessBytes:
-    """`grown`: by how much the process's peak memory rose inside the block; None where nobody counts it."""
+    """`grown`: by how much the process's peak memory rose inside the block; None where nobody
+    counts it.
+    """
 
     def __init__(self, device: torch.device):
         self.device, self.grown = device, None

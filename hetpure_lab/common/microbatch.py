@@ -1,6 +1,8 @@
-"""How many rows go through the networks at once: as many as memory holds, and half of them whenever it runs out.
+"""How many rows go through the networks at once: as many as memory holds, and half of them whenever
+it runs out.
 
-A row is one image under one draw of noise. Rows do not influence each other, so their number changes cost and not results.
+A row is one image under one draw of noise. Rows do not influence each other, so their number
+changes cost and not results.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from hetpure_core import Purified
 from hetpure_lab.common.measure import LiveBytes
 
 MOST = {"cpu": 32, "cuda": 1024}  # rows; larger batches are no faster
-WORTH_KEEPING = {"cpu": 4, "cuda": 16}  # rows; with fewer, storing activations instead of recomputing them saves little
+# rows; with fewer, storing activations instead of recomputing them saves little
+WORTH_KEEPING = {"cpu": 4, "cuda": 16}
 CPU_BUDGET = 2**30  # bytes for one gradient, so that several processes fit side by side
 
 Result = TypeVar("Result")
 _rows: dict[str, int] = {}  # what this process has found to fit, by device type
 _ceiling: dict[str, int] = {}  # what is left of it since memory ran out
-_fitted: WeakKeyDictionary[nn.Module, dict[tuple, tuple[int, bool]]] = WeakKeyDictionary()  # by classifier: what `fit` found
+# by classifier: what `fit` found
+_fitted: WeakKeyDictionary[nn.Module, dict[tuple, tuple[int, bool]]] = WeakKeyDictionary()
 
 
 def rows(device: torch.device) -> int:
@@ -50,7 +54,9 @@ def _kind(device: torch.device) -> str:
 
 
 def recovering(work: Callable[[], Result], device: torch.device) -> Result:
-    """The result of `work`, begun again with half the rows whenever memory runs out; the smaller number stays for what follows."""
+    """The result of `work`, begun again with half the rows whenever memory runs out; the smaller
+    number stays for what follows.
+    """
     while True:
         try:
             return work()
@@ -62,18 +68,30 @@ def recovering(work: Callable[[], Result], device: torch.device) -> Result:
 
 
 def ran_out(error: Exception) -> bool:
-    """Whether it says that memory ran out; PyTorch's allocator on a CPU has no class of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Whether it says that memory ran out; PyTorch's allocator on a CPU has no class of its own for
+    that.
+    """
+    return isinstance(
+        error, torch.OutOfMemoryError | MemoryError
+    ) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def fit(defence: nn.Module, image: Tensor) -> None:
-    """Choose the rows, and whether a `Purified` stores or recomputes activations, by the measured gradient of one `image` (1, 3, h, w).
+    """Choose the rows, and whether a `Purified` stores or recomputes activations, by the measured
+    gradient of one `image` (1, 3, h, w).
 
-    Storing them is faster, if enough rows fit; the gradients are equal. It is measured once for each defence, device and image size;
-    no more rows are chosen than memory was found to hold since.
+    Storing them is faster, if enough rows fit; the gradients are equal. It is measured once for
+    each defence, device and image size; no more rows are chosen than memory was found to hold
+    since.
     """
     known, kind = _fitted.setdefault(defence.classifier, {}), image.device.type
-    key = (type(defence), repr(getattr(defence, "purifier", None)), str(image.device), tuple(image.shape[1:]), CPU_BUDGET)
+    key = (
+        type(defence),
+        repr(getattr(defence, "purifier", None)),
+        str(image.device),
+        tuple(image.shape[1:]),
+        CPU_BUDGET,
+    )
     if key not in known:
         known[key] = _measured(defence, image)
     found, checkpointing = known[key]
@@ -97,11 +115,15 @@ def _measured(defence: nn.Module, image: Tensor) -> tuple[int, bool]:
 def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
     """An upper bound of the bytes of a gradient of `image` that recomputes nothing.
 
-    A call keeps no more than the peak with recomputation, or three passes of the denoiser, whichever is less; one pass is its own, the
-    others are room for what guidance keeps of the classifier.
+    A call keeps no more than the peak with recomputation, or three passes of the denoiser,
+    whichever is less; one pass is its own, the others are room for what guidance keeps of the
+    classifier.
     """
     given: list[tuple] = []  # images may be purified at another size than theirs
-    with torch.no_grad(), defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs)):
+    with (
+        torch.no_grad(),
+        defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs)),
+    ):
         defence(image, ["the image that is measured"])
     if not given:  # a purifier that never calls the denoiser has nothing to recompute
         return recomputed
@@ -112,9 +134,14 @@ def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
 
 
 def choose(room: float, recomputed: float, kept: float, kind: str) -> tuple[int, bool]:
-    """How many rows to put through at once, and whether to recompute activations, from the bytes of a row either way; by kind of device."""
+    """How many rows to put through at once, and whether to recompute activations, from the bytes of
+    a row either way; by kind of device.
+    """
     checkpointing = room // kept < WORTH_KEEPING[kind]
-    return int(max(1, min(room // (recomputed if checkpointing else kept), MOST[kind]))), checkpointing
+    return (
+        int(max(1, min(room // (recomputed if checkpointing else kept), MOST[kind]))),
+        checkpointing,
+    )
 
 
 def budget(device: torch.device) -> int:

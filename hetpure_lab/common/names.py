@@ -42,10 +42,7 @@ DEFENCES = {
     "noise-map-untold": "one call that assumes one level",
     "per-pixel": "sampler that knows the noise map",
 }
-MODELS = {
-    "fast-at-linf": "fast adversarial training",
-    "pgd-at-l2": "adversarial training for ℓ2",
-}
+MODELS = {"fast-at-linf": "fast adversarial training", "pgd-at-l2": "adversarial training for ℓ2"}
 GRADIENTS = {
     "exact": "through every step",
     "surrogate": "through the released surrogate",

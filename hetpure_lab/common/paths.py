@@ -1,4 +1,5 @@
-"""Where things lie: in a checkout beside the package, in an installation in it and in the working folder.
+"""Where things lie: in a checkout beside the package, in an installation in it and in the working
+folder.
 
 An installation carries networks and cards inside the package, and writes into the working folder
 (or ``$HETPURE_RESULTS``), never into itself.

@@ -45,7 +45,8 @@ def load() -> None:
     global _installed
     with _lock:
         if not _installed:
-            _installed = True  # first: what a plug-in reads while it registers is not looked up again
+            # first: what a plug-in reads while it registers is not looked up again
+            _installed = True
             for point in entry_points(group=GROUP):
                 try:
                     _loaded[point.value] = point.load()
@@ -81,7 +82,9 @@ def using(names: Sequence[str], work: Callable[..., Result], *args: object) -> R
 
 
 def sources() -> dict[str, str]:
-    """The sha256 of the file of every loaded plug-in, by the module's name: part of what decides an outcome."""
+    """The sha256 of the file of every loaded plug-in, by the module's name: part of what decides an
+    outcome.
+    """
     files = {module.__name__: getattr(module, "__file__", None) for module in _loaded.values()}
     return {
         name: hashlib.sha256(Path(file).read_bytes()).hexdigest()

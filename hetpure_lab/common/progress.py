@@ -28,8 +28,8 @@ class Both:
 def stream() -> TextIO | Both:
     """stderr; in a kernel that a shell started (papermill, say), that shell's stream as well.
 
-    A kernel shows its stderr in the notebook, which nobody sees before papermill ends. It keeps the shell's own stream, and that is
-    written to if it is a terminal.
+    A kernel shows its stderr in the notebook, which nobody sees before papermill ends. It keeps the
+    shell's own stream, and that is written to if it is a terminal.
     """
     kept = getattr(sys.stderr, "_original_stdstream_copy", None)
     if kept is None or not os.isatty(kept):

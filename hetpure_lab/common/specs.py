@@ -24,15 +24,18 @@ YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def parse(text: str, known: Mapping[str, type | None]) -> tuple[str, Any]:
-    """``slug`` or ``slug:name=value,...`` to the slug and an object of its class; unnamed settings keep their defaults.
+    """``slug`` or ``slug:name=value,...`` to the slug and an object of its class; unnamed settings
+    keep their defaults.
 
-    Raises `ValueError`, in one sentence, for an unknown slug or setting, or a value of another type.
+    Raises `ValueError`, in one sentence, for an unknown slug or setting, or a value of another
+    type.
     """
     slug, _, rest = text.partition(":")
     if slug not in known:
         raise ValueError(f"unknown {slug!r}; known: {', '.join(known)}")
     kind = known[slug]
-    shared = kind is None or kind.__dataclass_params__.frozen  # what nobody can change may be one object
+    # what nobody can change may be one object
+    shared = kind is None or kind.__dataclass_params__.frozen
     return slug, (_built if shared else _built.__wrapped__)(slug, rest, kind)
 
 
@@ -52,7 +55,9 @@ def _built(slug: str, rest: str, kind: type | None) -> Any:
 
 
 def write(settings: Mapping[str, Any], known: Mapping[str, type | None]) -> str:
-    """The inverse of `parse`, for settings with their `name`: the slug and what differs from the defaults; `t` always."""
+    """The inverse of `parse`, for settings with their `name`: the slug and what differs from the
+    defaults; `t` always.
+    """
     defaults = _defaults(known[settings["name"]])
     text = {k: _text(v) for k, v in settings.items() if k != "name"}
     changed = [f"{k}={v}" for k, v in text.items() if k == "t" or v != defaults[k]]
@@ -75,13 +80,17 @@ def describe(settings: object | None, known: Mapping[str, type | None]) -> str:
 
 
 def normal(text: str, known: Mapping[str, type | None]) -> str:
-    """A spec as records name it: only what differs from the defaults, in the order of the settings."""
+    """A spec as records name it: only what differs from the defaults, in the order of the
+    settings.
+    """
     slug, settings = parse(text, known)
     return write({"name": slug} | (asdict(settings) if settings else {}), known)
 
 
 def readable(text: str) -> str:
-    """A spec with its radius as people write it: ``eps=2/255`` for 0.00784..., but ``eps=0.5``. It names the same settings."""
+    """A spec with its radius as people write it: ``eps=2/255`` for 0.00784..., but ``eps=0.5``. It
+    names the same settings.
+    """
 
     def radius(match: re.Match[str]) -> str:
         levels = 255 * float(match[0])

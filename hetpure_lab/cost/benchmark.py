@@ -1,21 +1,25 @@
 """Speed and memory of attacks on this machine, as ratios within one run: ``hetpure bench``.
 
-Seconds are those of the processor, not of the clock, and the least of several runs in turn, so that a busy machine changes little; only
-the ratio of workers needs the clock, and idle cores. Writes ``out/bench.json``, with the load it met (`load_average`):
+Seconds are those of the processor, not of the clock, and the least of several runs in turn, so that
+a busy machine changes little; only the ratio of workers needs the clock, and idle cores. Writes
+``out/bench.json``, with the load it met (`load_average`):
 
-- `exact_over_floor`: one exact gradient over three forward passes per denoiser call plus the classifier's forward and backward pass,
-  measured alone on the same batch;
-- `released_loop_over_ours`: a straightforward reading of the released attack loop, which takes the gradient of the image only, over ours,
-  per image that is decided, with the same networks and budget. It is the product of two factors: `released_loop_per_iteration`, seconds
-  per image and iteration of both loops, and `iterations_over_spent`, the budget over the iterations that ours spends on an image before
-  its failure is confirmed. Ours is charged for its confirmations, and an image that is undecided after `LOOK` iterations for the whole
-  budget;
-- `equal_result_over_ours`: the released loop run to its end (200 iterations of 20) over the cheapest of our attacks on record that leaves
-  no more of the same images than that budget does, per image, for the defence of `EQUAL` where it is least; by defence beside it. How
-  many gradients that takes stands in the records; what they cost is measured here, on the method;
+- `exact_over_floor`: one exact gradient over three forward passes per denoiser call plus the
+  classifier's forward and backward pass, measured alone on the same batch;
+- `released_loop_over_ours`: a straightforward reading of the released attack loop, which takes the
+  gradient of the image only, over ours, per image that is decided, with the same networks and
+  budget. It is the product of two factors: `released_loop_per_iteration`, seconds per image and
+  iteration of both loops, and `iterations_over_spent`, the budget over the iterations that ours
+  spends on an image before its failure is confirmed. Ours is charged for its confirmations, and an
+  image that is undecided after `LOOK` iterations for the whole budget;
+- `equal_result_over_ours`: the released loop run to its end (200 iterations of 20) over the
+  cheapest of our attacks on record that leaves no more of the same images than that budget does,
+  per image, for the defence of `EQUAL` where it is least; by defence beside it. How many gradients
+  that takes stands in the records; what they cost is measured here, on the method;
 - `saved_bytes_40_over_10`: peak of live bytes of one gradient with 40 steps over that with 10;
-- `dask_2_over_1`: images per second of two one-thread workers over one, on independent shards, by the clock. On a busy machine that says
-  little; `dask_2_over_1_processor`, processor time of the one over that of the busier of two, says how far the work was shared.
+- `dask_2_over_1`: images per second of two one-thread workers over one, on independent shards, by
+  the clock. On a busy machine that says little; `dask_2_over_1_processor`, processor time of the
+  one over that of the busier of two, says how far the work was shared.
 """
 
 from __future__ import annotations
@@ -73,7 +77,9 @@ def gradient(defended: torch.nn.Module, images: Tensor) -> Tensor:
 
 def behind(bench: Bench, method: HetPure | None = None, **options) -> Purified:
     """The bench's networks behind its method."""
-    return Purified(bench.classifier, bench.denoiser, method or bench.method, schedule=bench.schedule, **options)
+    return Purified(
+        bench.classifier, bench.denoiser, method or bench.method, schedule=bench.schedule, **options
+    )
 
 
 def exact_over_floor(bench: Bench, rows: int = 32) -> dict[str, float]:
@@ -88,7 +94,12 @@ def exact_over_floor(bench: Bench, rows: int = 32) -> dict[str, float]:
         repeats=2,
     )
     floor = 3 * bench.method.calls(bench.schedule) * forward + classifier
-    result = {"exact_over_floor": exact / floor, "exact_s": exact, "floor_s": floor, "denoiser_forward_per_s": rows / forward}
+    result = {
+        "exact_over_floor": exact / floor,
+        "exact_s": exact,
+        "floor_s": floor,
+        "denoiser_forward_per_s": rows / forward,
+    }
     return result | {"stored_over_recomputed": stored / exact}
 
 
@@ -99,8 +110,12 @@ def saved_bytes(bench: Bench, steps: int, rows: int = 8) -> int:
     return meter.peak
 
 
-def released_iteration(defended: Purified, x: Tensor, images: Tensor, y: Tensor, attack: PGD) -> Tensor:
-    """One iteration as the released loop does it: gradients one purification at a time, for all images, with the mask found again."""
+def released_iteration(
+    defended: Purified, x: Tensor, images: Tensor, y: Tensor, attack: PGD
+) -> Tensor:
+    """One iteration as the released loop does it: gradients one purification at a time, for all
+    images, with the mask found again.
+    """
     total = torch.zeros_like(x)
     for k in range(attack.eot):
         z = x.clone().requires_grad_()
@@ -116,38 +131,62 @@ def our_iteration(defended: Purified, x: Tensor, images: Tensor, y: Tensor, atta
 
 
 def per_iteration(bench: Bench, images: Images) -> tuple[float, float]:
-    """Seconds per image of one iteration of the released loop and of ours, without confirmations. Two of its copies are timed."""
+    """Seconds per image of one iteration of the released loop and of ours, without confirmations.
+    Two of its copies are timed.
+    """
     x, y, attack = images.floats, images.labels, replace(BUDGET, eot=2)
     ours, theirs = behind(bench), behind(bench, checkpointing=False)
     microbatch.fit(ours, x[:1])
-    both = cpu_seconds(lambda: released_iteration(theirs, x, x, y, attack), lambda: our_iteration(ours, x, x, y, attack))
+    both = cpu_seconds(
+        lambda: released_iteration(theirs, x, x, y, attack),
+        lambda: our_iteration(ours, x, x, y, attack),
+    )
     released, our = (seconds / len(x) / attack.eot * BUDGET.eot for seconds in both)
     return released, our
 
 
 def until_decided(bench: Bench, images: Images) -> tuple[float, Tensor]:
-    """Seconds per image and iteration of our attack with its confirmations, and the iterations that each image is charged."""
+    """Seconds per image and iteration of our attack with its confirmations, and the iterations that
+    each image is charged.
+    """
     ours = behind(bench)
     microbatch.fit(ours, images.floats[:1])
     started = time.process_time()
     _, spent = replace(BUDGET, iterations=LOOK).run(ours, images.floats, images.labels, images.ids)
-    return (time.process_time() - started) / int(spent.sum()), torch.where(spent == LOOK, BUDGET.iterations, spent)
+    return (time.process_time() - started) / int(spent.sum()), torch.where(
+        spent == LOOK, BUDGET.iterations, spent
+    )
 
 
 def released_loop_over_ours(bench: Bench, images: Images) -> dict[str, float]:
-    """Both loops on the same images; the released one spends the same on every image and iteration."""
+    """Both loops on the same images; the released one spends the same on every image and
+    iteration.
+    """
     released, iteration = per_iteration(bench, images)
     rate, charged = until_decided(bench, images)
     per, saved = released / rate, BUDGET.iterations / float(charged.double().mean())
-    result = {"released_loop_over_ours": per * saved, "released_loop_per_iteration": per, "iterations_over_spent": saved}
-    result |= {"released_gradient_over_ours": released / iteration, "budget": BUDGET.iterations, "images": len(images)}
-    result |= {"undecided": int((charged == BUDGET.iterations).sum()), "released_s_per_image": released * BUDGET.iterations}
+    result = {
+        "released_loop_over_ours": per * saved,
+        "released_loop_per_iteration": per,
+        "iterations_over_spent": saved,
+    }
+    result |= {
+        "released_gradient_over_ours": released / iteration,
+        "budget": BUDGET.iterations,
+        "images": len(images),
+    }
+    result |= {
+        "undecided": int((charged == BUDGET.iterations).sum()),
+        "released_s_per_image": released * BUDGET.iterations,
+    }
     return result | equal_result(released, iteration, rate - iteration)
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What an attack on record spent on an image on average, and left: `iterations` of `eot` gradients; `left` of `n` images."""
+    """What an attack on record spent on an image on average, and left: `iterations` of `eot`
+    gradients; `left` of `n` images.
+    """
 
     attack: str
     iterations: float
@@ -156,62 +195,113 @@ class Spent:
     n: int
 
     def seconds(self, gradient: float, confirmation: float) -> float:
-        """Per image, from the seconds of `BUDGET.eot` gradients and those that confirmations add to an iteration."""
+        """Per image, from the seconds of `BUDGET.eot` gradients and those that confirmations add to
+        an iteration.
+        """
         return self.iterations * (gradient * self.eot / BUDGET.eot + confirmation)
 
 
 def spent(found: dict[str, dict], images: Sequence[str]) -> Spent:
     """From the records of an experiment on these images."""
     config = found[images[0]]["config"]
-    left = evidence.Outcomes.of({image: found[image] for image in images}).correct("adversarial").mean()
+    left = (
+        evidence.Outcomes.of({image: found[image] for image in images})
+        .correct("adversarial")
+        .mean()
+    )
     iterations = sum(found[image]["iterations"] for image in images) / len(images)
-    return Spent(specs.write(config["attack"], ATTACKS), iterations, config["attack"]["eot"], float(left), len(images))
+    return Spent(
+        specs.write(config["attack"], ATTACKS),
+        iterations,
+        config["attack"]["eot"],
+        float(left),
+        len(images),
+    )
 
 
 def no_worse(defence: str, results: Path = RESULTS) -> list[Spent]:
-    """Our attacks on record that leave no more than `WHOLE` leaves of all its images: that one is among them."""
+    """Our attacks on record that leave no more than `WHOLE` leaves of all its images: that one is
+    among them.
+    """
     reference = evidence.read(Experiment(defence, WHOLE).path(results))
     found = []
     for path in sorted((results / "cifar10-small").glob("*.jsonl")) if reference else ():
         other = evidence.read(path)
         shared = [image for image in reference if image in other]
-        if len(shared) == len(reference) and _alike(reference[shared[0]]["config"], other[shared[0]]["config"]):
+        if len(shared) == len(reference) and _alike(
+            reference[shared[0]]["config"], other[shared[0]]["config"]
+        ):
             found.append(spent(other, shared))
     limit = spent(reference, list(reference)).left if reference else 0
     return [each for each in found if each.left <= limit]
 
 
 def _alike(one: dict, other: dict) -> bool:
-    """Whether two configurations are of one defence and threat model, attacked with exact gradients that stop at confirmed failures."""
+    """Whether two configurations are of one defence and threat model, attacked with exact gradients
+    that stop at confirmed failures.
+    """
     threat = ("norm", "eps", "gradient", "frozen")
     same = all(one["attack"].get(k, "") == other["attack"].get(k, "") for k in threat)
-    return same and one["defence"] == other["defence"] and one["K"] == other["K"] and other["attack"]["name"] == "pgd"
+    return (
+        same
+        and one["defence"] == other["defence"]
+        and one["K"] == other["K"]
+        and other["attack"]["name"] == "pgd"
+    )
 
 
-def equal_result(released: float, gradient: float, confirmation: float, results: Path = RESULTS) -> dict[str, float | dict]:
-    """`equal_result_over_ours` from seconds per image and iteration: of the released loop, of ours, and of its confirmations."""
+def equal_result(
+    released: float, gradient: float, confirmation: float, results: Path = RESULTS
+) -> dict[str, float | dict]:
+    """`equal_result_over_ours` from seconds per image and iteration: of the released loop, of ours,
+    and of its confirmations.
+    """
     by_defence = {}
     for defence in EQUAL:
         if attacks := no_worse(defence, results):
             best = min(attacks, key=lambda each: each.seconds(gradient, confirmation))
-            ratio = released * WHOLE.iterations * WHOLE.eot / BUDGET.eot / best.seconds(gradient, confirmation)
-            by_defence[defence] = {"ratio": ratio, "attack": best.attack, "left": best.left, "images": best.n}
+            ratio = (
+                released
+                * WHOLE.iterations
+                * WHOLE.eot
+                / BUDGET.eot
+                / best.seconds(gradient, confirmation)
+            )
+            by_defence[defence] = {
+                "ratio": ratio,
+                "attack": best.attack,
+                "left": best.left,
+                "images": best.n,
+            }
     least = min((found["ratio"] for found in by_defence.values()), default=None)
     return {"equal_result_over_ours": least, "equal_result_by_defence": by_defence}
 
 
 def dask_2_over_1(images: Images, shards: int = 8) -> dict[str, float]:
-    """Throughput of two workers over one, by the clock and by the processor time of the busier one; the better of two rounds."""
+    """Throughput of two workers over one, by the clock and by the processor time of the busier one;
+    the better of two rounds.
+    """
     from distributed import Client
 
-    experiment, clock, processor = Experiment("hetpure", PGD(iterations=1, eot=8, confirm=0), K=4), {}, {}
+    experiment, clock, processor = (
+        Experiment("hetpure", PGD(iterations=1, eot=8, confirm=0), K=4),
+        {},
+        {},
+    )
     work = [(experiment, images[torch.tensor([i % len(images)])]) for i in range(shards)]
     with tempfile.TemporaryDirectory() as folder:
         for n in (1, 2):
-            with workers.local(n, dashboard_address=None, local_directory=folder) as cluster, Client(cluster) as client:
-                client.run(evidence.shard, *work[0])  # every worker has imported and loaded what it needs
+            with (
+                workers.local(n, dashboard_address=None, local_directory=folder) as cluster,
+                Client(cluster) as client,
+            ):
+                # every worker has imported and loaded what it needs
+                client.run(evidence.shard, *work[0])
                 clock[n], processor[n] = map(min, zip(*(round_of(client, work) for _ in range(2))))
-    result = {"dask_2_over_1": clock[1] / clock[2], "dask_2_over_1_processor": processor[1] / processor[2]}
+    result = {
+        "dask_2_over_1": clock[1] / clock[2],
+        "dask_2_over_1_processor": processor[1] / processor[2],
+    }
     return result | {"dask_1_s": clock[1], "dask_2_s": clock[2]}
 
 
@@ -224,16 +314,37 @@ def round_of(client: Client, work: list[tuple]) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(prog="hetpure bench", description=__doc__.split("\n")[0]).parse_args(argv)
+    argparse.ArgumentParser(prog="hetpure bench", description=__doc__.split("\n")[0]).parse_args(
+        argv
+    )
     torch.set_num_threads(1)
-    result = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": 1, "torch": torch.__version__, "commit": records.COMMIT}
+    result = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "torch": torch.__version__,
+        "commit": records.COMMIT,
+    }
     result["load_average"] = os.getloadavg()[0]
     bench = benches.load("cifar10-small")
     images = data.load_or_sample(bench.dataset, quiet=True).take(8)
     memory = lambda: {"saved_bytes_40_over_10": saved_bytes(bench, 40) / saved_bytes(bench, 10)}
-    for part in (lambda: exact_over_floor(bench), memory, lambda: released_loop_over_ours(bench, images), lambda: dask_2_over_1(images)):
+    for part in (
+        lambda: exact_over_floor(bench),
+        memory,
+        lambda: released_loop_over_ours(bench, images),
+        lambda: dask_2_over_1(images),
+    ):
         found = part()
-        print(*(f"{name}: {value:.3g}" for name, value in found.items() if isinstance(value, int | float)), sep="\n", flush=True)
+        print(
+            *(
+                f"{name}: {value:.3g}"
+                for name, value in found.items()
+                if isinstance(value, int | float)
+            ),
+            sep="\n",
+            flush=True,
+        )
         result |= found
     target: Path = HOME / "out" / "bench.json"
     target.parent.mkdir(exist_ok=True)

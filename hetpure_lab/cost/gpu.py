@@ -1,11 +1,14 @@
-"""What a GPU does with the engine: ``hetpure gpu``, under ten minutes, into ``results/gpu.json``. Without a GPU it says so and ends.
+"""What a GPU does with the engine: ``hetpure gpu``, under ten minutes, into ``results/gpu.json``.
+Without a GPU it says so and ends.
 
-- `equality`: the small bench behind the method and uniform noise, on the CPU and on the GPU: the largest difference of logits, and
-  whether a short attack leaves the same records (labels, perturbations, iterations). It runs in float32 without TF32.
+- `equality`: the small bench behind the method and uniform noise, on the CPU and on the GPU: the
+  largest difference of logits, and whether a short attack leaves the same records (labels,
+  perturbations, iterations). It runs in float32 without TF32.
 - `throughput`: exact gradients per second against the number of rows in a batch, until memory ends.
 - `memory`: peak bytes of one gradient beside the planner's prediction.
-- `cell`: a cell of Table 1 with the paper's networks and random weights: seconds per image of one iteration, measured, beside what the
-  planner predicts from the counted work at the rate that this device reached on predictions.
+- `cell`: a cell of Table 1 with the paper's networks and random weights: seconds per image of one
+  iteration, measured, beside what the planner predicts from the counted work at the rate that this
+  device reached on predictions.
 
 Exit code 1 if records or logits differ.
 """
@@ -60,7 +63,7 @@ def gradient_of(defended: Purified, rows: int, size: int) -> Callable[[], object
     return lambda: attacks.loss_and_gradient(defended, x, labels, range(rows), [0])[1]
 
 
-# ---- the same on both devices ----------------------------------------------------------------------------------------------
+# ---- the same on both devices --------------------------------------------------------------------
 
 
 def equality(images: Images, device: torch.device, bench: str = "cifar10-small") -> dict:
@@ -69,7 +72,9 @@ def equality(images: Images, device: torch.device, bench: str = "cifar10-small")
     found = {}
     for spec in ("uniform:t=0.1", "hetpure"):
         logits = [
-            attacks.logits_of(defences.build(spec, b), images.floats.to(b.device), images.ids, range(4)).cpu()
+            attacks.logits_of(
+                defences.build(spec, b), images.floats.to(b.device), images.ids, range(4)
+            ).cpu()
             for b in (here, there)
         ]
         experiment = Experiment(spec, ATTACK, bench, K=4)
@@ -83,7 +88,9 @@ def equality(images: Images, device: torch.device, bench: str = "cifar10-small")
 
 
 def same(a: dict, b: dict) -> bool:
-    """Whether two records of an image agree in every integer that the attack or the scoring made."""
+    """Whether two records of an image agree in every integer that the attack or the scoring
+    made.
+    """
     keys = ("image", "label", "iterations", "delta", "adversarial", "clean", "null")
     return all(a[key] == b[key] for key in keys)
 
@@ -99,12 +106,14 @@ def complaints(found: dict) -> list[str]:
     return said
 
 
-# ---- speed and memory --------------------------------------------------------------------------------------------------------
+# ---- speed and memory ----------------------------------------------------------------------------
 
 
 def throughput(bench: Bench, batches: Sequence[int], size: int = 32) -> Iterator[dict]:
     """Exact gradients per second of the bench's method for every batch that fits."""
-    defended = bench.defended(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule)
+    defended = bench.defended(
+        bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule
+    )
     for rows in batches:
         try:
             with microbatch.fixed(rows, bench.device):
@@ -118,7 +127,9 @@ def throughput(bench: Bench, batches: Sequence[int], size: int = 32) -> Iterator
 
 def memory(bench: Bench, rows: int = 16, size: int = 32) -> dict:
     """Peak bytes of one gradient on a GPU beside the planner's; elsewhere the prediction alone."""
-    defended = bench.defended(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule)
+    defended = bench.defended(
+        bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule
+    )
     predicted = rows * planner.costs(bench.name).row_bytes(bench.method)
     if bench.device.type != "cuda":
         return {"rows": rows, "predicted": predicted, "measured": None}
@@ -128,7 +139,11 @@ def memory(bench: Bench, rows: int = 16, size: int = 32) -> dict:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
-    return {"rows": rows, "predicted": predicted, "measured": torch.cuda.max_memory_allocated() - before}
+    return {
+        "rows": rows,
+        "predicted": predicted,
+        "measured": torch.cuda.max_memory_allocated() - before,
+    }
 
 
 def random_network(name: str, device: torch.device) -> nn.Module:
@@ -136,18 +151,29 @@ def random_network(name: str, device: torch.device) -> nn.Module:
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
         network = published.NETWORKS[name]()
-        for p in network.parameters():  # some are zero at the start, which would be an easier network
+        # some are zero at the start, which would be an easier network
+        for p in network.parameters():
             if not p.abs().sum():
                 nn.init.normal_(p, std=0.02)
     return network.eval().requires_grad_(False)
 
 
 def cell(device: torch.device, rows: int = 16, method: HetPure | None = None) -> dict:
-    """A cell of Table 1 at the paper's size: one gradient of `rows` images, measured and predicted."""
+    """A cell of Table 1 at the paper's size: one gradient of `rows` images, measured and
+    predicted.
+    """
     classifier, denoiser = (random_network(name, device) for name in PAPER)
     method = method or benches.method("cifar10-paper")
     bench = Bench(
-        "cifar10-paper", "cifar10", benches.PAPER["cifar10-paper"].classes, classifier, denoiser, method, linear_schedule(), {}, device
+        "cifar10-paper",
+        "cifar10",
+        benches.PAPER["cifar10-paper"].classes,
+        classifier,
+        denoiser,
+        method,
+        linear_schedule(),
+        {},
+        device,
     )
     defended = bench.defended(classifier, denoiser, method, schedule=bench.schedule)
     x = torch.rand(rows, 3, 32, 32, device=device)
@@ -158,11 +184,19 @@ def cell(device: torch.device, rows: int = 16, method: HetPure | None = None) ->
     work = planner.predictions(counted, method, rows, bench.schedule)
     rate = work.forward / forward
     predicted = planner.gradients(counted, method, rows, bench.schedule).flops / rate
-    per = {"measured_s_per_image_iteration": measured / rows, "predicted_s_per_image_iteration": predicted / rows}
-    return per | {"rows": rows, "calls": method.calls(bench.schedule), "flops_per_s": rate, "networks": list(PAPER)}
+    per = {
+        "measured_s_per_image_iteration": measured / rows,
+        "predicted_s_per_image_iteration": predicted / rows,
+    }
+    return per | {
+        "rows": rows,
+        "calls": method.calls(bench.schedule),
+        "flops_per_s": rate,
+        "networks": list(PAPER),
+    }
 
 
-# ---- command -------------------------------------------------------------------------------------------------------------------
+# ---- command -------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,15 @@
 """What a run costs, before it is run: denoiser calls, FLOPs, memory and hours.
 
-    hetpure cost --bench cifar10-paper --budget paper               # one cell: the method under the table's attack
-    hetpure cost --bench cifar10-paper --budget paper --table 1     # every row, column and run that we measure of a table
-    hetpure cost --bench cifar10-small --budget quick --on here     # on this machine, after a short calibration
-    hetpure cost --bench cifar10-small --measured                   # the records' seconds beside the prediction
+    hetpure cost --bench cifar10-paper --budget paper               # one cell: the method under the
+    table's attack hetpure cost --bench cifar10-paper --budget paper --table 1     # every row,
+    column and run that we measure of a table hetpure cost --bench cifar10-small --budget quick --on
+    here     # on this machine, after a short calibration hetpure cost --bench cifar10-small
+    --measured                   # the records' seconds beside the prediction
 
-FLOPs (two per multiplication and addition) and bytes are counted on the meta device by running the networks without memory for their
-weights, so no checkpoint and no GPU is needed; how often a defence runs them, by running it with stubs that count. Hours follow from a
-stated, sustained throughput; small batches reach less. What has no price is named in the plan (`unpriced`).
+FLOPs (two per multiplication and addition) and bytes are counted on the meta device by running the
+networks without memory for their weights, so no checkpoint and no GPU is needed; how often a
+defence runs them, by running it with stubs that count. Hours follow from a stated, sustained
+throughput; small batches reach less. What has no price is named in the plan (`unpriced`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hetpure_core import FLAT_UP_TO, Purified, Schedule, frozen, linear_schedule
 from hetpure_lab import attacks, defences, evidence
-from hetpure_lab.attacks import ATTACKS, PGD, Attack, Defence, Undefended, logits_of, loss_and_gradient, seen_by_the_attack
+from hetpure_lab.attacks import (
+    ATTACKS,
+    PGD,
+    Attack,
+    Defence,
+    Undefended,
+    logits_of,
+    loss_and_gradient,
+    seen_by_the_attack,
+)
 from hetpure_lab.attacks.gradients import confirmed
 from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.measure import LiveBytes, fastest
@@ -45,12 +56,13 @@ from hetpure_lab.paper.budgets import BUDGETS, Budget, choose
 Purifier = Any  # a registered defence's settings
 
 
-# ---- networks, counted ---------------------------------------------------------------------------------------------------
+# ---- networks, counted ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Counted:
-    """One network on one image: FLOPs `forward` and `backward` (to the input only); bytes `held` between them, the peak of `bytes` in
+    """One network on one image: FLOPs `forward` and `backward` (to the input only); bytes `held`
+    between them, the peak of `bytes` in
     both, and the `weights`.
     """
 
@@ -62,7 +74,9 @@ class Counted:
 
 
 def count(network: nn.Module, size: int, *times: Tensor) -> Counted:
-    """Costs of `network` for one image of `size` pixels, `times` being its other inputs (1,); on the meta device nothing is computed."""
+    """Costs of `network` for one image of `size` pixels, `times` being its other inputs (1,); on
+    the meta device nothing is computed.
+    """
     network = frozen(network)
     x = torch.empty(1, 3, size, size, device=next(network.parameters()).device, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
@@ -79,8 +93,10 @@ def count(network: nn.Module, size: int, *times: Tensor) -> Counted:
 
 @dataclass(frozen=True)
 class Costs:
-    """A bench's classifier and denoiser, counted, the size at which it purifies, whether gradients recompute the calls' activations, and
-    whether purifications of one image share its mask, as they do where it is found at the image's own size.
+    """A bench's classifier and denoiser, counted, the size at which it purifies, whether gradients
+    recompute the calls' activations, and
+    whether purifications of one image share its mask, as they do where it is found at the image's
+    own size.
     """
 
     classifier: Counted
@@ -94,24 +110,38 @@ class Costs:
         return self.classifier.weights + self.denoiser.weights
 
     def row_bytes(self, purifier: Purifier | None) -> int:
-        """Memory that one image of a microbatch adds to an exact gradient: the states between calls, the activations of all passes that are
-        not recomputed (an upper bound where a chain is cut into segments), and whichever is more, those of the larger network at the end
-        or three times those of a pass that guidance differentiates again, which builds its graphs one at a time.
+        """Memory that one image of a microbatch adds to an exact gradient: the states between
+        calls, the activations of all passes that are
+        not recomputed (an upper bound where a chain is cut into segments), and whichever is more,
+        those of the larger network at the end or three times those of a pass that guidance
+        differentiates again, which builds its graphs one at a time.
         """
-        votes, again = defences.votes(purifier), passes(purifier, True, checkpointing=self.checkpointing)
+        votes, again = (
+            defences.votes(purifier),
+            passes(purifier, True, checkpointing=self.checkpointing),
+        )
         calls = passes(purifier, False, checkpointing=False).denoiser["forward"]
-        waiting = lambda rows: rows["backward"] - 3 * rows["second"]  # a guided pass goes backwards thrice and keeps nothing
+        # a guided pass goes backwards thrice and keeps nothing
+        waiting = lambda rows: rows["backward"] - 3 * rows["second"]
         states = 3 * self.size**2 * 4 * (calls + 2 * votes)
         kept = (waiting(again.classifier) - votes) * self.classifier.held
         kept += 0 if self.checkpointing else waiting(again.denoiser) * self.denoiser.held
         peaks = [votes * self.classifier.bytes, votes * self.denoiser.bytes]
-        peaks += [3 * net.held for net, rows in ((self.classifier, again.classifier), (self.denoiser, again.denoiser)) if rows["second"]]
+        peaks += [
+            3 * net.held
+            for net, rows in ((self.classifier, again.classifier), (self.denoiser, again.denoiser))
+            if rows["second"]
+        ]
         return states + kept + max(peaks)
 
     def on(self, memory: float, purifier: Purifier | None, kind: str) -> tuple[Costs, int]:
-        """The rows of a microbatch in `memory` bytes, chosen as `microbatch.fit` does, and these costs with or without recomputation."""
+        """The rows of a microbatch in `memory` bytes, chosen as `microbatch.fit` does, and these
+        costs with or without recomputation.
+        """
         either = [replace(self, checkpointing=how) for how in (True, False)]
-        rows, checkpointing = microbatch.choose(memory, *(c.row_bytes(purifier) for c in either), kind)
+        rows, checkpointing = microbatch.choose(
+            memory, *(c.row_bytes(purifier) for c in either), kind
+        )
         return either[not checkpointing], rows
 
 
@@ -123,7 +153,12 @@ def costs(bench: str) -> Costs:
     classifier, denoiser = (_on_meta(benches.network_name(plain, part)) for part in benches.PARTS)
     size = getattr(denoiser, "size", size)
     sharing = benches.BENCHES[plain].defended is Purified
-    return Costs(count(classifier, size), count(denoiser, size, torch.full((1,), 100, device="meta")), size, sharing=sharing)
+    return Costs(
+        count(classifier, size),
+        count(denoiser, size, torch.full((1,), 100, device="meta")),
+        size,
+        sharing=sharing,
+    )
 
 
 @cache
@@ -139,7 +174,9 @@ def costs_of(bench: str, purifier: Purifier | None) -> Costs:
 
 
 def _on_meta(name: str) -> nn.Module | None:
-    """The network of that name. Of RobustBench's, those that say their depth and width are known here; the others are None."""
+    """The network of that name. Of RobustBench's, those that say their depth and width are known
+    here; the others are None.
+    """
     if checkpoint := benches.checkpoint_of(name):
         return published.on_meta(benches.checkpoints.find(checkpoint).network)
     if (network := benches.own_network(name)) is not None:
@@ -157,14 +194,21 @@ def unpriced(purifier: Purifier | None, bench: str) -> str:
     if declared.unpriced or not declared.own_networks:
         return declared.unpriced
     unknown = [name for name in purifier.weights(bench.partition("+")[0]) if not _on_meta(name)]
-    return f"{unknown[0]}: its name does not say what it is, so the bench's classifier is counted instead" if unknown else ""
+    return (
+        f"{unknown[0]}: its name does not say what it is, so the bench's classifier is counted"
+        " instead"
+        if unknown
+        else ""
+    )
 
 
-# ---- passes --------------------------------------------------------------------------------------------------------------
+# ---- passes --------------------------------------------------------------------------------------
 
 
 class _Forward(torch.autograd.Function):
-    """The identity, which counts the rows that pass forwards, backwards, and through the derivative of its backward pass."""
+    """The identity, which counts the rows that pass forwards, backwards, and through the derivative
+    of its backward pass.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, rows: Counter) -> Tensor:
@@ -192,7 +236,9 @@ class _Backward(torch.autograd.Function):
 
 
 class Stub(nn.Module):
-    """In place of a classifier or (with times) a denoiser of small images: it computes nothing, and counts the `rows` of its passes."""
+    """In place of a classifier or (with times) a denoiser of small images: it computes nothing, and
+    counts the `rows` of its passes.
+    """
 
     size = 8
 
@@ -205,19 +251,26 @@ class Stub(nn.Module):
         return out if times else out.flatten(1)[:, :10]
 
     def taps(self) -> list[nn.Module]:
-        return [self.tap] * 4  # as many as every classifier here has, so that a purifier can name any of them
+        # as many as every classifier here has, so that a purifier can name any of them
+        return [self.tap] * 4
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Rows that pass through the two networks, by kind: ``forward``, ``backward``, and ``second``, the derivative of a backward pass."""
+    """Rows that pass through the two networks, by kind: ``forward``, ``backward``, and ``second``,
+    the derivative of a backward pass.
+    """
 
     classifier: Counter
     denoiser: Counter
 
     def flops(self, c: Costs) -> int:
-        """A second pass is two forward passes: of tangents, and PyTorch's double convolution takes the weights' part, asked or not."""
-        price = lambda n, rows: (rows["forward"] + 2 * rows["second"]) * n.forward + rows["backward"] * n.backward
+        """A second pass is two forward passes: of tangents, and PyTorch's double convolution takes
+        the weights' part, asked or not.
+        """
+        price = lambda n, rows: (
+            (rows["forward"] + 2 * rows["second"]) * n.forward + rows["backward"] * n.backward
+        )
         return price(c.classifier, self.classifier) + price(c.denoiser, self.denoiser)
 
 
@@ -231,12 +284,16 @@ def passes(
     checkpointing: bool = True,
     sharing: bool = True,
 ) -> Passes:
-    """What `copies` of one image take: predictions of what `gradients.seen_by_the_attack` shows, or (`backward`) gradients.
+    """What `copies` of one image take: predictions of what `gradients.seen_by_the_attack` shows, or
+    (`backward`) gradients.
 
-    Counted in a run of the defence itself, so that guidance, votes, masks and recomputation are what they are.
+    Counted in a run of the defence itself, so that guidance, votes, masks and recomputation are
+    what they are.
     """
     classifier, denoiser = Stub(), Stub()
-    seen = seen_by_the_attack(_stand(purifier, classifier, denoiser, T, checkpointing, sharing), gradient)
+    seen = seen_by_the_attack(
+        _stand(purifier, classifier, denoiser, T, checkpointing, sharing), gradient
+    )
     image, ids = torch.full((1, 3, Stub.size, Stub.size), 0.5), ["the image that is counted"]
     with torch.enable_grad(), set_checkpoint_early_stop(False):
         if backward:
@@ -246,36 +303,62 @@ def passes(
     return Passes(classifier.rows, denoiser.rows)
 
 
-def _stand(purifier: Purifier | None, classifier: nn.Module, denoiser: nn.Module, T: int, checkpointing: bool, sharing: bool) -> Defence:
+def _stand(
+    purifier: Purifier | None,
+    classifier: nn.Module,
+    denoiser: nn.Module,
+    T: int,
+    checkpointing: bool,
+    sharing: bool,
+) -> Defence:
     if purifier is None:
         return Undefended(classifier)
     if capabilities(purifier).own_networks:
         return purifier.rehearse(classifier, denoiser)
     kind = Purified if sharing else published.OnCanvas
-    return defences.assemble(purifier, classifier, denoiser, kind, schedule=linear_schedule(T), checkpointing=checkpointing)
+    return defences.assemble(
+        purifier,
+        classifier,
+        denoiser,
+        kind,
+        schedule=linear_schedule(T),
+        checkpointing=checkpointing,
+    )
 
 
 def forward_flops(c: Costs, calls: int, masked: bool) -> int:
-    """One purified prediction: `calls` denoiser calls, the classifier, and once more if it is `masked` by itself."""
+    """One purified prediction: `calls` denoiser calls, the classifier, and once more if it is
+    `masked` by itself.
+    """
     return calls * c.denoiser.forward + (1 + masked) * c.classifier.forward
 
 
 def gradient_flops(c: Costs, calls: int, masked: bool, checkpointing: bool = True) -> int:
-    """One gradient of it, in closed form; a checkpointed call runs forwards twice, in a chain cut into segments three times."""
+    """One gradient of it, in closed form; a checkpointed call runs forwards twice, in a chain cut
+    into segments three times.
+    """
     again = (1 if calls <= FLAT_UP_TO else 2) * checkpointing
-    return forward_flops(c, calls, masked) + calls * (again * c.denoiser.forward + c.denoiser.backward) + c.classifier.backward
+    return (
+        forward_flops(c, calls, masked)
+        + calls * (again * c.denoiser.forward + c.denoiser.backward)
+        + c.classifier.backward
+    )
 
 
 @dataclass(frozen=True)
 class Work:
-    """Denoiser calls of predictions and gradients (recomputation not counted), and the FLOPs of each."""
+    """Denoiser calls of predictions and gradients (recomputation not counted), and the FLOPs of
+    each.
+    """
 
     calls: int = 0
     forward: int = 0
     gradient: int = 0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.calls + other.calls, self.forward + other.forward, self.gradient + other.gradient)
+        return Work(
+            self.calls + other.calls, self.forward + other.forward, self.gradient + other.gradient
+        )
 
     def __mul__(self, n: int) -> Work:
         return Work(n * self.calls, n * self.forward, n * self.gradient)
@@ -289,21 +372,47 @@ def calls_of(purifier: Purifier | None, schedule: Schedule) -> int:
     return purifier.calls(schedule) if purifier else 0
 
 
-def _work(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, together: int, gradient: str, backward: bool) -> tuple[int, int]:
-    """Calls and FLOPs of `n` predictions or gradients, `together` of every image at once: what copies share is paid once for these."""
-    one, two = (passes(purifier, backward, gradient, k, schedule.T, c.checkpointing, c.sharing).flops(c) for k in (1, 2))
-    calls = passes(purifier, False, gradient, 1, schedule.T, checkpointing=False).denoiser["forward"]
+def _work(
+    c: Costs,
+    purifier: Purifier | None,
+    n: int,
+    schedule: Schedule,
+    together: int,
+    gradient: str,
+    backward: bool,
+) -> tuple[int, int]:
+    """Calls and FLOPs of `n` predictions or gradients, `together` of every image at once: what
+    copies share is paid once for these.
+    """
+    one, two = (
+        passes(purifier, backward, gradient, k, schedule.T, c.checkpointing, c.sharing).flops(c)
+        for k in (1, 2)
+    )
+    calls = passes(purifier, False, gradient, 1, schedule.T, checkpointing=False).denoiser[
+        "forward"
+    ]
     return n * calls, n * (two - one) + -(-n // together) * (2 * one - two)
 
 
-def predictions(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, together: int = 1) -> Work:
+def predictions(
+    c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, together: int = 1
+) -> Work:
     """`n` purified predictions, `together` of every image at once."""
     calls, flops = _work(c, purifier, n, schedule, together, "exact", False)
     return Work(calls, flops)
 
 
-def gradients(c: Costs, purifier: Purifier | None, n: int, schedule: Schedule, gradient: str = "exact", together: int = 1) -> Work:
-    """`n` gradients as `gradients.seen_by_the_attack` takes them, `together` of every image at once."""
+def gradients(
+    c: Costs,
+    purifier: Purifier | None,
+    n: int,
+    schedule: Schedule,
+    gradient: str = "exact",
+    together: int = 1,
+) -> Work:
+    """`n` gradients as `gradients.seen_by_the_attack` takes them, `together` of every image at
+    once.
+    """
     calls, flops = _work(c, purifier, n, schedule, together, gradient, True)
     return Work(calls, 0, flops)
 
@@ -312,9 +421,16 @@ FEW = signature(confirmed).parameters["at_once"].default
 
 
 def attack_work(
-    c: Costs, purifier: Purifier | None, attack: Attack, n: int, schedule: Schedule, spent: Sequence[int] | None = None
+    c: Costs,
+    purifier: Purifier | None,
+    attack: Attack,
+    n: int,
+    schedule: Schedule,
+    spent: Sequence[int] | None = None,
 ) -> Work:
-    """Attacking `n` images; an upper bound where images are set aside early, unless the iterations `spent` on each by a `PGD` are known."""
+    """Attacking `n` images; an upper bound where images are set aside early, unless the iterations
+    `spent` on each by a `PGD` are known.
+    """
     if spent is None:
         looked_at, taken = (n * each for each in attack.purifications())
     else:
@@ -327,30 +443,46 @@ def attack_work(
 def looks(attack: PGD, spent: int) -> int:
     """Purifications of one image without a gradient, if the attack spent so many iterations on it.
 
-    Those that confirm its failure are all of them the last time if it was set aside, else the first few, which show that it stands.
+    Those that confirm its failure are all of them the last time if it was set aside, else the first
+    few, which show that it stands.
     """
-    whole, rest = divmod(spent, max(1, attack.iterations))  # ascents to the end, and how far one came that was not
+    # ascents to the end, and how far one came that was not
+    whole, rest = divmod(spent, max(1, attack.iterations))
     few = min(FEW, attack.confirm)
-    stood = few * (max(0, attack.iterations - 1) // attack.confirm_every) + 2 * attack.eot * (attack.keep == "best")
+    stood = few * (max(0, attack.iterations - 1) // attack.confirm_every) + 2 * attack.eot * (
+        attack.keep == "best"
+    )
     fell = rest // attack.confirm_every * few + attack.confirm - few if rest else 0
     judged = attack.eot * (whole + bool(rest)) if attack.restarts > 1 else 0
     return whole * stood + fell + judged
 
 
 def cell_work(
-    c: Costs, purifier: Purifier | None, attack: Attack, n: int, K: int, schedule: Schedule, spent: Sequence[int] | None = None
+    c: Costs,
+    purifier: Purifier | None,
+    attack: Attack,
+    n: int,
+    K: int,
+    schedule: Schedule,
+    spent: Sequence[int] | None = None,
 ) -> Work:
-    """One cell of a table: the attack, then K purifications of the adversarial, the clean and the null image."""
+    """One cell of a table: the attack, then K purifications of the adversarial, the clean and the
+    null image.
+    """
     K = K if purifier else 1
-    return attack_work(c, purifier, attack, n, schedule, spent) + predictions(c, purifier, 3 * n * K, schedule, K)
+    return attack_work(c, purifier, attack, n, schedule, spent) + predictions(
+        c, purifier, 3 * n * K, schedule, K
+    )
 
 
-# ---- machines --------------------------------------------------------------------------------------------------------------
+# ---- machines ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`peak` dense TF32 (or CPU) FLOP/s, the share of it that large convolutions sustain, and bytes of memory; `source` of the share."""
+    """`peak` dense TF32 (or CPU) FLOP/s, the share of it that large convolutions sustain, and bytes
+    of memory; `source` of the share.
+    """
 
     name: str
     peak: float
@@ -368,7 +500,9 @@ MACHINES = {
     for m in (
         Machine("H100", 495e12, 0.2, 80e9, "assumed, as on the A100"),
         Machine("H200", 495e12, 0.2, 141e9, "assumed, as on the A100"),
-        Machine("A100", 156e12, 0.17, 80e9, "27 TFLOP/s in DiffBreak's log of 128 copies and 100 steps"),
+        Machine(
+            "A100", 156e12, 0.17, 80e9, "27 TFLOP/s in DiffBreak's log of 128 copies and 100 steps"
+        ),
         Machine("RTX 4090", 82.6e12, 0.38, 24e9, "31 TFLOP/s from the release's 'about 4 hours'"),
         Machine("V100", 15.7e12, 0.5, 32e9, "assumed; float32 without tensor cores"),
     )
@@ -392,28 +526,42 @@ def calibrate(bench: benches.Bench, rows: int = 32) -> Rates:
     On a CPU the process's own time counts, so that what else runs there does not.
     """
     size, on_cpu = DATASETS[benches.dataset(bench.name)].size, bench.device.type == "cpu"
-    defended = bench.defended(bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule)
-    x, labels = torch.rand(rows, 3, size, size, device=bench.device), torch.zeros(rows, dtype=torch.long, device=bench.device)
+    defended = bench.defended(
+        bench.classifier, bench.denoiser, bench.method, schedule=bench.schedule
+    )
+    x, labels = (
+        torch.rand(rows, 3, size, size, device=bench.device),
+        torch.zeros(rows, dtype=torch.long, device=bench.device),
+    )
     microbatch.fit(defended, x[:1])
     c = replace(costs(bench.name), checkpointing=defended.checkpointing)
     timed = lambda work: fastest(work, 2, time.process_time if on_cpu else time.perf_counter)
-    gradient = timed(lambda: attacks.loss_and_gradient(defended, x, labels, range(rows), [0])[1].sum().item())
+    gradient = timed(
+        lambda: attacks.loss_and_gradient(defended, x, labels, range(rows), [0])[1].sum().item()
+    )
     forward = timed(lambda: attacks.logits_of(defended, x, range(rows), [0]).sum().item())
-    one = gradients(c, bench.method, rows, bench.schedule), predictions(c, bench.method, rows, bench.schedule)
+    one = (
+        gradients(c, bench.method, rows, bench.schedule),
+        predictions(c, bench.method, rows, bench.schedule),
+    )
     return Rates(one[0].gradient / gradient, one[1].forward / forward)
 
 
 def fitted(c: Costs, purifier: Purifier | None, machine: str) -> tuple[Costs, int]:
-    """The costs and the rows of a microbatch on one of `MACHINES`, or, for any other name, on a CPU."""
+    """The costs and the rows of a microbatch on one of `MACHINES`, or, for any other name, on a
+    CPU.
+    """
     if machine not in MACHINES:
         return c.on(microbatch.CPU_BUDGET, purifier, "cpu")
     memory = MACHINES[machine].memory
     if (need := c.weights + c.row_bytes(purifier)) > memory:
-        raise ValueError(f"one image needs {need / 1e9:.1f} GB of memory, {machine} has {memory / 1e9:.0f}")
+        raise ValueError(
+            f"one image needs {need / 1e9:.1f} GB of memory, {machine} has {memory / 1e9:.0f}"
+        )
     return c.on((memory - c.weights) / 2, purifier, "cuda")
 
 
-# ---- plans -----------------------------------------------------------------------------------------------------------------
+# ---- plans ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -444,7 +592,9 @@ class Cell:
 
 
 def cells(bench: str, budget: Budget, number: int | None = None) -> list[Cell]:
-    """What the queue of table `number` measures under `budget`, or, without one, the method once under the attack of the main table."""
+    """What the queue of table `number` measures under `budget`, or, without one, the method once
+    under the attack of the main table.
+    """
     run = protocols.under(budget, bench, number)
     lines = protocols.queue(run)
     if number is None:
@@ -455,10 +605,18 @@ def cells(bench: str, budget: Budget, number: int | None = None) -> list[Cell]:
     return [Cell.of(same) for same in places.values()]
 
 
-def plan(bench: str, budget: Budget, number: int | None = None, machine: str = "H100", rates: Rates | None = None) -> dict:
-    """Totals and cells: `calls`, `flops`, and `hours` on one `machine` (or at `rates`); `bytes` of a microbatch of `rows` images.
+def plan(
+    bench: str,
+    budget: Budget,
+    number: int | None = None,
+    machine: str = "H100",
+    rates: Rates | None = None,
+) -> dict:
+    """Totals and cells: `calls`, `flops`, and `hours` on one `machine` (or at `rates`); `bytes` of
+    a microbatch of `rows` images.
 
-    The microbatch is that of the row with the largest images; `unpriced` names the rows that cost more than is said, and why.
+    The microbatch is that of the row with the largest images; `unpriced` names the rows that cost
+    more than is said, and why.
     """
     found, schedule = cells(bench, budget, number), linear_schedule()
     known, works = MACHINES.get(machine), {cell: cell.on(machine) for cell in found}
@@ -495,25 +653,55 @@ def _hours(found: list[Cell], machine: Machine) -> float | None:
 
 
 def _line(cell: Cell, work: Work, speed: Rates) -> dict:
-    same = {"row": cell.row, "column": cell.column, "n": cell.n, "iterations": cell.attack.iterations, "eot": cell.attack.eot, "K": cell.K}
-    return same | {"runs": cell.runs, "calls": work.calls, "flops": work.flops, "hours": speed.seconds(work) / 3600}
+    same = {
+        "row": cell.row,
+        "column": cell.column,
+        "n": cell.n,
+        "iterations": cell.attack.iterations,
+        "eot": cell.attack.eot,
+        "K": cell.K,
+    }
+    return same | {
+        "runs": cell.runs,
+        "calls": work.calls,
+        "flops": work.flops,
+        "hours": speed.seconds(work) / 3600,
+    }
 
 
 def summary(found: dict) -> str:
     """A plan in words, for people."""
     how = "recomputed" if found["recomputed"] else "kept"
     lines = [
-        f"{found['bench']}, budget {found['budget']}" + (f", Table {found['table']}" if found["table"] else ", one cell"),
-        f"{found['calls']:.3g} denoiser calls ({found['calls_per_purification']} per purification), {found['flops']:.3g} FLOP",
-        f"{found['hours']:.3g} hours on {found['machine']} at {found['throughput']:.3g} TFLOP/s sustained",
-        f"{found['bytes'] / 1e9:.2f} GB for a microbatch of {found['rows']} images, activations {how}",
-        "hours on one " + ", ".join(f"{n}: {'too little memory' if h is None else f'{h:.3g}'}" for n, h in found["hours_on"].items()),
+        f"{found['bench']}, budget {found['budget']}"
+        + (f", Table {found['table']}" if found["table"] else ", one cell"),
+        (
+            f"{found['calls']:.3g} denoiser calls ({found['calls_per_purification']} per"
+            f" purification), {found['flops']:.3g} FLOP"
+        ),
+        (
+            f"{found['hours']:.3g} hours on {found['machine']} at {found['throughput']:.3g} TFLOP/s"
+            " sustained"
+        ),
+        (
+            f"{found['bytes'] / 1e9:.2f} GB for a microbatch of {found['rows']} images, activations"
+            f" {how}"
+        ),
+        "hours on one "
+        + ", ".join(
+            f"{n}: {'too little memory' if h is None else f'{h:.3g}'}"
+            for n, h in found["hours_on"].items()
+        ),
     ]
-    return "\n".join(lines + [f"not in the price of {row}: {why}" for row, why in found["unpriced"].items()])
+    return "\n".join(
+        lines + [f"not in the price of {row}: {why}" for row, why in found["unpriced"].items()]
+    )
 
 
 def outlook(bench: str, budget: Budget = BUDGETS["paper"]) -> pd.DataFrame:
-    """The planner as a table for the head of a chapter: the method's cell and the whole table, and what they need on every machine."""
+    """The planner as a table for the head of a chapter: the method's cell and the whole table, and
+    what they need on every machine.
+    """
     number = int(protocols.main_table(bench).table.split()[1])
     parts = {"one cell": None, f"Table {number}": number}
     lines = {}
@@ -523,10 +711,16 @@ def outlook(bench: str, budget: Budget = BUDGETS["paper"]) -> pd.DataFrame:
         except ValueError as error:
             lines[name] = {"activations": str(error)}
             continue
-        lines[name] = {"activations": "recomputed" if one["recomputed"] else "kept", "images at once": one["rows"]}
+        lines[name] = {
+            "activations": "recomputed" if one["recomputed"] else "kept",
+            "images at once": one["rows"],
+        }
         lines[name] |= {"GB": f"{one['bytes'] / 1e9:.2g}"}
         for part, found in zip(parts, (one, whole)):
-            lines[name] |= {f"{part}: FLOP": f"{found['flops']:.2g}", f"{part}: time": duration(found["hours"])}
+            lines[name] |= {
+                f"{part}: FLOP": f"{found['flops']:.2g}",
+                f"{part}: time": duration(found["hours"]),
+            }
         if whole["unpriced"]:
             lines[name]["not fully priced"] = ", ".join(whole["unpriced"])
     return pd.DataFrame(lines).T.fillna("")
@@ -534,19 +728,26 @@ def outlook(bench: str, budget: Budget = BUDGETS["paper"]) -> pd.DataFrame:
 
 def duration(hours: float) -> str:
     """Hours in the unit that suits them."""
-    unit, each = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if 3600 * hours >= s), ("s", 1))
+    unit, each = next(
+        ((u, s) for u, s in (("h", 3600), ("min", 60)) if 3600 * hours >= s), ("s", 1)
+    )
     return f"{3600 * hours / each:.2g} {unit}"
 
 
-# ---- afterwards ------------------------------------------------------------------------------------------------------------
+# ---- afterwards ----------------------------------------------------------------------------------
 
 
-def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None = None) -> dict | None:
-    """Measured seconds per image of one experiment's `records`, and the prediction for the iterations that they spent.
+def predicted(
+    records: Sequence[dict], rates: Rates, schedule: Schedule | None = None
+) -> dict | None:
+    """Measured seconds per image of one experiment's `records`, and the prediction for the
+    iterations that they spent.
 
-    None where the planner has no formula for the attack or the defence. `seconds` are of the processor where the records have them, so that
-    a busy machine does not count, else of the clock on the wall. Whether activations were recomputed shows in the calls on record, a tenth
-    of which may be what the formulas do not count; of a file that was written both ways the price is too high.
+    None where the planner has no formula for the attack or the defence. `seconds` are of the
+    processor where the records have them, so that a busy machine does not count, else of the clock
+    on the wall. Whether activations were recomputed shows in the calls on record, a tenth of which
+    may be what the formulas do not count; of a file that was written both ways the price is too
+    high.
     """
     config, schedule = records[0]["config"], schedule or linear_schedule()
     attack = {k: v for k, v in config["attack"].items() if k != "name"}
@@ -555,29 +756,52 @@ def predicted(records: Sequence[dict], rates: Rates, schedule: Schedule | None =
         return None
     on_cpu = all(r["device"] == "cpu" and "cpu_seconds" in r for r in records)
     spent, clock = [r["iterations"] for r in records], "cpu_seconds" if on_cpu else "seconds"
-    price = lambda c: cell_work(c, purifier, PGD(**attack), len(records), config["K"], schedule, spent)
+    price = lambda c: cell_work(
+        c, purifier, PGD(**attack), len(records), config["K"], schedule, spent
+    )
     kept = replace(costs_of(config["bench"], purifier), checkpointing=False)
     recomputed = sum(r.get("denoiser_calls", 0) for r in records) > 1.1 * price(kept).calls
     work = price(replace(kept, checkpointing=recomputed))
-    seconds, ours = sum(r[clock] for r in records) / len(records), rates.seconds(work) / len(records)
-    return {"n": len(records), "clock": clock, "seconds": seconds, "predicted": ours, "ratio": ours / seconds}
+    seconds, ours = (
+        sum(r[clock] for r in records) / len(records),
+        rates.seconds(work) / len(records),
+    )
+    return {
+        "n": len(records),
+        "clock": clock,
+        "seconds": seconds,
+        "predicted": ours,
+        "ratio": ours / seconds,
+    }
 
 
-def at_most(bench: str, defences: Sequence[str], attack: PGD, n: int, K: int, rates: Rates) -> float:
-    """Seconds that attacking and scoring `n` images behind each of `defences` takes if no image is set aside early."""
+def at_most(
+    bench: str, defences: Sequence[str], attack: PGD, n: int, K: int, rates: Rates
+) -> float:
+    """Seconds that attacking and scoring `n` images behind each of `defences` takes if no image is
+    set aside early.
+    """
     schedule = linear_schedule()
     purifiers = [specs.parse(text, DEFENCES)[1] for text in defences]
-    works = [cell_work(costs_of(bench, p), p, attack, n, K if p else 1, schedule) for p in purifiers]
+    works = [
+        cell_work(costs_of(bench, p), p, attack, n, K if p else 1, schedule) for p in purifiers
+    ]
     return sum(map(rates.seconds, works))
 
 
 def measured(bench: str, rates: Rates) -> list[dict]:
-    """Every experiment of `bench` on record: measured seconds per image beside the prediction for the iterations it spent, or why there
+    """Every experiment of `bench` on record: measured seconds per image beside the prediction for
+    the iterations it spent, or why there
     is none (`unpriced`).
     """
     found = {path.name: list(evidence.read(path).values()) for path in evidence.files()}
-    found = {name: records for name, records in found.items() if records[0]["config"]["bench"] == bench}
-    return [{"file": name} | (predicted(records, rates) or {"unpriced": _reason(records[0]["config"])}) for name, records in found.items()]
+    found = {
+        name: records for name, records in found.items() if records[0]["config"]["bench"] == bench
+    }
+    return [
+        {"file": name} | (predicted(records, rates) or {"unpriced": _reason(records[0]["config"])})
+        for name, records in found.items()
+    ]
 
 
 def _reason(config: dict) -> str:
@@ -590,9 +814,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument("--budget", default="quick", help="smoke, quick or paper")
     parser.add_argument("--table", type=int, help="the whole table instead of one cell")
-    parser.add_argument("--on", help=f"{', '.join(MACHINES)}, or here: calibrate on this machine (small benches: here, others: H100)")
+    parser.add_argument(
+        "--on",
+        help=(
+            f"{', '.join(MACHINES)}, or here: calibrate on this machine (small benches: here,"
+            " others: H100)"
+        ),
+    )
     parser.add_argument("--device", default="cpu", help="with --on here: where to calibrate")
-    parser.add_argument("--measured", action="store_true", help="compare the records of the bench with the prediction")
+    parser.add_argument(
+        "--measured",
+        action="store_true",
+        help="compare the records of the bench with the prediction",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args(argv)
     machine = args.on or ("here" if benches.scale(args.bench) != "paper" else "H100")
@@ -600,5 +834,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"unknown machine {machine!r}; known: {', '.join(MACHINES)}, here")
     here = machine == "here" or args.measured
     rates = calibrate(benches.load(args.bench, args.device)) if here else None
-    found = measured(args.bench, rates) if args.measured else plan(args.bench, choose(args.budget), args.table, machine, rates)
+    found = (
+        measured(args.bench, rates)
+        if args.measured
+        else plan(args.bench, choose(args.budget), args.table, machine, rates)
+    )
     print(json.dumps(found, indent=1) if args.json or args.measured else summary(found))

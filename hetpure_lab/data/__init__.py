@@ -1,7 +1,16 @@
 """Real images: what a data set is, where its files are found, and the layouts they come in."""
 
 from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData, Shipped
-from hetpure_lab.data.sources import embedded_sample, load, load_or_sample, photograph, read_parquet, shipped, stand_in_digits, unseen
+from hetpure_lab.data.sources import (
+    embedded_sample,
+    load,
+    load_or_sample,
+    photograph,
+    read_parquet,
+    shipped,
+    stand_in_digits,
+    unseen,
+)
 
 __all__ = [
     "DATASETS",

@@ -1,4 +1,6 @@
-"""Images with their identity: pixels, labels and where they come from; and what a data set's rows must look like."""
+"""Images with their identity: pixels, labels and where they come from; and what a data set's rows
+must look like.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,17 @@ Reader = Callable[[Path, "DataSet", str], Optional["Images"]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set's files are and what a row must look like. `hub` is its address on the Hugging Face hub.
+    """Where a data set's files are and what a row must look like. `hub` is its address on the
+    Hugging Face hub.
 
-    With `photographs` the images may have any size: the shorter side is scaled to `size` and the middle is cut out. `test` is the
-    name of the split that serves as the test set; `trained_on` are the rows of the `official` number of test images that the networks of
-    the small bench have seen: they are left out.
+    With `photographs` the images may have any size: the shorter side is scaled to `size` and the
+    middle is cut out. `test` is the name of the split that serves as the test set; `trained_on` are
+    the rows of the `official` number of test images that the networks of the small bench have seen:
+    they are left out.
 
-    `read` finds the images of a split in a folder, for a layout of its own: from the folder, this data set and the split's name to
-    `Images`, or None if they are not there. `classes` are their names, where somebody gave them.
+    `read` finds the images of a split in a folder, for a layout of its own: from the folder, this
+    data set and the split's name to `Images`, or None if they are not there. `classes` are their
+    names, where somebody gave them.
     """
 
     name: str
@@ -59,24 +64,36 @@ class DataSet:
 _SVHN = "https://huggingface.co/datasets/ufldl-stanford/svhn/resolve/main/cropped_digits"
 
 # Where there is no address, files are not fetched: their folder must be given.
-DATASETS: Registry[DataSet] = Registry("data set", {
-    "cifar10": DataSet("cifar10", 10, 32, "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text"),
-    "cinic10": DataSet("cinic10", 10, 32, ""),
-    "svhn": DataSet("svhn", 10, 32, _SVHN),
-    "svhn-unseen": DataSet("svhn-unseen", 10, 32, _SVHN, trained_on=range(2010, 10_000), official=26_032),
-    "imagenet": DataSet("imagenet", 1000, 128, "", photographs=True, test="validation"),
-    "imagenet-64": DataSet("imagenet-64", 1000, 64, "", photographs=True, test="validation"),
-    "imagenet-224": DataSet("imagenet-224", 1000, 224, "", test="validation"),
-})  # fmt: skip
+DATASETS: Registry[DataSet] = Registry(
+    "data set",
+    {
+        "cifar10": DataSet(
+            "cifar10",
+            10,
+            32,
+            "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text",
+        ),
+        "cinic10": DataSet("cinic10", 10, 32, ""),
+        "svhn": DataSet("svhn", 10, 32, _SVHN),
+        "svhn-unseen": DataSet(
+            "svhn-unseen", 10, 32, _SVHN, trained_on=range(2010, 10_000), official=26_032
+        ),
+        "imagenet": DataSet("imagenet", 1000, 128, "", photographs=True, test="validation"),
+        "imagenet-64": DataSet("imagenet-64", 1000, 64, "", photographs=True, test="validation"),
+        "imagenet-224": DataSet("imagenet-224", 1000, 224, "", test="validation"),
+    },
+)
 
 
 @dataclass(frozen=True)
 class Images:
-    """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), one line saying where they are
-    from, and whether they are the literature's `subset` of a larger set, of which no others were read.
+    """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), one line saying where
+    they are
+    from, and whether they are the literature's `subset` of a larger set, of which no others were
+    read.
 
-    `split` is the name they were asked for by, and `digest` that of the whole split they are part of (`digest_of`);
-    both are "" for images that were not loaded by name.
+    `split` is the name they were asked for by, and `digest` that of the whole split they are part
+    of (`digest_of`); both are "" for images that were not loaded by name.
     """
 
     pixels: Tensor
@@ -91,12 +108,22 @@ class Images:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor) -> Images:
-        return replace(self, pixels=self.pixels[index], labels=self.labels[index], lossless=self.lossless[index])
+        return replace(
+            self,
+            pixels=self.pixels[index],
+            labels=self.labels[index],
+            lossless=self.lossless[index],
+        )
 
     @cached_property
     def ids(self) -> list[str]:
-        """The first 16 hex digits of the sha256 of each image's pixels, rows of RGB bytes from the top left."""
-        return [hashlib.sha256(p.permute(1, 2, 0).contiguous().numpy().tobytes()).hexdigest()[:16] for p in self.pixels]
+        """The first 16 hex digits of the sha256 of each image's pixels, rows of RGB bytes from the
+        top left.
+        """
+        return [
+            hashlib.sha256(p.permute(1, 2, 0).contiguous().numpy().tobytes()).hexdigest()[:16]
+            for p in self.pixels
+        ]
 
     def named(self, split: str) -> Images:
         """The same images as the whole of `split`, with its digest."""
@@ -110,12 +137,17 @@ class Images:
     def take(self, n: int, seed: int = 0) -> Images:
         """`n` images in a seeded random order; the first m of n are the same for every n >= m."""
         if not 1 <= n <= len(self):
-            raise DataError(f"n_images must be from 1 to {len(self)} ({self.source} has {len(self)} images), not {n}")
+            raise DataError(
+                f"n_images must be from 1 to {len(self)} ({self.source} has {len(self)} images),"
+                f" not {n}"
+            )
         return self[torch.from_numpy(np.random.RandomState(seed).permutation(len(self))[:n])]
 
 
 def digest_of(images: Images) -> str:
-    """The first 16 hex digits of a sha256 of all ids with their labels, whatever their order or the layout of their files."""
+    """The first 16 hex digits of a sha256 of all ids with their labels, whatever their order or the
+    layout of their files.
+    """
     pairs = sorted(zip(images.ids, images.labels.tolist()))
     return hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]
 

@@ -46,7 +46,8 @@ def parquet(
     image: str = "image",
     label: str = "label",
 ) -> Images:
-    """Rows of parquet files: `image` holds encoded pictures (bytes, or {bytes, path}), `label` whole
+    """Rows of parquet files: `image` holds encoded pictures (bytes, or {bytes, path}), `label`
+    whole
     numbers below `n_classes`. Raises `DataError` that names the file, row or column."""
     import pandas as pd
 
@@ -66,9 +67,13 @@ def parquet(
 
 
 def cifar100(folder: str | Path, split: str = "test", coarse: bool = False) -> Images:
-    """CIFAR-100 as its authors pack it (``cifar-100-python/test``), with 100 or 20 (`coarse`) labels."""
+    """CIFAR-100 as its authors pack it (``cifar-100-python/test``), with 100 or 20 (`coarse`)
+    labels.
+    """
     folder = Path(folder)
-    file = next((f for f in (folder / "cifar-100-python" / split, folder / split) if f.is_file()), None)
+    file = next(
+        (f for f in (folder / "cifar-100-python" / split, folder / split) if f.is_file()), None
+    )
     if file is None:
         raise DataError(f"no file cifar-100-python/{split} under {folder}")
     try:
@@ -91,10 +96,7 @@ def as_data_set(name: str, images: Images, classes: Sequence[str]) -> DataSet:
     if label >= len(classes):
         raise DataError(f"label {label} has no class: {len(classes)} are named")
     return DATASETS.add(
-        name,
-        DataSet(
-            name, len(classes), size, "", read=lambda *_: images, classes=tuple(classes)
-        ),
+        name, DataSet(name, len(classes), size, "", read=lambda *_: images, classes=tuple(classes))
     )
 
 

@@ -1,4 +1,6 @@
-"""Everything that can stand in front of a classifier, by name; every module of this package is imported, and registers what it has."""
+"""Everything that can stand in front of a classifier, by name; every module of this package is
+imported, and registers what it has.
+"""
 
 from importlib import import_module
 from pkgutil import iter_modules

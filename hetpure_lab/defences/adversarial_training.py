@@ -18,10 +18,12 @@ class AdversarialTraining:
     r"""Adversarial training: no purifier, but a classifier trained on the attack it will meet,
     :math:`\min_\theta \mathbb E \max_{\|\delta\| \le \epsilon} \ell(F_\theta(x + \delta), y)`.
 
-    `model` names it: ``pgd-at-linf`` and ``pgd-at-l2`` (Madry et al. 2018; few inner steps) or ``fast-at-linf`` (Wong et al. 2020, one
-    FGSM step from a random start). The ball is the one it will be attacked in: 8/255 or 0.5. Adaptation: the bench's Wide ResNet,
-    fine-tuned from the bench's own classifier (Jeddi et al. 2020), the checkpoint of the highest PGD-10 accuracy on held-out images kept.
-    A published network is named as RobustBench names it, ``Linf/Gowal2021Improving_28_10_ddpm_100m``: see `networks.robustbench`.
+    `model` names it: ``pgd-at-linf`` and ``pgd-at-l2`` (Madry et al. 2018; few inner steps) or
+    ``fast-at-linf`` (Wong et al. 2020, one FGSM step from a random start). The ball is the one it
+    will be attacked in: 8/255 or 0.5. Adaptation: the bench's Wide ResNet, fine-tuned from the
+    bench's own classifier (Jeddi et al. 2020), the checkpoint of the highest PGD-10 accuracy on
+    held-out images kept. A published network is named as RobustBench names it,
+    ``Linf/Gowal2021Improving_28_10_ddpm_100m``: see `networks.robustbench`.
     """
 
     model: str = "pgd-at-linf"

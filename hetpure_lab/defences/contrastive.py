@@ -21,15 +21,19 @@ from hetpure_lab.defences.sampling import Rival, Scene, not_negative
 @register("contrastive", Capabilities(published={"steps": 100}, consults_classifier=True))
 @dataclass(frozen=True)
 class Contrastive(ReverseSDE):
-    r"""Contrastive guidance (Bai et al.): the reverse SDE, steered so that the classifier's view of a step agrees with that of the last.
+    r"""Contrastive guidance (Bai et al.): the reverse SDE, steered so that the classifier's view of
+    a step agrees with that of the last.
 
-    :math:`x_s \leftarrow x_s - \lambda \tfrac{B}{\sqrt{1 - \bar\alpha_t}} \nabla_{x_s} L`, :math:`L = -\ln \frac{e^{p}}{e^{p} + \sum_k
-    e^{n_k}}`, p the cosine of the logits of x_s and x_t. Bai et al. 2024: t = 0.1 for l-infinity 8/255 and 0.075 for l2 0.5, as DiffPure,
-    steps of 1/1000 (100 calls: ``steps=100``), lambda = 500. Adaptations: their n_k are the other images of the batch, and hard ones count
-    more (tau+ = 0.1, beta = 1), here the directions of the other classes, all alike; their features pass through a small network that is
-    trained anew on every image, here they are the logits themselves, on which 500 destroys an image, so `scale` is 1; they add the term to
-    the next predicted noise, here it is applied on arrival, so that a step needs no memory. A step consults the classifier twice and
-    differentiates it, so there are 10 steps by default. ``scale=0`` is the `ReverseSDE`.
+    :math:`x_s \leftarrow x_s - \lambda \tfrac{B}{\sqrt{1 - \bar\alpha_t}} \nabla_{x_s} L`, :math:`L
+    = -\ln \frac{e^{p}}{e^{p} + \sum_k e^{n_k}}`, p the cosine of the logits of x_s and x_t. Bai et
+    al. 2024: t = 0.1 for l-infinity 8/255 and 0.075 for l2 0.5, as DiffPure, steps of 1/1000 (100
+    calls: ``steps=100``), lambda = 500. Adaptations: their n_k are the other images of the batch,
+    and hard ones count more (tau+ = 0.1, beta = 1), here the directions of the other classes, all
+    alike; their features pass through a small network that is trained anew on every image, here
+    they are the logits themselves, on which 500 destroys an image, so `scale` is 1; they add the
+    term to the next predicted noise, here it is applied on arrival, so that a step needs no memory.
+    A step consults the classifier twice and differentiates it, so there are 10 steps by default.
+    ``scale=0`` is the `ReverseSDE`.
     """
 
     steps: int = 10
@@ -39,8 +43,13 @@ class Contrastive(ReverseSDE):
         super().__post_init__()
         not_negative(self, "scale")
 
-    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
-        raise ValueError("Contrastive consults the classifier, which a plan does not see; build it with defences.assemble")
+    def plan(
+        self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule
+    ) -> Plan:
+        raise ValueError(
+            "Contrastive consults the classifier, which a plan does not see; build it with"
+            " defences.assemble"
+        )
 
     def seeing(self, classifier: nn.Module) -> Seeing:
         """This purifier with the classifier that it consults."""
@@ -48,7 +57,9 @@ class Contrastive(ReverseSDE):
 
     def guided(self, scene: Scene, classifier: nn.Module) -> Plan:
         times = self.times(scene.schedule)
-        steps = [(s, partial(self.guided_step, scene, classifier, t, s)) for t, s in pairwise(times)]
+        steps = [
+            (s, partial(self.guided_step, scene, classifier, t, s)) for t, s in pairwise(times)
+        ]
         return [(times[0], partial(scene.start, times[0]))] + steps
 
     def guided_step(self, scene: Scene, classifier: nn.Module, t: int, s: int, x: Tensor) -> Tensor:
@@ -61,7 +72,9 @@ class Contrastive(ReverseSDE):
 
 
 def contrast(view: Tensor, anchor: Tensor) -> Tensor:
-    """InfoNCE (n,) of unit features (n, k): the anchor is the positive, the axes other than its largest are the negatives."""
+    """InfoNCE (n,) of unit features (n, k): the anchor is the positive, the axes other than its
+    largest are the negatives.
+    """
     positive = (view * anchor).sum(1, keepdim=True)
     negatives = view.scatter(1, anchor.argmax(1, keepdim=True), -torch.inf)
     return torch.cat([positive, negatives], 1).logsumexp(1) - positive[:, 0]
@@ -77,7 +90,9 @@ class Seeing(Rival):
     def __post_init__(self):
         """The purifier has checked itself."""
 
-    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(
+        self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule
+    ) -> Plan:
         return self.purifier.guided(Scene(x_adv, eps, noise, schedule), frozen(self.classifier))
 
     def calls(self, schedule: Schedule) -> int:

@@ -15,14 +15,18 @@ from hetpure_lab.defences.sampling import Scene, at_levels
 @register("equal-energy", Capabilities(family="method", has_mask=True, shorter=shorter_method))
 @dataclass(frozen=True)
 class EqualEnergy(HetPure):
-    r"""Control: uniform noise with the energy of the method's, :math:`1 - \bar\alpha_t = m (1 - \bar\alpha_{t_l}) + (1 - m)(1 -
+    r"""Control: uniform noise with the energy of the method's, :math:`1 - \bar\alpha_t = m (1 -
+    \bar\alpha_{t_l}) + (1 - m)(1 -
     \bar\alpha_{t_s})`.
 
-    m is the share of the image's pixels in its mask, so every image has its own t; DDIM with as many calls as the method makes. If the
-    method gains from *where* the noise goes, it must beat this row.
+    m is the share of the image's pixels in its mask, so every image has its own t; DDIM with as
+    many calls as the method makes. If the method gains from *where* the noise goes, it must beat
+    this row.
     """
 
-    def plan(self, x_adv: Tensor, mask: Tensor, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(
+        self, x_adv: Tensor, mask: Tensor, eps: Denoiser, noise: Noise, schedule: Schedule
+    ) -> Plan:
         strong, weak = (1 - schedule.abar[schedule.index(t)] for t in (self.t_l, self.t_s))
         share = mask.double().mean((1, 2, 3)).cpu().expand(len(x_adv))
         energy = share * strong + (1 - share) * weak

@@ -13,14 +13,18 @@ from hetpure_lab.defences.sampling import Rival, Scene, chained
 
 @register(
     "gradual",
-    Capabilities(published={"steps": (30, 30, 30, 30, 50, 50, 125, 125)}, shorter=lambda p, *_: p.surrogate()),
+    Capabilities(
+        published={"steps": (30, 30, 30, 30, 50, 50, 125, 125)}, shorter=lambda p, *_: p.surrogate()
+    ),
 )
 @dataclass(frozen=True)
 class Gradual(Rival):
     """Lee & Kim's gradual noise: whole DDPM purifications one after another at rising levels.
 
-    `levels` in thousandths of T, `steps` of each. Lee & Kim 2023, CIFAR-10: levels 30 x 4, 50 x 2, 125 x 2 with every index visited (470
-    calls: ``steps`` equal to ``levels``); here 34 calls by default. Their attack differentiates 30, 50, 125 with 1, 1, 5 steps:
+    `levels` in thousandths of T, `steps` of each. Lee & Kim 2023, CIFAR-10: levels 30 x 4, 50 x 2,
+    125 x 2 with every index visited (470
+    calls: ``steps`` equal to ``levels``); here 34 calls by default. Their attack differentiates 30,
+        50, 125 with 1, 1, 5 steps:
     `surrogate`.
     """
 
@@ -29,7 +33,9 @@ class Gradual(Rival):
 
     def __post_init__(self):
         if len(self.levels) != len(self.steps) or not self.levels:
-            raise ValueError(f"levels and steps need as many entries: {self.levels} and {self.steps}")
+            raise ValueError(
+                f"levels and steps need as many entries: {self.levels} and {self.steps}"
+            )
         self.loops()  # their checks
 
     def loops(self) -> list[Uniform]:
@@ -38,7 +44,9 @@ class Gradual(Rival):
     def surrogate(self) -> Gradual:
         return Gradual((30, 50, 125), (1, 1, 5))
 
-    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(
+        self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule
+    ) -> Plan:
         return chained(self.loops(), Scene(x_adv, eps, noise, schedule))
 
     def calls(self, schedule: Schedule) -> int:

@@ -7,4 +7,15 @@ from hetpure_lab.defences.mimic import MimicDiffusion
 from hetpure_lab.defences.pursamere import SharpnessAware
 from hetpure_lab.defences.scoreopt import ScoreOpt
 
-__all__ = ["GDMP", "Contrastive", "Guidance", "MimicDiffusion", "ScoreOpt", "Seeing", "SharpnessAware", "contrast", "guidance", "residual"]
+__all__ = [
+    "GDMP",
+    "Contrastive",
+    "Guidance",
+    "MimicDiffusion",
+    "ScoreOpt",
+    "Seeing",
+    "SharpnessAware",
+    "contrast",
+    "guidance",
+    "residual",
+]

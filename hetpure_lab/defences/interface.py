@@ -63,7 +63,9 @@ class OwnNetworks(Protocol):
         ...
 
     def rehearse(self, classifier: nn.Module, denoiser: nn.Module) -> nn.Module:
-        """The same module with other networks in the places of its own, for those who count passes."""
+        """The same module with other networks in the places of its own, for those who count
+        passes.
+        """
         ...
 
 

@@ -16,11 +16,13 @@ from hetpure_lab.defences.sampling import Rival, Scene, not_negative
 @register("langevin", Capabilities(published={"stride": 1}))
 @dataclass(frozen=True)
 class Langevin(Rival):
-    r"""Langevin purification (EBM-LD): a long random walk that forgets the input slowly, :math:`x \leftarrow x + \tfrac12 \eta^2\,
+    r"""Langevin purification (EBM-LD): a long random walk that forgets the input slowly, :math:`x
+    \leftarrow x + \tfrac12 \eta^2\,
     \mathrm{score}(x) + \eta z`.
 
-    Hill et al. 2021: eta = 0.01, 1500 steps on an energy-based model in [-1, 1]; here the score is that of the unscaled image at the
-    fixed time `t`, -eps / sigma_t, and one call makes `stride` of the `length` steps (30 calls; ``stride=1`` is the published chain).
+    Hill et al. 2021: eta = 0.01, 1500 steps on an energy-based model in [-1, 1]; here the score is
+    that of the unscaled image at the fixed time `t`, -eps / sigma_t, and one call makes `stride` of
+    the `length` steps (30 calls; ``stride=1`` is the published chain).
     """
 
     t: float = 0.03
@@ -34,7 +36,9 @@ class Langevin(Rival):
             raise ValueError(f"stride must be from 1 to {self.length}, not {self.stride}")
         not_negative(self, "eta")
 
-    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(
+        self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule
+    ) -> Plan:
         scene, t = Scene(x_adv, eps, noise, schedule), schedule.index(self.t)
         return [(t, partial(self.step, scene, t, k)) for k in range(self.calls(schedule))]
 

@@ -14,7 +14,9 @@ def shorter_uniform(purifier: Uniform, gradient: str, schedule: Schedule) -> Uni
 
 
 def shorter_method(purifier: HetPure, gradient: str, schedule: Schedule) -> HetPure:
-    """The released code's surrogate, or the same reading with the fewest steps of which two are in stage 1."""
+    """The released code's surrogate, or the same reading with the fewest steps of which two are in
+    stage 1.
+    """
     if gradient == "surrogate":
         return replace(purifier, reading="released", steps=10)
     fewer = (replace(purifier, steps=n) for n in range(2, purifier.steps + 1))

@@ -172,10 +172,11 @@ class PerPixel(NoiseMap):
 @register("noise-map-untold", Capabilities("mapped", has_mask=True))
 @dataclass(frozen=True)
 class OneLevel(NoiseMap):
-    r"""Control: the noise of `NoiseMap` and one call of a denoiser that is told one time `t` for all pixels.
+    r"""Control: the noise of `NoiseMap` and one call of a denoiser that is told one time `t` for
+    all pixels.
 
-    :math:`D(x + \sigma z; \sigma_t)`: what is left of `NoiseMap` without the knowledge of who got how
-    much. The default has about the mean variance of a half-and-half mask at 0.2 and 0.05.
+    :math:`D(x + \sigma z; \sigma_t)`: what is left of `NoiseMap` without the knowledge of who got
+    how much. The default has about the mean variance of a half-and-half mask at 0.2 and 0.05.
     """
 
     t: float = 0.15

@@ -34,11 +34,16 @@ def assemble(
     kind: type[Purified] = Purified,
     **options: Any,
 ) -> Purified:
-    """The classifier behind a purifier, with the votes that the purifier prescribes; one that consults the classifier is given it."""
+    """The classifier behind a purifier, with the votes that the purifier prescribes; one that
+    consults the classifier is given it.
+    """
     declared = capabilities(purifier)
     if declared.needs_maps and not getattr(denoiser, "takes_maps", False):
         pair = type(purifier).__name__, type(denoiser).__name__
-        raise ValueError("{} needs a denoiser that takes a noise level per pixel, and {} takes one per image".format(*pair))
+        raise ValueError(
+            "{} needs a denoiser that takes a noise level per pixel, "
+            "and {} takes one per image".format(*pair)
+        )
     prescribed = votes(purifier)
     if declared.consults_classifier:
         purifier = purifier.seeing(classifier)
@@ -46,7 +51,9 @@ def assemble(
 
 
 def published(slug: str) -> str:
-    """The spec of the chain that a rival's authors ran, if its default is a shorter one, or ""; so it is for a spec with settings."""
+    """The spec of the chain that a rival's authors ran, if its default is a shorter one, or ""; so
+    it is for a spec with settings.
+    """
     settings = capabilities(slug).published if ":" not in slug else {}
     return specs.describe(DEFENCES[slug](**settings), DEFENCES) if settings else ""
 

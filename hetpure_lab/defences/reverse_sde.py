@@ -1,4 +1,6 @@
-"""DiffPure by the reverse-time SDE, as published (Nie et al. 2022), and by the probability-flow ODE."""
+"""DiffPure by the reverse-time SDE, as published (Nie et al. 2022), and by the probability-flow
+ODE.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,25 @@ from hetpure_lab.defences.sampling import Rival, Scene
 @register("sde", Capabilities(published={"steps": 100}))
 @dataclass(frozen=True)
 class ReverseSDE(Rival):
-    r"""DiffPure as published: the reverse-time SDE of the diffusion, from `t` to 0 by Euler-Maruyama.
+    r"""DiffPure as published: the reverse-time SDE of the diffusion, from `t` to 0 by
+    Euler-Maruyama.
 
-    :math:`x_s = x_t + \tfrac12 B x_t + B\, \mathrm{score}(x_t) + \sqrt B\, z`, :math:`B = \ln(\bar\alpha_s / \bar\alpha_t)`, the integral
-    of beta over the step. Nie et al. 2022: t = 0.1 for l-infinity 8/255 and 0.075 for l2 0.5, steps of 1/1000 (100 calls: ``steps=100``);
-    here 20 steps by default.
+    :math:`x_s = x_t + \tfrac12 B x_t + B\, \mathrm{score}(x_t) + \sqrt B\, z`, :math:`B =
+    \ln(\bar\alpha_s / \bar\alpha_t)`, the integral of beta over the step. Nie et al. 2022: t = 0.1
+    for l-infinity 8/255 and 0.075 for l2 0.5, steps of 1/1000 (100 calls: ``steps=100``); here 20
+    steps by default.
     """
 
     t: float = 0.1
     steps: int = 20
 
-    def plan(self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule) -> Plan:
+    def plan(
+        self, x_adv: Tensor, mask: None, eps: Denoiser, noise: Noise, schedule: Schedule
+    ) -> Plan:
         scene, times = Scene(x_adv, eps, noise, schedule), self.times(schedule)
-        return [(times[0], partial(scene.start, times[0]))] + [(s, partial(self.step, scene, t, s)) for t, s in pairwise(times)]
+        return [(times[0], partial(scene.start, times[0]))] + [
+            (s, partial(self.step, scene, t, s)) for t, s in pairwise(times)
+        ]
 
     def step(self, scene: Scene, t: int, s: int, x: Tensor) -> Tensor:
         B, score = _beta(scene, t, s), self.score(scene, t, x)
@@ -43,9 +51,11 @@ class ReverseSDE(Rival):
 @register("ode", Capabilities(published={"steps": 100}))
 @dataclass(frozen=True)
 class ProbabilityFlow(ReverseSDE):
-    r"""DiffPure by the probability-flow ODE: the same marginals as `ReverseSDE` without noise on the way back.
+    r"""DiffPure by the probability-flow ODE: the same marginals as `ReverseSDE` without noise on
+    the way back.
 
-    :math:`x_s = x_t + \tfrac12 B (x_t + \mathrm{score}(x_t))` by Euler's rule. Nie et al. 2022, their ablation; Song et al. 2021.
+    :math:`x_s = x_t + \tfrac12 B (x_t + \mathrm{score}(x_t))` by Euler's rule. Nie et al. 2022,
+    their ablation; Song et al. 2021.
     """
 
     def step(self, scene: Scene, t: int, s: int, x: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""The samplers among the rivals, and the method's controls, in one namespace. Each has a file of its own."""
+"""The samplers among the rivals, and the method's controls, in one namespace. Each has a file of
+its own.
+"""
 
 from hetpure_lab.defences.adp import ADP
 from hetpure_lab.defences.densepure import DensePure

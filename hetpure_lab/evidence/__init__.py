@@ -1,6 +1,7 @@
 """Evidence: experiments, their records, and what follows from them.
 
-Names are imported when they are first used: records can be read and written, and experiments listed, without loading PyTorch.
+Names are imported when they are first used: records can be read and written, and experiments
+listed, without loading PyTorch.
 """
 
 from importlib import import_module

@@ -19,7 +19,11 @@ QUEUE = HOME / "results" / "queue.txt"
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument("--defence", required=True, help="none, uniform:t=0.1, hetpure:tau=0.5,...")
-    parser.add_argument("--attack", required=True, help=f"pgd:eps=8/255,iterations=20,eot=8,... or one of {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--attack",
+        required=True,
+        help=f"pgd:eps=8/255,iterations=20,eot=8,... or one of {', '.join(PRESETS)}",
+    )
     parser.add_argument("--n-images", type=int, default=128)
     parser.add_argument("--split", default="test")
     parser.add_argument("--K", type=int, default=20)
@@ -39,8 +43,11 @@ def queue(path: Path = QUEUE) -> Iterator[list[str]]:
             yield words
 
 
-def outstanding(path: Path = QUEUE, results: Path = RESULTS) -> Iterator[tuple[list[str], int, int]]:
-    """The lines of the queue that are not done, how many images they have on record, and how many they want.
+def outstanding(
+    path: Path = QUEUE, results: Path = RESULTS
+) -> Iterator[tuple[list[str], int, int]]:
+    """The lines of the queue that are not done, how many images they have on record, and how many
+    they want.
 
     Networks that are not trained yet leave nothing on record.
     """

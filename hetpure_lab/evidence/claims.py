@@ -1,8 +1,9 @@
 """Who works on which image: processes on one experiment share its images without being told how.
 
-A claim is a lock of one byte, at an offset that the image's id decides, in a file beside the records. The system drops the locks of a
-process that ends, however it ends, so that nothing is left to expire and another process takes the image over. Where there are no
-locks (some network file systems) every claim succeeds: then work may be done twice, and of two records the first counts.
+A claim is a lock of one byte, at an offset that the image's id decides, in a file beside the
+records. The system drops the locks of a process that ends, however it ends, so that nothing is left
+to expire and another process takes the image over. Where there are no locks (some network file
+systems) every claim succeeds: then work may be done twice, and of two records the first counts.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Claims:
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             folder = self.path.parent.parent
-            raise OSError(error.errno, f"no records can be written there ({error.strerror})", str(folder)) from error
+            raise OSError(
+                error.errno, f"no records can be written there ({error.strerror})", str(folder)
+            ) from error
         return self
 
     def __exit__(self, *_) -> None:

@@ -1,8 +1,9 @@
 """The evidence: experiments, running them, and a row for each.
 
-An experiment is a bench, a defence, an attack and a scoring rule; its file under ``results/`` holds one line per image. Running it
-again runs only the images that are missing, in any number of processes at once. Attack and scoring draw separate noise: K fresh
-purifications of the adversarial image, and the same K of the clean image and of a random perturbation of equal norm (the null
+An experiment is a bench, a defence, an attack and a scoring rule; its file under ``results/`` holds
+one line per image. Running it again runs only the images that are missing, in any number of
+processes at once. Attack and scoring draw separate noise: K fresh purifications of the adversarial
+image, and the same K of the clean image and of a random perturbation of equal norm (the null
 control).
 
     hetpure run --defence hetpure --attack pgd --n-images 128
@@ -39,24 +40,60 @@ if TYPE_CHECKING:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hetpure", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("run", "start or continue one experiment"), ("queue", "run what results/queue.txt lists and is not done")):
+    for name, text in (
+        ("run", "start or continue one experiment"),
+        ("queue", "run what results/queue.txt lists and is not done"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--data", help="folder of parquet files (default: the usual search)")
         command.add_argument("--device", default="cpu")
-        command.add_argument("--threads", type=int, default=1, help="of one process (with a scheduler: of one worker)")
-        command.add_argument("--batch", default="auto", help="images at once: a number, or auto (default) by what memory holds")
         command.add_argument(
-            "--shard", default="0/1", help="i/n: every n-th image from the i-th (0 is the first), to share work between processes"
+            "--threads",
+            type=int,
+            default=1,
+            help="of one process (with a scheduler: of one worker)",
         )
-        command.add_argument("--scheduler", help="address of a Dask scheduler whose workers do the work, see book/scaling")
-        for part, says in (("ca", "the authority's certificate"), ("cert", "this process's certificate"), ("key", "its key")):
-            command.add_argument(f"--tls-{part}", metavar="FILE", help=f"for a tls:// scheduler: {says}")
+        command.add_argument(
+            "--batch",
+            default="auto",
+            help="images at once: a number, or auto (default) by what memory holds",
+        )
+        command.add_argument(
+            "--shard",
+            default="0/1",
+            help=(
+                "i/n: every n-th image from the i-th (0 is the first), to share work between"
+                " processes"
+            ),
+        )
+        command.add_argument(
+            "--scheduler",
+            help="address of a Dask scheduler whose workers do the work, see book/scaling",
+        )
+        for part, says in (
+            ("ca", "the authority's certificate"),
+            ("cert", "this process's certificate"),
+            ("key", "its key"),
+        ):
+            command.add_argument(
+                f"--tls-{part}", metavar="FILE", help=f"for a tls:// scheduler: {says}"
+            )
         if name == "run":
             add_experiment(command)
-    commands.add_parser("left", help="list what results/queue.txt has that is not done, with the images on record and those wanted")
-    command = commands.add_parser("export", help="write an experiment's adversarial images as PNG files")
+    commands.add_parser(
+        "left",
+        help=(
+            "list what results/queue.txt has that is not done, with the images on record and those"
+            " wanted"
+        ),
+    )
+    command = commands.add_parser(
+        "export", help="write an experiment's adversarial images as PNG files"
+    )
     command.add_argument("file", type=Path, help="a file of records")
-    command.add_argument("--to", type=Path, required=True, help="folder for IMAGE-ID.png and labels.csv")
+    command.add_argument(
+        "--to", type=Path, required=True, help="folder for IMAGE-ID.png and labels.csv"
+    )
     command.add_argument("--data", help="folder of parquet files (default: the usual search)")
     return parser
 
@@ -93,12 +130,25 @@ def _client(args: argparse.Namespace) -> Client | None:
 
 def _run(args: argparse.Namespace, shared: argparse.Namespace, client: Client | None) -> None:
     experiment, (i, n) = experiment_of(args), _share(shared.shard)
-    images = data.load(benches.dataset(args.bench), args.split, shared.data, quiet=True).take(args.n_images)
+    images = data.load(benches.dataset(args.bench), args.split, shared.data, quiet=True).take(
+        args.n_images
+    )
     if i >= len(images):
         return
-    images, settings = images[torch.arange(i, len(images), n)], {"device": shared.device, "batch": _batch(shared.batch)}
+    images, settings = (
+        images[torch.arange(i, len(images), n)],
+        {"device": shared.device, "batch": _batch(shared.batch)},
+    )
     run(experiment, images, client=client, threads=shared.threads, **settings)
-    print(json.dumps({k: v for k, v in summary(experiment.path()).items() if k in ("defence", "attack", "n", "adversarial_single")}))
+    print(
+        json.dumps(
+            {
+                k: v
+                for k, v in summary(experiment.path()).items()
+                if k in ("defence", "attack", "n", "adversarial_single")
+            }
+        )
+    )
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -111,7 +161,9 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _left() -> None:
-    lines = [f"{found:4} of {wanted:4}  {shlex.join(words)}" for words, found, wanted in outstanding()]
+    lines = [
+        f"{found:4} of {wanted:4}  {shlex.join(words)}" for words, found, wanted in outstanding()
+    ]
     print(*lines, sep="\n")
     print(f"{len(lines)} of {sum(1 for _ in queue())} lines are not done; make evidence runs them")
 
@@ -134,5 +186,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for words in queue():
         try:
             _run(one.parse_args(words), args, client)
-        except (benches.BenchError, checkpoints.CheckpointError) as error:  # networks that are not trained yet must not stop the others
+        # networks that are not trained yet must not stop the others
+        except (benches.BenchError, checkpoints.CheckpointError) as error:
             print(f"skipped {shlex.join(words)}: {error}", file=sys.stderr)

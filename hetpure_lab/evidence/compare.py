@@ -164,7 +164,9 @@ def judge(pairs: Mapping[Hashable, Pair]) -> dict[Hashable, Judged]:
 
 def shares(records: Records, column: str) -> dict[str, float]:
     """Per image the share of right answers."""
-    return {key: float(np.mean(np.equal(r[column]["labels"], r["label"]))) for key, r in records.items()}
+    return {
+        key: float(np.mean(np.equal(r[column]["labels"], r["label"]))) for key, r in records.items()
+    }
 
 
 def rates(a: Records, b: Records, column: str = "adversarial") -> tuple[np.ndarray, np.ndarray]:
@@ -308,7 +310,10 @@ def _known(results: Path, stamp: tuple) -> dict[str, Known]:
 
 def cell_of(config: dict) -> Cell:
     """The cell of a record's settings."""
-    defence, attack = specs.write(config["defence"], DEFENCES), specs.write(config["attack"], ATTACKS)
+    defence, attack = (
+        specs.write(config["defence"], DEFENCES),
+        specs.write(config["attack"], ATTACKS),
+    )
     return defence, attack, config["seed"]
 
 
@@ -347,7 +352,9 @@ def compare(reference: Path, other: Path, level: float = 0.05) -> dict:
     return found | {TESTS["p (difference)"]: judged.holm, "verdict": judged.word, "judged": judged}
 
 
-def in_family(a: Records, b: Records, results: Path = RESULTS, column: str = "adversarial") -> Judged:
+def in_family(
+    a: Records, b: Records, results: Path = RESULTS, column: str = "adversarial"
+) -> Judged:
     """The difference of two experiments as their family has it; alone if they are of none, such as
     records of a live run."""
     alone = lambda: judge({"": Pair(*rates(a, b, column))})[""]
@@ -361,7 +368,8 @@ def in_family(a: Records, b: Records, results: Path = RESULTS, column: str = "ad
 
 
 def _in_family(bench: Known, one: Cell, two: Cell, side: str) -> Judged | None:
-    """Where two cells of a bench are compared: as attacks on one defence against the plainest, or as
+    """Where two cells of a bench are compared: as attacks on one defence against the plainest, or
+    as
     defences under one attack against the method, the plainest heterogeneous one."""
     if one[0] == two[0] and one[2] == two[2] and side == "adversarial":
         first, second = sorted((one[1], two[1]), key=lambda a: (len(a), a))
@@ -380,9 +388,12 @@ def _in_family(bench: Known, one: Cell, two: Cell, side: str) -> Judged | None:
 def together(pairs: dict[Hashable, tuple[Path, Path]]) -> dict[Hashable, dict]:
     """`compare` of every pair, McNemar's p-values after Holm's correction over the table.
 
-    `detectable` is at the strictest level of that correction. Pairs without a shared image are left out.
+    `detectable` is at the strictest level of that correction. Pairs without a shared image are left
+    out.
     """
-    pairs = {name: pair for name, pair in pairs.items() if read(pair[0]).keys() & read(pair[1]).keys()}
+    pairs = {
+        name: pair for name, pair in pairs.items() if read(pair[0]).keys() & read(pair[1]).keys()
+    }
     found = {name: compare(*pair, 0.05 / len(pairs)) for name, pair in pairs.items()}
     votes = stats.holm([pair.pop(VOTE) for pair in found.values()])
     for pair, p in zip(found.values(), votes):
@@ -392,7 +403,9 @@ def together(pairs: dict[Hashable, tuple[Path, Path]]) -> dict[Hashable, dict]:
 
 def _detectable(a: np.ndarray, b: np.ndarray, level: float) -> str:
     """`stats.smallest_detectable` in points, or that no difference would be found."""
-    least = stats.smallest_detectable(len(a), np.mean(a != b), alpha=level) if (a != b).any() else None
+    least = (
+        stats.smallest_detectable(len(a), np.mean(a != b), alpha=level) if (a != b).any() else None
+    )
     return "none" if least is None else f"{100 * least:.0f} points"
 
 

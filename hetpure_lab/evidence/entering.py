@@ -1,10 +1,12 @@
-"""Records that other machines made, or a stopped process left: into the manifest once they are verified. ``hetpure manifest``.
+"""Records that other machines made, or a stopped process left: into the manifest once they are
+verified. ``hetpure manifest``.
 
-    hetpure manifest                  # every file that is not as entered, and how; exit code 1 if there is one
-    hetpure manifest --enter          # verify what is new, and enter it
+    hetpure manifest                  # every file that is not as entered, and how; exit code 1 if
+    there is one hetpure manifest --enter          # verify what is new, and enter it
     hetpure manifest --enter --replace FILE    # a file that was changed on purpose
 
-A file whose entered lines were changed, cut or removed is only entered with ``--replace``, which the history of the manifest then shows.
+A file whose entered lines were changed, cut or removed is only entered with ``--replace``, which
+the history of the manifest then shows.
 """
 
 from __future__ import annotations
@@ -20,18 +22,30 @@ from hetpure_lab.evidence.manifest import Difference
 
 
 def verified(path: Path, n: int, folder: str | None = None) -> list[str]:
-    """What is wrong with a file: of an experiment in full, with `n` of its images scored again; of others, lines that are no records."""
+    """What is wrong with a file: of an experiment in full, with `n` of its images scored again; of
+    others, lines that are no records.
+    """
     found = list(records.lines(path.read_bytes()))
     if not any("attack" in line.record.get("config", {}) for line in found if line.record):
         return [f"line {line.number}: {line.wrong}" for line in found if line.wrong]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the verdict names the lines
-        verdict, _ = verify.file(path, verify.images_of(path, folder), rescore.sample(path, n) if n else ())
+        verdict, _ = verify.file(
+            path, verify.images_of(path, folder), rescore.sample(path, n) if n else ()
+        )
     return list(map(str, verdict.faults))
 
 
-def enter(results: Path, different: Sequence[Difference], replace: bool = False, n: int = 1, folder: str | None = None) -> list[str]:
-    """Enter the files that are `different`, unless something is wrong with one: returns what was refused, and why."""
+def enter(
+    results: Path,
+    different: Sequence[Difference],
+    replace: bool = False,
+    n: int = 1,
+    folder: str | None = None,
+) -> list[str]:
+    """Enter the files that are `different`, unless something is wrong with one: returns what was
+    refused, and why.
+    """
     refused, good = [], {}
     for difference in different:
         path = results / difference.file
@@ -52,12 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, help="files of records (default: all)")
     parser.add_argument("--enter", action="store_true", help="verify what is new, and enter it")
     parser.add_argument("--replace", action="store_true", help="also what was changed or removed")
-    parser.add_argument("--n-images", type=int, default=1, help="images of each file to score again before it is entered")
+    parser.add_argument(
+        "--n-images",
+        type=int,
+        default=1,
+        help="images of each file to score again before it is entered",
+    )
     parser.add_argument("--data", help="folder of the data set (default: the usual search)")
     args = parser.parse_args(argv)
     if args.replace and not args.enter:
         raise ValueError("--replace says how to enter: give --enter as well")
     different = manifest.differences(RESULTS, args.files)
-    left = enter(RESULTS, different, args.replace, args.n_images, args.data) if args.enter else list(map(str, different))
+    left = (
+        enter(RESULTS, different, args.replace, args.n_images, args.data)
+        if args.enter
+        else list(map(str, different))
+    )
     print("\n".join(left) or f"{len(manifest.read(RESULTS))} files are as entered")
     return 1 if left else 0

@@ -1,4 +1,6 @@
-"""Experiments: a bench, a defence, an attack and a scoring rule, and the file that holds its records, one line per image."""
+"""Experiments: a bench, a defence, an attack and a scoring rule, and the file that holds its
+records, one line per image.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,17 @@ from hetpure_lab.networks import benches
 
 def key_of(config: dict) -> str:
     """The key of a configuration, as a record has it, whether or not its weights are still here."""
-    names = {"defence": specs.write(config["defence"], DEFENCES), "attack": specs.write(config["attack"], ATTACKS)}
+    names = {
+        "defence": specs.write(config["defence"], DEFENCES),
+        "attack": specs.write(config["attack"], ATTACKS),
+    }
     return hashlib.sha256(json.dumps(config | names, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """`defence` and `attack` are specs such as ``hetpure:tau=0.5`` and ``pgd:eps=4/255``, or objects, which become specs; an attack can be
+    """`defence` and `attack` are specs such as ``hetpure:tau=0.5`` and ``pgd:eps=4/255``, or
+    objects, which become specs; an attack can be
     one of `attacks.PRESETS` by name. `K` purifications score every column."""
 
     defence: str | HetPure | Uniform | None
@@ -58,7 +64,10 @@ class Experiment:
             "attack": {"name": attack} | asdict(settings),
             "K": 1 if purifier is None else self.K,
             "seed": self.seed,
-            "weights": {name: benches.card(name)["sha256"][:16] for name in defences.networks(self.defence, self.bench)},
+            "weights": {
+                name: benches.card(name)["sha256"][:16]
+                for name in defences.networks(self.defence, self.bench)
+            },
         }
 
     @property
@@ -68,13 +77,18 @@ class Experiment:
 
     @property
     def key(self) -> str:
-        """What makes two experiments the same: their settings other than defaults, however worded, and the weights."""
+        """What makes two experiments the same: their settings other than defaults, however worded,
+        and the weights.
+        """
         return key_of(self.config)
 
     @property
     def classes(self) -> tuple[type, ...]:
         """The classes of its purifier and its attack, whose sources decide what comes out."""
-        return tuple(type(specs.parse(*known)[1]) for known in ((self.defence, DEFENCES), (self.attack, ATTACKS)))
+        return tuple(
+            type(specs.parse(*known)[1])
+            for known in ((self.defence, DEFENCES), (self.attack, ATTACKS))
+        )
 
     def path(self, results: Path = RESULTS) -> Path:
         """The file of this experiment's records; its name is for people, its key decides."""

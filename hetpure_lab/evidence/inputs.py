@@ -1,6 +1,8 @@
-"""What a classifier is fed decides what it knows: the variants of ImageNet's preprocessing that differ between papers and releases.
+"""What a classifier is fed decides what it knows: the variants of ImageNet's preprocessing that
+differ between papers and releases.
 
-Each variant is a function from images (n, 3, 128, 128) in [0, 1] to logits of one and the same network, EfficientNet-Lite0.
+Each variant is a function from images (n, 3, 128, 128) in [0, 1] to logits of one and the same
+network, EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -30,12 +32,16 @@ def unnormalised(classifier: EfficientNetLite0, images: Tensor) -> Tensor:
 
 
 def as_they_come(classifier: EfficientNetLite0, images: Tensor) -> Tensor:
-    """Not scaled up: the same weights on a smaller picture make a weaker classifier (a stand-in for C3)."""
+    """Not scaled up: the same weights on a smaller picture make a weaker classifier (a stand-in for
+    C3).
+    """
     return classifier.logits((255 * images - 127) / 128)
 
 
 def portrait(images: Tensor) -> Tensor:
-    """The middle 3:4 of square images: the usual proportions of a photograph, which ImageNet's images have and these have lost."""
+    """The middle 3:4 of square images: the usual proportions of a photograph, which ImageNet's
+    images have and these have lost.
+    """
     cut = images.shape[-1] // 8
     return images[..., cut:-cut]
 
@@ -53,9 +59,12 @@ def cropped(classifier: EfficientNetLite0, images: Tensor) -> Tensor:
 
 def variants(classifier: EfficientNetLite0) -> dict[str, Variant]:
     """All of them by name; the first is the bench's own."""
-    known = {"C3: a weaker classifier (128 pixels)": as_they_come, "C4: not normalised, 256 pixels": unnormalised}
+    known = {
+        "C3: a weaker classifier (128 pixels)": as_they_come,
+        "C4: not normalised, 256 pixels": unnormalised,
+    }
     known |= {"3:4, cropped": cropped, "C5: 3:4, squashed": squashed}
-    bound = {name: (lambda x, f=f: f(classifier, x)) for name, f in known.items()}
+    bound = {name: lambda x, f=f: f(classifier, x) for name, f in known.items()}
     return {"normalised, 224 pixels": classifier} | bound
 
 
@@ -67,17 +76,27 @@ def outcomes(variant: Variant, images: Tensor, labels: Tensor, batch: int = 16) 
 
 
 def recorded(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """Outcomes by variant and kind of image from rows of the study `studies.feeding`, images in one order throughout."""
-    hits = {name: by_kind.pivot(index="image", columns="kind", values="right") for name, by_kind in rows.groupby("fed", sort=False)}
+    """Outcomes by variant and kind of image from rows of the study `studies.feeding`, images in one
+    order throughout.
+    """
+    hits = {
+        name: by_kind.pivot(index="image", columns="kind", values="right")
+        for name, by_kind in rows.groupby("fed", sort=False)
+    }
     return {name: {kind: wide[kind].to_numpy(bool) for kind in wide} for name, wide in hits.items()}
 
 
 def table(correct: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Accuracies with 95 % intervals from outcomes by variant and kind of image, and the paired change against the first variant."""
+    """Accuracies with 95 % intervals from outcomes by variant and kind of image, and the paired
+    change against the first variant.
+    """
     first = next(iter(correct.values()))
     rows = {}
     for name, kinds in correct.items():
         rows[name] = {kind: str(stats.wilson(hits)) for kind, hits in kinds.items()}
-        changes = {f"change, {kind}": str(stats.paired_difference(hits, first[kind])) for kind, hits in kinds.items()}
+        changes = {
+            f"change, {kind}": str(stats.paired_difference(hits, first[kind]))
+            for kind, hits in kinds.items()
+        }
         rows[name] |= changes if kinds is not first else dict.fromkeys(changes, "")
     return pd.DataFrame(rows).T

@@ -1,8 +1,10 @@
-"""The manifest: for every file of records how long it was and its sha256 when the last of its lines was entered. Needs no torch.
+"""The manifest: for every file of records how long it was and its sha256 when the last of its lines
+was entered. Needs no torch.
 
-The engine enters what it appends, under the lock of the file. Records only ever come at the end, so a file must begin with what was
-entered; lines behind that were brought from elsewhere, or written by a process that was stopped between two steps, and count as *not
-entered* until ``hetpure manifest --enter`` has verified them.
+The engine enters what it appends, under the lock of the file. Records only ever come at the end, so
+a file must begin with what was entered; lines behind that were brought from elsewhere, or written
+by a process that was stopped between two steps, and count as *not entered* until ``hetpure manifest
+--enter`` has verified them.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """That a `file` (its path from the manifest) is not as entered; `changed` unless lines only came behind, or it is new."""
+    """That a `file` (its path from the manifest) is not as entered; `changed` unless lines only
+    came behind, or it is new.
+    """
 
     file: str
     says: str
@@ -51,7 +55,10 @@ def read(results: Path) -> dict[str, Entry]:
         found = json.loads(path.read_text()) if path.exists() else {}
         return {file: Entry(**entry) for file, entry in found.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it, or make it anew with: hetpure manifest --enter") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); restore it, or make it anew with: hetpure manifest"
+            " --enter"
+        ) from error
 
 
 def _write(results: Path, entries: dict[str, Entry]) -> None:
@@ -62,15 +69,22 @@ def _write(results: Path, entries: dict[str, Entry]) -> None:
 
 
 def enter(results: Path, texts: dict[str, bytes | None]) -> None:
-    """Enter files with their whole contents, whatever was entered before; None removes the entry."""
+    """Enter files with their whole contents, whatever was entered before; None removes the
+    entry.
+    """
     with (results / f".{NAME}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = {file: entry for file, entry in read(results).items() if file not in texts}
-        _write(results, kept | {file: Entry.of(text) for file, text in texts.items() if text is not None})
+        _write(
+            results,
+            kept | {file: Entry.of(text) for file, text in texts.items() if text is not None},
+        )
 
 
 def announce(results: Path, path: Path, added: bytes) -> None:
-    """Say which lines are about to be appended to the file at `path`, so that they count as the engine's if it is stopped on the way."""
+    """Say which lines are about to be appended to the file at `path`, so that they count as the
+    engine's if it is stopped on the way.
+    """
     said = _announced(results, path) | _digests(added)
     place = _place(results, path)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -78,14 +92,19 @@ def announce(results: Path, path: Path, added: bytes) -> None:
 
 
 def enter_appended(results: Path, path: Path, before: int, text: bytes) -> bool:
-    """Enter the file at `path`, to which something was appended at byte `before`, its whole content now being `text`.
+    """Enter the file at `path`, to which something was appended at byte `before`, its whole content
+    now being `text`.
 
-    Done only if what was entered is unchanged, and all lines since were announced or are torn; returns whether it was.
+    Done only if what was entered is unchanged, and all lines since were announced or are torn;
+    returns whether it was.
     """
     file, known = path.relative_to(results).as_posix(), read(results)
     entry = known.get(file, Entry.of(b""))
     foreign = [line for line in text[entry.bytes : before].split(b"\n") if _is_record(line)]
-    if _digests(b"\n".join(foreign)) - _announced(results, path) or Entry.of(text[: entry.bytes]) != entry:
+    if (
+        _digests(b"\n".join(foreign)) - _announced(results, path)
+        or Entry.of(text[: entry.bytes]) != entry
+    ):
         return False
     enter(results, {file: text})
     _place(results, path).unlink(missing_ok=True)
@@ -93,7 +112,11 @@ def enter_appended(results: Path, path: Path, before: int, text: bytes) -> bool:
 
 
 def _place(results: Path, path: Path) -> Path:
-    return results / ".announced" / hashlib.sha256(path.relative_to(results).as_posix().encode()).hexdigest()[:24]
+    return (
+        results
+        / ".announced"
+        / hashlib.sha256(path.relative_to(results).as_posix().encode()).hexdigest()[:24]
+    )
 
 
 def _announced(results: Path, path: Path) -> set[str]:
@@ -114,7 +137,11 @@ def _is_record(line: bytes) -> bool:
 
 def files(results: Path) -> list[Path]:
     """All files of records: those in the folders of benches, and what else was entered."""
-    found = {path for path in results.glob("*/**/*.jsonl") if not path.relative_to(results).parts[0].startswith(".")}
+    found = {
+        path
+        for path in results.glob("*/**/*.jsonl")
+        if not path.relative_to(results).parts[0].startswith(".")
+    }
     return sorted(found | {results / file for file in read(results) if (results / file).exists()})
 
 
@@ -122,7 +149,11 @@ def differences(results: Path, only: Iterable[Path] = ()) -> list[Difference]:
     """Every file that is not as entered, each with how; of `only` these files, if any are given."""
     entries, chosen = read(results), {path.resolve() for path in only}
     there = {path.relative_to(results).as_posix(): path for path in files(results)}
-    wanted = [file for file in sorted({*entries, *there}) if not chosen or (results / file).resolve() in chosen]
+    wanted = [
+        file
+        for file in sorted({*entries, *there})
+        if not chosen or (results / file).resolve() in chosen
+    ]
     found = (_difference(file, entries.get(file), there.get(file)) for file in wanted)
     return [difference for difference in found if difference]
 
@@ -134,8 +165,16 @@ def _difference(file: str, entry: Entry | None, path: Path | None) -> Difference
     if entry is None:
         return Difference(file, f"was never entered ({Entry.of(text).lines} lines)", False)
     if len(text) < entry.bytes:
-        return Difference(file, f"was cut: {len(text)} of the {entry.bytes} bytes that were entered", True)
+        return Difference(
+            file, f"was cut: {len(text)} of the {entry.bytes} bytes that were entered", True
+        )
     if hashlib.sha256(text[: entry.bytes]).hexdigest() != entry.sha256:
-        return Difference(file, f"was changed within the {entry.lines} lines that were entered", True)
+        return Difference(
+            file, f"was changed within the {entry.lines} lines that were entered", True
+        )
     more = text[entry.bytes :].count(b"\n")
-    return Difference(file, f"{more} lines behind the {entry.lines} that were entered", False) if len(text) > entry.bytes else None
+    return (
+        Difference(file, f"{more} lines behind the {entry.lines} that were entered", False)
+        if len(text) > entry.bytes
+        else None
+    )

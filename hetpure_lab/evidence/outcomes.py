@@ -1,4 +1,6 @@
-"""From the K outcomes of every image to accuracies: one purification, votes of S, and every-of-K, in each of three columns."""
+"""From the K outcomes of every image to accuracies: one purification, votes of S, and every-of-K,
+in each of three columns.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,26 @@ RULES = ("single", "majority", "every", *(f"{how}_{S}" for how in ("hard", "soft
 
 
 def column_record(logits: Tensor) -> list[dict]:
-    """What a record keeps of one column: from logits (K, n, classes), per image the K labels and the votes of the first S and of all."""
+    """What a record keeps of one column: from logits (K, n, classes), per image the K labels and
+    the votes of the first S and of all.
+    """
     labels, K = logits.argmax(-1), len(logits)
-    votes = {how: {S: vote(logits[:S], how) for S in sorted({*VOTES, K}) if 1 < S <= K} for how in ("hard", "soft")}
+    votes = {
+        how: {S: vote(logits[:S], how) for S in sorted({*VOTES, K}) if 1 < S <= K}
+        for how in ("hard", "soft")
+    }
     return [
-        {"labels": labels[:, i].tolist()} | {how: {str(S): int(v[i]) for S, v in by_S.items()} for how, by_S in votes.items()}
+        {"labels": labels[:, i].tolist()}
+        | {how: {str(S): int(v[i]) for S, v in by_S.items()} for how, by_S in votes.items()}
         for i in range(logits.shape[1])
     ]
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The outcomes of one experiment: `labels` (n,), per column the K predicted labels (n, K), and votes (n,) by (column, how, S)."""
+    """The outcomes of one experiment: `labels` (n,), per column the K predicted labels (n, K), and
+    votes (n,) by (column, how, S).
+    """
 
     labels: np.ndarray
     predicted: dict[str, np.ndarray]
@@ -55,7 +65,11 @@ class Outcomes:
     def single(self, column: str) -> stats.Accuracy:
         """Expected accuracy of one purification."""
         correct = self.correct(column)
-        return stats.wilson(correct[:, 0]) if correct.shape[1] == 1 else stats.mean_rate(correct.mean(1))
+        return (
+            stats.wilson(correct[:, 0])
+            if correct.shape[1] == 1
+            else stats.mean_rate(correct.mean(1))
+        )
 
     def majority(self, column: str) -> stats.Accuracy:
         """Hard vote of all K."""
@@ -66,23 +80,31 @@ class Outcomes:
         return self.vote(column, "hard", self.K) == self.labels
 
     def vote(self, column: str, how: str, S: int) -> np.ndarray | None:
-        """The labels (n,) that the first S of the K purifications vote for (Alg 3), or None if the records do not know.
+        """The labels (n,) that the first S of the K purifications vote for (Alg 3), or None if the
+        records do not know.
 
-        Equal counts of a hard vote were decided by mean probability; without that knowledge the smaller label wins.
+        Equal counts of a hard vote were decided by mean probability; without that knowledge the
+        smaller label wins.
         """
         predicted = self.predicted[column]
         if S > self.K or S == 1:
             return predicted[:, 0] if S == 1 else None
         if (kept := self.votes.get((column, how, S))) is not None or how == "soft":
             return kept
-        return np.stack([np.bincount(row, minlength=1 + predicted.max()) for row in predicted[:, :S]]).argmax(1)
+        return np.stack(
+            [np.bincount(row, minlength=1 + predicted.max()) for row in predicted[:, :S]]
+        ).argmax(1)
 
     def every(self, column: str) -> stats.Accuracy:
-        """All K right: what is left if any failure counts; often near 0, where only an exact interval can be relied on."""
+        """All K right: what is left if any failure counts; often near 0, where only an exact
+        interval can be relied on.
+        """
         return stats.clopper_pearson(self.correct(column).all(1))
 
     def accuracy(self, column: str, rule: str) -> stats.Accuracy | None:
-        """The accuracy of a column under one of `RULES`; None if the records do not contain it (fewer than S purifications)."""
+        """The accuracy of a column under one of `RULES`; None if the records do not contain it
+        (fewer than S purifications).
+        """
         if rule in ("single", "majority", "every"):
             return getattr(self, rule)(column)
         how, S = rule.split("_")

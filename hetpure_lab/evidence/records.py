@@ -1,9 +1,11 @@
-"""Records: append-only files of JSON lines, one line per image, that survive killed writers, full disks and company.
+"""Records: append-only files of JSON lines, one line per image, that survive killed writers, full
+disks and company.
 
-A line counts once `append` has returned. Whatever a writer left behind when it was stopped is skipped with a warning by `read` and
-closed by the next `append`; of two lines about one image the first counts. What many records share (configuration, source, code,
-libraries) stands once in a line of its own, a *head*, which they name by its digest; early records repeat it, and are read as before.
-Needs no torch.
+A line counts once `append` has returned. Whatever a writer left behind when it was stopped is
+skipped with a warning by `read` and closed by the next `append`; of two lines about one image the
+first counts. What many records share (configuration, source, code, libraries) stands once in a line
+of its own, a *head*, which they name by its digest; early records repeat it, and are read as
+before. Needs no torch.
 """
 
 from __future__ import annotations
@@ -25,7 +27,19 @@ from hetpure_lab.evidence import code, manifest
 from hetpure_lab.evidence.code import CODE
 
 LIBRARIES = ("torch", "numpy", "foolbox", "pyautoattack")
-HEAD = ("config", "source", "data", "code", "commit", "libraries", "machine", "device", "unit", "host")  # what a head says
+# what a head says
+HEAD = (
+    "config",
+    "source",
+    "data",
+    "code",
+    "commit",
+    "libraries",
+    "machine",
+    "device",
+    "unit",
+    "host",
+)
 COLUMNS = ("adversarial", "clean", "null")
 
 
@@ -33,16 +47,20 @@ COLUMNS = ("adversarial", "clean", "null")
 
 
 def append(path: Path, records: Sequence[dict], results: Path | None = None) -> None:
-    """Add whole lines in one write and force them to disk; a torn line left by a stopped writer is closed first.
+    """Add whole lines in one write and force them to disk; a torn line left by a stopped writer is
+    closed first.
 
-    They are entered into the manifest of the folder `results`, if one is given. Raises `OSError` that names the file if the lines could
-    not be stored completely (a full disk); then none of them is acknowledged.
+    They are entered into the manifest of the folder `results`, if one is given. Raises `OSError`
+    that names the file if the lines could not be stored completely (a full disk); then none of them
+    is acknowledged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new, file = not path.exists(), os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its process is gone: nobody tears a line after the look at the end
+            # until it is closed, or its process is gone: nobody tears a line after the look at the
+            # end
+            fcntl.flock(file, fcntl.LOCK_EX)
             before = path.read_bytes()
             torn = before and not before.endswith(b"\n")
             added = (b"\n" if torn else b"") + _lines(records, before)
@@ -57,7 +75,11 @@ def append(path: Path, records: Sequence[dict], results: Path | None = None) -> 
         if new:
             _sync_folder(path.parent)
     except OSError as error:
-        raise OSError(error.errno, f"the last {len(records)} records were not stored ({error.strerror})", str(path)) from error
+        raise OSError(
+            error.errno,
+            f"the last {len(records)} records were not stored ({error.strerror})",
+            str(path),
+        ) from error
 
 
 def _lines(records: Sequence[dict], before: bytes) -> bytes:
@@ -83,18 +105,26 @@ def _heads(text: bytes) -> Iterator[str]:
 
 
 def _enter(results: Path, path: Path, before: int, text: bytes) -> None:
-    """The records are safe by now: a manifest that cannot follow is no reason to lose their work."""
+    """The records are safe by now: a manifest that cannot follow is no reason to lose their
+    work.
+    """
     try:
         entered = manifest.enter_appended(results, path, before, text)
     except (OSError, ValueError) as error:
         warnings.warn(f"{path}: stored, but not entered into the manifest ({error})", stacklevel=3)
         return
     if not entered:
-        warnings.warn(f"{path}: has lines that nobody entered; hetpure manifest says which, and --enter verifies them", stacklevel=3)
+        warnings.warn(
+            f"{path}: has lines that nobody entered; hetpure manifest says which, and --enter"
+            " verifies them",
+            stacklevel=3,
+        )
 
 
 def _write(file: int, text: bytes) -> None:
-    """All of `text` in one call, or an error: what a second call would add need not come to lie behind it."""
+    """All of `text` in one call, or an error: what a second call would add need not come to lie
+    behind it.
+    """
     if os.write(file, text) != len(text):
         raise OSError(28, "the disk is full")
 
@@ -113,7 +143,9 @@ def _sync_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file: its number, and the `record` in it, or the digest of the `head`, or what is `wrong` with it."""
+    """A line of a file: its number, and the `record` in it, or the digest of the `head`, or what is
+    `wrong` with it.
+    """
 
     number: int
     record: dict | None = None
@@ -156,7 +188,9 @@ def lines(text: bytes) -> Iterator[Line]:
 def lacks(record: dict) -> str:
     """What a record of an experiment lacks, in a few words; "" if it can be counted."""
     config = record.get("config")
-    if not isinstance(config, dict) or not all(k in config for k in ("bench", "split", "defence", "attack", "K", "seed", "weights")):
+    if not isinstance(config, dict) or not all(
+        k in config for k in ("bench", "split", "defence", "attack", "K", "seed", "weights")
+    ):
         return "no configuration"
     if not all(isinstance(config[k], dict) and "name" in config[k] for k in ("defence", "attack")):
         return "a configuration without names"
@@ -164,7 +198,11 @@ def lacks(record: dict) -> str:
         return f"no label but {record.get('label')!r}"
     for column in COLUMNS:
         labels = record[column].get("labels") if isinstance(record.get(column), dict) else None
-        if not isinstance(labels, list) or len(labels) != config["K"] or not all(type(label) is int for label in labels):
+        if (
+            not isinstance(labels, list)
+            or len(labels) != config["K"]
+            or not all(type(label) is int for label in labels)
+        ):
             return f"no {config['K']} labels under {column}"
     return ""
 
@@ -173,9 +211,11 @@ _parsed: dict[Path, tuple[tuple, dict[str, dict], list[str]]] = {}
 
 
 def read(path: Path) -> dict[str, dict]:
-    """Records by image; unreadable lines are dropped with a warning, and of two records of one image the first counts.
+    """Records by image; unreadable lines are dropped with a warning, and of two records of one
+    image the first counts.
 
-    A file is parsed once per process, as long as it is not changed. Records are shared with other readers: not to be changed.
+    A file is parsed once per process, as long as it is not changed. Records are shared with other
+    readers: not to be changed.
     """
     path = Path(path)
     if not path.exists():
@@ -192,7 +232,11 @@ def read(path: Path) -> dict[str, dict]:
 
 def _parse(text: bytes) -> tuple[dict[str, dict], list[str]]:
     found = list(lines(text))
-    of_experiments = any(isinstance(line.record.get("config"), dict) and "attack" in line.record["config"] for line in found if line.record)
+    of_experiments = any(
+        isinstance(line.record.get("config"), dict) and "attack" in line.record["config"]
+        for line in found
+        if line.record
+    )
     records, wrong = {}, [f"line {line.number}: {line.wrong}" for line in found if line.wrong]
     for line in found:
         if line.record is None:
@@ -208,11 +252,15 @@ def _parse(text: bytes) -> tuple[dict[str, dict], list[str]]:
 
 
 def _commit() -> str:
-    """The commit of the checkout; of an installation its version, whatever repository it lies in."""
+    """The commit of the checkout; of an installation its version, whatever repository it lies
+    in.
+    """
     if not CHECKOUT:
         return f"hetpure {_installed('hetpure')}, sources {code.fingerprint()}"
     try:
-        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip()
     except OSError:
         return ""
 
@@ -228,9 +276,11 @@ COMMIT = _commit()  # taken when this module is imported, as `code.CODE` is
 
 
 def provenance(*classes: type) -> dict:
-    """What produced a record: checksums of the sources that decide an outcome, as they were imported, commit, libraries, machine.
+    """What produced a record: checksums of the sources that decide an outcome, as they were
+    imported, commit, libraries, machine.
 
-    The sources are those that purifiers and attacks of the `classes` use; without any, all that could decide an outcome.
+    The sources are those that purifiers and attacks of the `classes` use; without any, all that
+    could decide an outcome.
     """
     libraries = {"python": platform.python_version()} | {p: _installed(p) for p in LIBRARIES}
     used = code.of(classes) if classes else CODE

@@ -23,7 +23,11 @@ def summary(path: Path) -> dict:
     records = read(path)
     config, outcomes = next(iter(records.values()))["config"], Outcomes.of(records)
     attack = config["attack"]
-    row = {"bench": config["bench"], "defence": specs.write(config["defence"], DEFENCES), "attack": specs.write(attack, ATTACKS)}
+    row = {
+        "bench": config["bench"],
+        "defence": specs.write(config["defence"], DEFENCES),
+        "attack": specs.write(attack, ATTACKS),
+    }
     row |= {k: attack[k] for k in ("norm", "gradient", "eps", "iterations", "eot")}
     row |= {"K": config["K"], "seed": config["seed"], "n": len(records), "data": config["split"]}
     row |= {"weights": config["weights"], "file": path.name}
@@ -34,28 +38,45 @@ def summary(path: Path) -> dict:
     return row
 
 
-def over_seeds(bench: str, column: str = "adversarial", results: Path = RESULTS) -> dict[str, stats.Spread]:
-    """Run-to-run and image-to-image variation of every experiment of a bench that ran with several seeds, by its first file's name."""
+def over_seeds(
+    bench: str, column: str = "adversarial", results: Path = RESULTS
+) -> dict[str, stats.Spread]:
+    """Run-to-run and image-to-image variation of every experiment of a bench that ran with several
+    seeds, by its first file's name.
+    """
     groups: dict[str, dict[str, dict[str, dict]]] = {}
     for path in files(results):
         records = read(path)
         config = next(iter(records.values()))["config"]
         if config["bench"] != bench:
             continue
-        names = {"defence": specs.write(config["defence"], DEFENCES), "attack": specs.write(config["attack"], ATTACKS), "seed": None}
+        names = {
+            "defence": specs.write(config["defence"], DEFENCES),
+            "attack": specs.write(config["attack"], ATTACKS),
+            "seed": None,
+        }
         groups.setdefault(json.dumps(config | names, sort_keys=True), {})[path.name] = records
-    return {next(iter(runs)): _spread(list(runs.values()), column) for runs in groups.values() if len(runs) > 1}
+    return {
+        next(iter(runs)): _spread(list(runs.values()), column)
+        for runs in groups.values()
+        if len(runs) > 1
+    }
 
 
 def _spread(runs: list[dict[str, dict]], column: str) -> stats.Spread:
     shared = [key for key in runs[0] if all(key in run for run in runs)]
-    return stats.spread(np.stack([Outcomes.of({key: run[key] for key in shared}).correct(column).mean(1) for run in runs]))
+    return stats.spread(
+        np.stack(
+            [Outcomes.of({key: run[key] for key in shared}).correct(column).mean(1) for run in runs]
+        )
+    )
 
 
 def current(path: Path) -> bool:
     """Whether a file's records were made with the weights that are in the repository now.
 
-    A file that holds no experiment, or one of which something is unknown here, does not count, and a warning says so.
+    A file that holds no experiment, or one of which something is unknown here, does not count, and
+    a warning says so.
     """
     record = next(iter(read(path).values()), None)
     if record is None:

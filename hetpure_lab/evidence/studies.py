@@ -1,12 +1,14 @@
-"""The numbers behind Figs 3, 8 and 9 and beside Table 6, measured once and kept: figures and chapters read them in a moment.
+"""The numbers behind Figs 3, 8 and 9 and beside Table 6, measured once and kept: figures and
+chapters read them in a moment.
 
     hetpure study                                # the studies, and how many images each has
     hetpure study distance --n-images 128        # measure the images that are missing
-    hetpure study cost --device cuda             # time and memory of another machine, in a file of its own
-    hetpure study feeding --bench imagenet-small # what the classifier of photographs is fed
+    hetpure study cost --device cuda             # time and memory of another machine, in a file of
+    its own hetpure study feeding --bench imagenet-small # what the classifier of photographs is fed
 
-A study's file, ``results/BENCH/studies/NAME--KEY.jsonl``, holds one line per image: the rows of numbers that it gave, their settings, and
-what produced them. It is append-only and resumable like the evidence; the key follows the settings and the weights. Book: ch. 7, 9, 10.
+A study's file, ``results/BENCH/studies/NAME--KEY.jsonl``, holds one line per image: the rows of
+numbers that it gave, their settings, and what produced them. It is append-only and resumable like
+the evidence; the key follows the settings and the weights. Book: ch. 7, 9, 10.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ TRANSFER = PGD(iterations=20, eot=1, confirm=0)
 
 @dataclass(frozen=True)
 class Lab:
-    """What a study works with: a bench, a seed, the unit of feature distance, and the evidence whose adversarial images it takes."""
+    """What a study works with: a bench, a seed, the unit of feature distance, and the evidence
+    whose adversarial images it takes.
+    """
 
     bench: Bench
     seed: int
@@ -62,10 +66,18 @@ class Lab:
     def behind(self, **settings) -> Purified:
         """The bench's method with some settings changed."""
         b = self.bench
-        return b.defended(b.classifier, b.denoiser, replace(b.method, **settings), schedule=b.schedule, seed=f"study {self.seed}")
+        return b.defended(
+            b.classifier,
+            b.denoiser,
+            replace(b.method, **settings),
+            schedule=b.schedule,
+            seed=f"study {self.seed}",
+        )
 
     def seen(self, original: Tensor, image: Tensor, labels: Tensor) -> Iterator[dict]:
-        """Per image: feature distance to the original in units, and whether the classifier is right."""
+        """Per image: feature distance to the original in units, and whether the classifier is
+        right.
+        """
         if not len(labels):
             return
         far = inside.distance(self.bench.classifier, original, image) / self.unit
@@ -75,7 +87,8 @@ class Lab:
 
 @torch.no_grad()
 def consistency(lab: Lab, images: Images) -> list[Rows]:
-    """Clean images purified with repeated and with single-step resampling: jump at the border of the mask, feature distance, verdict.
+    """Clean images purified with repeated and with single-step resampling: jump at the border of
+    the mask, feature distance, verdict.
 
     Paper: Fig 3.
     """
@@ -84,29 +97,45 @@ def consistency(lab: Lab, images: Images) -> list[Rows]:
     for reading, U in product(READINGS[:2], LENGTHS):
         defended = lab.behind(reading=reading, U=U)
         purified, mask = inside.ends(defended, x, images.ids)[1].clamp(0, 1), defended.mask(x, None)
-        for row, seam, seen in zip(rows, inside.seam(purified, x, mask).tolist(), lab.seen(x, purified, y)):
-            row.append({"reading": reading, "U": U, "seam": None if math.isnan(seam) else round(seam, 5)} | seen)
+        for row, seam, seen in zip(
+            rows, inside.seam(purified, x, mask).tolist(), lab.seen(x, purified, y)
+        ):
+            row.append(
+                {"reading": reading, "U": U, "seam": None if math.isnan(seam) else round(seam, 5)}
+                | seen
+            )
     return rows
 
 
 @torch.no_grad()
 def distance(lab: Lab, images: Images) -> list[Rows]:
-    """Feature distance of purified to original images, per purifier, for natural, transferred and adaptive adversarial examples.
+    """Feature distance of purified to original images, per purifier, for natural, transferred and
+    adaptive adversarial examples.
 
-    Transferred ones were made against the bare classifier; adaptive ones come from the records of each purifier's own attack. Paper: Fig 9.
+    Transferred ones were made against the bare classifier; adaptive ones come from the records of
+    each purifier's own attack. Paper: Fig 9.
     """
     bench, ids = lab.bench, images.ids
     x, y = images.floats.to(bench.device), images.labels.to(bench.device)
     with torch.enable_grad():
         attacked, _ = TRANSFER.run(Undefended(bench.classifier), x, y, ids, lab.seed)
-    transferred = (x + attacks.to_8_bit(attacked, x, TRANSFER.norm, TRANSFER.eps).to(x) / 255).clamp(0, 1)
+    transferred = (
+        x + attacks.to_8_bit(attacked, x, TRANSFER.norm, TRANSFER.eps).to(x) / 255
+    ).clamp(0, 1)
     rows: list[Rows] = [[] for _ in ids]
     for text in purifiers(bench.method):
         defence = attacks.reseeded(defences.build(text, bench), f"study {lab.seed}")
         every = list(range(len(ids)))
-        chosen = {"natural": (x, every), "transferred": (transferred, every), "adaptive": adaptive(lab, text, images)}
+        chosen = {
+            "natural": (x, every),
+            "transferred": (transferred, every),
+            "adaptive": adaptive(lab, text, images),
+        }
         for kind, (shown, places) in chosen.items():
-            for i, seen in zip(places, lab.seen(x[places], purified(defence, shown, [ids[i] for i in places]), y[places])):
+            for i, seen in zip(
+                places,
+                lab.seen(x[places], purified(defence, shown, [ids[i] for i in places]), y[places]),
+            ):
                 rows[i].append({"kind": kind, "defence": text} | seen)
     return rows
 
@@ -119,14 +148,28 @@ def purified(defence: Purified | Undefended, images: Tensor, ids: Sequence) -> T
 
 
 def purifiers(method: HetPure) -> tuple[str, ...]:
-    """What is compared: nothing, two levels of uniform noise, two rivals, two controls, and the method last."""
+    """What is compared: nothing, two levels of uniform noise, two rivals, two controls, and the
+    method last.
+    """
     ours = lambda name, **changed: specs.write({"name": name} | asdict(method) | changed, DEFENCES)
-    uniform = (specs.describe(Uniform(t=t, steps=method.steps), DEFENCES) for t in (method.t_l / 2, method.t_l))
-    return ("none", *uniform, "gradual", "sde", ours("equal-energy"), ours("hetpure", mask_kind="random"), ours("hetpure"))
+    uniform = (
+        specs.describe(Uniform(t=t, steps=method.steps), DEFENCES)
+        for t in (method.t_l / 2, method.t_l)
+    )
+    return (
+        "none",
+        *uniform,
+        "gradual",
+        "sde",
+        ours("equal-energy"),
+        ours("hetpure", mask_kind="random"),
+        ours("hetpure"),
+    )
 
 
 def adaptive(lab: Lab, defence: str, images: Images) -> tuple[Tensor, list[int]]:
-    """The adversarial images that the headline attack made against `defence`, and which of `images` they belong to: those on record. A
+    """The adversarial images that the headline attack made against `defence`, and which of `images`
+    they belong to: those on record. A
     study that was run before the evidence lacks the others; its file has to be removed for them.
     """
     found = read(Experiment(defence, "pgd", lab.bench.name).path(lab.results))
@@ -136,54 +179,95 @@ def adaptive(lab: Lab, defence: str, images: Images) -> tuple[Tensor, list[int]]
 
 
 def cost(lab: Lab, images: Images) -> list[Rows]:
-    """Calls, passes, bytes and seconds of one exact gradient against U and against T, activations kept and recomputed. Paper: Fig 8, §7."""
+    """Calls, passes, bytes and seconds of one exact gradient against U and against T, activations
+    kept and recomputed. Paper: Fig 8, §7.
+    """
     x, y = images.floats.to(lab.bench.device), images.labels.to(lab.bench.device)
-    return [[gradient(lab, *point, x[i : i + 1], y[i : i + 1], [key]) for point in points(lab)] for i, key in enumerate(images.ids)]
+    return [
+        [gradient(lab, *point, x[i : i + 1], y[i : i + 1], [key]) for point in points(lab)]
+        for i, key in enumerate(images.ids)
+    ]
 
 
 @torch.no_grad()
 def feeding(lab: Lab, images: Images) -> list[Rows]:
-    """Whether the classifier is right on clean images and on uniformly purified ones (t = `MILD`), fed in each of the `inputs.variants`.
+    """Whether the classifier is right on clean images and on uniformly purified ones (t = `MILD`),
+    fed in each of the `inputs.variants`.
 
     Raises `ValueError` for a classifier of anything but photographs. Paper: beside Table 6.
     """
     bench = lab.bench
     if not getattr(bench.classifier, "of_photographs", False):
         raise ValueError(
-            f"the study of what photographs are fed as needs the classifier of imagenet-small or imagenet-small-10, not {bench.name}'s"
+            "the study of what photographs are fed as needs the classifier of imagenet-small or"
+            f" imagenet-small-10, not {bench.name}'s"
         )
     x, y = images.floats.to(bench.device), images.labels.to(bench.device)
     flat = bench.defended(
-        bench.classifier, bench.denoiser, Uniform(MILD, bench.method.steps), schedule=bench.schedule, seed=f"study {lab.seed}"
+        bench.classifier,
+        bench.denoiser,
+        Uniform(MILD, bench.method.steps),
+        schedule=bench.schedule,
+        seed=f"study {lab.seed}",
     )
     kinds = {"clean": x, "purified": purified(flat, x, images.ids)}
     rows: list[Rows] = [[] for _ in images.ids]
-    for (name, variant), (kind, pictures) in product(inputs.variants(bench.classifier).items(), kinds.items()):
+    for (name, variant), (kind, pictures) in product(
+        inputs.variants(bench.classifier).items(), kinds.items()
+    ):
         for row, right in zip(rows, inputs.outcomes(variant, pictures, y)):
             row.append({"fed": name, "kind": kind, "right": int(right)})
     return rows
 
 
 def points(lab: Lab) -> list[tuple[str, int, int, bool]]:
-    """(reading, U, T, checkpointing) of the cost study: U at the method's number of steps, then T at the method's U."""
-    sizes = [(U, lab.bench.method.steps) for U in LENGTHS] + [(lab.bench.method.U, T) for T in STEPS]
-    return [(*point, how) for *point, how in ((r, U, T, how) for how in (False, True) for U, T in dict.fromkeys(sizes) for r in READINGS)]
+    """(reading, U, T, checkpointing) of the cost study: U at the method's number of steps, then T
+    at the method's U.
+    """
+    sizes = [(U, lab.bench.method.steps) for U in LENGTHS] + [
+        (lab.bench.method.U, T) for T in STEPS
+    ]
+    return [
+        (*point, how)
+        for *point, how in (
+            (r, U, T, how)
+            for how in (False, True)
+            for U, T in dict.fromkeys(sizes)
+            for r in READINGS
+        )
+    ]
 
 
-def gradient(lab: Lab, reading: str, U: int, T: int, checkpointing: bool, x: Tensor, y: Tensor, ids: Sequence, repeats: int = 2) -> dict:
+def gradient(
+    lab: Lab,
+    reading: str,
+    U: int,
+    T: int,
+    checkpointing: bool,
+    x: Tensor,
+    y: Tensor,
+    ids: Sequence,
+    repeats: int = 2,
+) -> dict:
     """One row of the cost study, for one image."""
     defended = lab.behind(reading=reading, U=U, steps=T)
     defended.checkpointing = checkpointing
     found = asdict(measure.measure(defended, x, y, ids, repeats))
-    return {"reading": reading, "U": U, "T": T, "activations": "recomputed" if checkpointing else "kept"} | found
+    return {
+        "reading": reading,
+        "U": U,
+        "T": T,
+        "activations": "recomputed" if checkpointing else "kept",
+    } | found
 
 
-# ---- the studies and their files -----------------------------------------------------------------------------------------------
+# ---- the studies and their files -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured (`rows`: a list of rows per image), the element of the paper it belongs to, and on how many images by default;
+    """What is measured (`rows`: a list of rows per image), the element of the paper it belongs to,
+    and on how many images by default;
     `settings` it depends on beside the method's, and whether its numbers are those of a `host`.
     """
 
@@ -198,76 +282,151 @@ STUDIES = {
     "consistency": Study("Fig 3", consistency, 32, lambda _: [LENGTHS]),
     "cost": Study("Fig 8", cost, 1, lambda _: [LENGTHS, STEPS], host=True),
     "feeding": Study("Table 6", feeding, 400, lambda method: [MILD, method.steps]),
-    "distance": Study("Fig 9", distance, 64, lambda method: [purifiers(method), specs.describe(TRANSFER, attacks.ATTACKS)]),
+    "distance": Study(
+        "Fig 9",
+        distance,
+        64,
+        lambda method: [purifiers(method), specs.describe(TRANSFER, attacks.ATTACKS)],
+    ),
 }
 
 
 def config(name: str, bench: str, seed: int = 0, device: str = "cpu") -> dict:
-    """What a study's numbers depend on; the weights by their checksums. Raises `ValueError` for unknown studies."""
+    """What a study's numbers depend on; the weights by their checksums. Raises `ValueError` for
+    unknown studies.
+    """
     if name not in STUDIES:
         raise ValueError(f"unknown study {name!r}; known: {', '.join(STUDIES)}")
     study, method = STUDIES[name], benches.method(bench)
     weights = {n: benches.card(n)["sha256"][:16] for n in defences.networks("hetpure", bench)}
-    about = {"study": name, "bench": bench, "method": specs.describe(method, DEFENCES), "settings": study.settings(method)}
-    return about | {"seed": seed, "weights": weights} | ({"device": torch.device(device).type} if study.host else {})
+    about = {
+        "study": name,
+        "bench": bench,
+        "method": specs.describe(method, DEFENCES),
+        "settings": study.settings(method),
+    }
+    return (
+        about
+        | {"seed": seed, "weights": weights}
+        | ({"device": torch.device(device).type} if study.host else {})
+    )
 
 
-def path(name: str, bench: str, seed: int = 0, device: str = "cpu", results: Path = RESULTS) -> Path:
+def path(
+    name: str, bench: str, seed: int = 0, device: str = "cpu", results: Path = RESULTS
+) -> Path:
     """The file of a study."""
-    key = hashlib.sha256(json.dumps(config(name, bench, seed, device), sort_keys=True).encode()).hexdigest()[:8]
+    key = hashlib.sha256(
+        json.dumps(config(name, bench, seed, device), sort_keys=True).encode()
+    ).hexdigest()[:8]
     return results / bench / "studies" / f"{name}--{key}.jsonl"
 
 
-def run(name: str, bench: Bench, everything: Images, n_images: int, seed: int = 0, batch: int = 16, results: Path = RESULTS) -> None:
+def run(
+    name: str,
+    bench: Bench,
+    everything: Images,
+    n_images: int,
+    seed: int = 0,
+    batch: int = 16,
+    results: Path = RESULTS,
+) -> None:
     """Measure those of the first `n_images` of the tables' order that have no line yet."""
     device, images = bench.device.type, everything.take(n_images)
-    file, about = path(name, bench.name, seed, device, results), config(name, bench.name, seed, device)
+    file, about = (
+        path(name, bench.name, seed, device, results),
+        config(name, bench.name, seed, device),
+    )
     ground = everything.take(min(BACKGROUND, len(everything))).floats.to(bench.device)
     lab = Lab(bench, seed, inside.spread(inside.features(bench.classifier, ground)), results)
     found = read(file)
     missing = [i for i, key in enumerate(images.ids) if key not in found]
     for start in range(0, len(missing), batch):
         rows = images[torch.tensor(missing[start : start + batch])]
-        shared = {"config": about, "source": images.source, "unit": lab.unit} | provenance() | {"host": host(device)}
-        append(file, [{"image": key, "rows": numbers} | shared for key, numbers in zip(rows.ids, STUDIES[name].rows(lab, rows))], results)
+        shared = (
+            {"config": about, "source": images.source, "unit": lab.unit}
+            | provenance()
+            | {"host": host(device)}
+        )
+        append(
+            file,
+            [
+                {"image": key, "rows": numbers} | shared
+                for key, numbers in zip(rows.ids, STUDIES[name].rows(lab, rows))
+            ],
+            results,
+        )
 
 
 def host(device: str) -> dict:
     """The processor that worked, and its threads."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-    return {"processor": torch.cuda.get_device_name() if device == "cuda" else processor, "threads": torch.get_num_threads()}
+    processor = next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
+    return {
+        "processor": torch.cuda.get_device_name() if device == "cuda" else processor,
+        "threads": torch.get_num_threads(),
+    }
 
 
-def table(name: str, bench: str, seed: int = 0, device: str = "cpu", results: Path = RESULTS) -> pd.DataFrame:
-    """All rows of a study with their image and the unit of its distances; empty if it was not measured."""
+def table(
+    name: str, bench: str, seed: int = 0, device: str = "cpu", results: Path = RESULTS
+) -> pd.DataFrame:
+    """All rows of a study with their image and the unit of its distances; empty if it was not
+    measured.
+    """
     found = read(path(name, bench, seed, device, results))
-    return pd.DataFrame([{"image": key, "unit": record["unit"]} | row for key, record in found.items() for row in record["rows"]])
+    return pd.DataFrame(
+        [
+            {"image": key, "unit": record["unit"]} | row
+            for key, record in found.items()
+            for row in record["rows"]
+        ]
+    )
 
 
-# ---- what follows ----------------------------------------------------------------------------------------------------------------
+# ---- what follows --------------------------------------------------------------------------------
 
 
 def means(rows: pd.DataFrame, by: Sequence[str], column: str) -> dict[tuple, stats.Accuracy]:
     """The mean of a column over images with its 95 % bootstrap interval, per group."""
     groups = rows.dropna(subset=column).groupby(list(by), sort=False)
-    return {key: stats.paired_difference(values := g[column].to_numpy(float), 0 * values) for key, g in groups}
+    return {
+        key: stats.paired_difference(values := g[column].to_numpy(float), 0 * values)
+        for key, g in groups
+    }
 
 
 def pair(a: pd.DataFrame, b: pd.DataFrame, column: str) -> compare.Pair | None:
     """A column on the images that both have a number for; None if there are none."""
-    both = a[["image", column]].merge(b[["image", column]], on="image").drop(columns="image").dropna().to_numpy(float)
+    both = (
+        a[["image", column]]
+        .merge(b[["image", column]], on="image")
+        .drop(columns="image")
+        .dropna()
+        .to_numpy(float)
+    )
     return compare.Pair(*np.transpose(both)) if len(both) else None
 
 
 def saved(rows: pd.DataFrame, what: str, activations: str, T: int = 10) -> dict[int, float]:
-    """The share of `what` that the single step saves against repeated resampling with the same U, by U, from rows of the cost study."""
-    mean = rows[(rows.activations == activations) & (rows["T"] == T)].groupby(["reading", "U"])[what].mean()
+    """The share of `what` that the single step saves against repeated resampling with the same U,
+    by U, from rows of the cost study.
+    """
+    mean = (
+        rows[(rows.activations == activations) & (rows["T"] == T)]
+        .groupby(["reading", "U"])[what]
+        .mean()
+    )
     return {U: 1 - mean["paper", U] / multi for U, multi in mean["multi-step"].items()}
 
 
 def nearer(rows: pd.DataFrame, method: str = "hetpure") -> pd.DataFrame:
-    """Fig 9's claim, paired: the method's feature distance minus every other purifier's, per kind of image. A family of tests."""
+    """Fig 9's claim, paired: the method's feature distance minus every other purifier's, per kind
+    of image. A family of tests.
+    """
     ours = lambda kind: rows[(rows.kind == kind) & (rows.defence == method)]
     groups = rows[~rows.defence.isin((method, "none"))].groupby(["kind", "defence"], sort=False)
     pairs = {key: pair(ours(key[0]), other, "distance") for key, other in groups}
@@ -280,13 +439,26 @@ def nearer(rows: pd.DataFrame, method: str = "hetpure") -> pd.DataFrame:
 
 
 def resampled(rows: pd.DataFrame, single: int = 10, repeated: int = 20) -> pd.DataFrame:
-    """Fig 3's claim, paired: the single step at one U minus repeated resampling at another. A family of tests."""
+    """Fig 3's claim, paired: the single step at one U minus repeated resampling at another. A
+    family of tests.
+    """
     pick = lambda reading, U: rows[(rows.reading == reading) & (rows.U == U)]
-    names = {"seam": "jump at the mask's border", "distance": "feature distance", "right": "accuracy"}
-    pairs = {name: pair(pick("paper", single), pick("multi-step", repeated), column) for column, name in names.items()}
+    names = {
+        "seam": "jump at the mask's border",
+        "distance": "feature distance",
+        "right": "accuracy",
+    }
+    pairs = {
+        name: pair(pick("paper", single), pick("multi-step", repeated), column)
+        for column, name in names.items()
+    }
     found = compare.judge({name: p for name, p in pairs.items() if p})
     lines = {
-        name: {"n": j.difference.n, "difference": signed(j.difference), "the single step's is": word(j.difference, j.holm)}
+        name: {
+            "n": j.difference.n,
+            "difference": signed(j.difference),
+            "the single step's is": word(j.difference, j.holm),
+        }
         for name, j in found.items()
     }
     return pd.DataFrame(lines).T
@@ -298,19 +470,25 @@ def signed(d: stats.Accuracy) -> str:
 
 
 def word(d: stats.Accuracy, p: float | None = None) -> str:
-    """What may be said of the first: by a test's `p` if there is one, else by the interval of a statistic that no sign-flip can test."""
+    """What may be said of the first: by a test's `p` if there is one, else by the interval of a
+    statistic that no sign-flip can test.
+    """
     decided = p < compare.LEVEL if p is not None else d.high < 0 or d.low > 0
     return "inconclusive" if not decided else "smaller" if d.value < 0 else "larger"
 
 
-# ---- command line ----------------------------------------------------------------------------------------------------------------
+# ---- command line --------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hetpure study", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help=", ".join(STUDIES))
     parser.add_argument("--bench", default="cifar10-small")
-    parser.add_argument("--n-images", type=int, help="default: " + ", ".join(f"{name} {s.n_images}" for name, s in STUDIES.items()))
+    parser.add_argument(
+        "--n-images",
+        type=int,
+        help="default: " + ", ".join(f"{name} {s.n_images}" for name, s in STUDIES.items()),
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", help="folder of parquet files (default: the usual search)")
     parser.add_argument("--device", default="cpu")

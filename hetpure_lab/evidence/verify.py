@@ -1,8 +1,9 @@
 """Is a record true? Everything it says is held against itself, its file, the data and the networks.
 
-What needs neither data nor networks: its configuration against the file's key, the difference against the ball of its own norm and
-the grid of 8-bit pixels, the votes against the labels, no image twice. With the data: the image is known, has that label, and stays
-an image. With the networks (`rescore`): the labels and votes of all three columns.
+What needs neither data nor networks: its configuration against the file's key, the difference
+against the ball of its own norm and the grid of 8-bit pixels, the votes against the labels, no
+image twice. With the data: the image is known, has that label, and stays an image. With the
+networks (`rescore`): the labels and votes of all three columns.
 """
 
 from __future__ import annotations
@@ -30,20 +31,30 @@ from hetpure_lab.networks.benches import BenchError
 
 @dataclass(frozen=True)
 class Fault:
-    """That something about `image` in line `number` of a file is not true; "" and 0 if it is about the file."""
+    """That something about `image` in line `number` of a file is not true; "" and 0 if it is about
+    the file.
+    """
 
     says: str
     number: int = 0
     image: str = ""
 
     def __str__(self) -> str:
-        where = f"line {self.number}, image {self.image}: " if self.image else f"line {self.number}: " if self.number else ""
+        where = (
+            f"line {self.number}, image {self.image}: "
+            if self.image
+            else f"line {self.number}: "
+            if self.number
+            else ""
+        )
         return f"{where}{self.says}"
 
 
 @dataclass
 class Verdict:
-    """What is wrong with a file, what could not be checked and why, and how many records were looked at and scored again."""
+    """What is wrong with a file, what could not be checked and why, and how many records were
+    looked at and scored again.
+    """
 
     faults: list[Fault] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
@@ -57,7 +68,9 @@ class Verdict:
 def of_text(path: Path, found: Sequence[records.Line]) -> Iterator[Fault]:
     """What is wrong with the lines of an experiment's file by themselves."""
     first: dict[str, records.Line] = {}
-    sources = Counter(origin(line.record) or line.record.get("source") for line in found if line.record)
+    sources = Counter(
+        origin(line.record) or line.record.get("source") for line in found if line.record
+    )
     usual = sources.most_common(1)[0][0] if sources else None
     for line in found:
         if line.wrong:
@@ -75,7 +88,11 @@ def of_text(path: Path, found: Sequence[records.Line]) -> Iterator[Fault]:
             continue
         yield from (Fault(says, line.number, name) for says in of_record(path, line.record))
         if (source := origin(line.record) or line.record.get("source")) != usual:
-            yield Fault(f"is of other data ({source}) than the rest of the file ({usual})", line.number, name)
+            yield Fault(
+                f"is of other data ({source}) than the rest of the file ({usual})",
+                line.number,
+                name,
+            )
 
 
 def _fate(record: dict) -> dict:
@@ -119,9 +136,15 @@ def _of_delta(record: dict, attack: dict, size: int) -> Iterator[str]:
         return
     levels = 255 * attack["eps"]
     if attack["norm"] == "Linf" and delta.abs().max() > int(levels + 1e-4):
-        yield f"delta: {int(delta.abs().max())}/255 is outside the l-infinity ball of {levels:.4g}/255"
+        yield (
+            f"delta: {int(delta.abs().max())}/255 is outside the l-infinity ball of"
+            f" {levels:.4g}/255"
+        )
     if attack["norm"] == "L2" and delta.norm() > levels * (1 + 1e-5):
-        yield f"delta: length {float(delta.norm()) / 255:.4g} is outside the l2 ball of {attack['eps']:.4g}"
+        yield (
+            f"delta: length {float(delta.norm()) / 255:.4g} is outside the l2 ball of"
+            f" {attack['eps']:.4g}"
+        )
 
 
 def _of_votes(column: dict, n_classes: int) -> Iterator[str]:
@@ -131,7 +154,10 @@ def _of_votes(column: dict, n_classes: int) -> Iterator[str]:
     for S, voted in column.get("hard", {}).items():
         counts = Counter(labels[: int(S)])
         if not 1 < int(S) <= len(labels) or counts[voted] < max(counts.values()):
-            yield f"the hard vote of {S} is {voted}, but its labels are mostly {counts.most_common(1)[0][0]}"
+            yield (
+                f"the hard vote of {S} is {voted}, but its labels are mostly"
+                f" {counts.most_common(1)[0][0]}"
+            )
     soft = column.get("soft", {})
     for S, voted in soft.items() if isinstance(soft, dict) else [("all", soft)]:
         if type(voted) is not int or not 0 <= voted < n_classes:
@@ -169,15 +195,23 @@ def rescored(found: Sequence[dict], images: Images, device: str = "cpu") -> list
     """
     experiment = experiment_of(found[0])
     if experiment.config["weights"] != found[0]["config"]["weights"]:
-        raise ValueError(f"the weights are not those that made the records of {experiment.defence} / {experiment.attack}")
+        raise ValueError(
+            f"the weights are not those that made the records of {experiment.defence} /"
+            f" {experiment.attack}"
+        )
     bench, by_image = benches.load(experiment.bench, device), {r["image"]: r for r in found}
     images = pixels.with_records(images, by_image)
     attack = specs.parse(experiment.attack, ATTACKS)[1]
     defence = attack.faces(defences.build(experiment.defence, bench))
-    delta = torch.stack([pixels.unpack(by_image[key]["delta"], images.pixels.shape[1:]) for key in images.ids])
+    delta = torch.stack(
+        [pixels.unpack(by_image[key]["delta"], images.pixels.shape[1:]) for key in images.ids]
+    )
     logits = score(experiment, defence, attack, images, delta.to(bench.device), bench.device)
     columns = {name: column_record(column) for name, column in logits.items()}
-    rows = {key: {name: column[i] for name, column in columns.items()} for i, key in enumerate(images.ids)}
+    rows = {
+        key: {name: column[i] for name, column in columns.items()}
+        for i, key in enumerate(images.ids)
+    }
     return [rows[r["image"]] for r in found]
 
 
@@ -199,19 +233,29 @@ def of_scores(record: dict, now: dict[str, dict]) -> Iterator[str]:
             kept = kept if isinstance(kept, dict) else {str(len(then["labels"])): kept}
             for S, voted in kept.items():
                 if S in again[how] and again[how][S] != voted:
-                    yield f"{column}: the {how} vote of {S} comes out as {again[how][S]}, not {voted}"
+                    yield (
+                        f"{column}: the {how} vote of {S} comes out as {again[how][S]}, not {voted}"
+                    )
 
 
-def file(path: Path, images: Images | None, chosen: Sequence[str] | None = (), device: str = "cpu") -> tuple[Verdict, dict[str, dict]]:
-    """A file in full, with those of its records scored again whose images are `chosen`; None scores all.
+def file(
+    path: Path, images: Images | None, chosen: Sequence[str] | None = (), device: str = "cpu"
+) -> tuple[Verdict, dict[str, dict]]:
+    """A file in full, with those of its records scored again whose images are `chosen`; None scores
+    all.
 
-    Returns what was found, and by image what came out now. Without `images` of its split labels and scores are left unchecked.
+    Returns what was found, and by image what came out now. Without `images` of its split labels and
+    scores are left unchecked.
     """
     found = list(records.lines(path.read_bytes()))
     verdict = Verdict(list(of_text(path, found)))
     whole = [line for line in found if line.record and not records.lacks(line.record)]
     verdict.looked_at = len(whole)
-    damaged = {f.image for f in verdict.faults if "delta" in f.says or f.says.startswith(("bench", "configuration"))}
+    damaged = {
+        f.image
+        for f in verdict.faults
+        if "delta" in f.says or f.says.startswith(("bench", "configuration"))
+    }
     sound = [line for line in whole if line.record["image"] not in damaged]
     if not whole:
         verdict.faults.append(Fault("no record of an experiment"))
@@ -233,7 +277,9 @@ def file(path: Path, images: Images | None, chosen: Sequence[str] | None = (), d
         verdict.unchecked.append(f"scores: {error}")
         return verdict, {}
     for line, now in zip(lines, again):
-        verdict.faults += [Fault(says, line.number, line.record["image"]) for says in of_scores(line.record, now)]
+        verdict.faults += [
+            Fault(says, line.number, line.record["image"]) for says in of_scores(line.record, now)
+        ]
     verdict.scored = len(lines)
     return verdict, {line.record["image"]: now for line, now in zip(lines, again)}
 
@@ -244,11 +290,19 @@ def _images(dataset: str, split: str, folder: str | None) -> Images:
 
 
 def images_of(path: Path, folder: str | None = None) -> Images | None:
-    """The images of a file's experiment: its split, or the sample that is part of it, or None where there are neither.
+    """The images of a file's experiment: its split, or the sample that is part of it, or None where
+    there are neither.
 
     Raises `DataError` if a `folder` is named that does not hold them.
     """
-    first = next((line.record for line in records.lines(path.read_bytes()) if line.record and not records.lacks(line.record)), None)
+    first = next(
+        (
+            line.record
+            for line in records.lines(path.read_bytes())
+            if line.record and not records.lacks(line.record)
+        ),
+        None,
+    )
     if first is None:
         return None
     try:

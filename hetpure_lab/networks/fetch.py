@@ -1,6 +1,8 @@
-"""Published networks onto this machine: ``hetpure fetch NAME ...``; without a name, what there is and its licence.
+"""Published networks onto this machine: ``hetpure fetch NAME ...``; without a name, what there is
+and its licence.
 
-Nothing is downloaded unless named. An interrupted transfer continues. Licence and origin are printed.
+Nothing is downloaded unless named. An interrupted transfer continues. Licence and origin are
+printed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from hetpure_lab.networks import checkpoints, robustbench
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hetpure fetch", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="checkpoints, or robustbench/cifar10/Linf/NAME")
-    parser.add_argument("--again", action="store_true", help="forget what was trusted under these names, fetch and trust anew")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="forget what was trusted under these names, fetch and trust anew",
+    )
     args = parser.parse_args(argv)
     if args.again and not args.names:
         raise ValueError("--again needs the name of a checkpoint")

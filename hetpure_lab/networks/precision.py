@@ -1,6 +1,8 @@
-"""Faster arithmetic for a denoiser, as options of a bench's name, so that records made with it never mix with others.
+"""Faster arithmetic for a denoiser, as options of a bench's name, so that records made with it
+never mix with others.
 
-An option changes the denoiser only: the sampler, the classifier and the attack stay in float32. `cost.arithmetic` measures what it does.
+An option changes the denoiser only: the sampler, the classifier and the attack stay in float32.
+`cost.arithmetic` measures what it does.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 
 
 class Bfloat16(nn.Module):
-    """A denoiser whose convolutions and matrix products run in bfloat16 (autocast); weights and output stay as they are."""
+    """A denoiser whose convolutions and matrix products run in bfloat16 (autocast); weights and
+    output stay as they are.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -25,7 +29,10 @@ class Bfloat16(nn.Module):
             return self.network(x, t).to(x.dtype)
 
 
-OPTIONS: dict[str, Callable[[nn.Module], nn.Module]] = {"bf16": Bfloat16, "compile": lambda network: torch.compile(network, dynamic=False)}
+OPTIONS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "bf16": Bfloat16,
+    "compile": lambda network: torch.compile(network, dynamic=False),
+}
 
 
 def wrap(denoiser: nn.Module, options: Sequence[str]) -> nn.Module:

@@ -1,21 +1,26 @@
-"""Networks at the paper's scale, each under the parameter names of its published file, so that the file loads unchanged.
+"""Networks at the paper's scale, each under the parameter names of its published file, so that the
+file loads unchanged.
 
-Classifiers take images in [0, 1] and own their normalisation; denoisers take (x_t, t) with t in 1..T and predict the noise, as
-`hetpure_core` asks. Implemented from the papers' descriptions; parity with the public implementations: ``tests/test_published.py``.
+Classifiers take images in [0, 1] and own their normalisation; denoisers take (x_t, t) with t in
+1..T and predict the noise, as `hetpure_core` asks. Implemented from the papers' descriptions;
+parity with the public implementations: ``tests/networks/test_published.py``.
 
 | network | role | published as |
 |---|---|---|
 | `wrn_28_10` | classifier | RobustBench ``Standard`` |
 | `wrn_70_16`, `dm_wrn_70_16` | classifier | DiffPure: dropout form; DeepMind form with Swish |
 | `svhn_wrn_28_10`, `svhn_ddpm` | both | Lee & Kim: functional parameters; DDPM U-Net |
-| `edm_ddpmpp`, `edm_ncsnpp` | denoiser | EDM CIFAR-10 unconditional, vp and ve (Karras et al. 2022) |
-| `score_sde_ddpmpp` | denoiser | score_sde DDPM++ deep, VP, continuous, ``checkpoint_8`` (Song et al. 2021) |
+| `edm_ddpmpp`, `edm_ncsnpp` | denoiser | EDM CIFAR-10 unconditional, vp and ve (Karras et al. 2022)
+    |
+| `score_sde_ddpmpp` | denoiser | score_sde DDPM++ deep, VP, continuous, ``checkpoint_8`` (Song et
+    al. 2021) |
 | `adm_256` | denoiser | guided-diffusion 256x256 unconditional (Dhariwal & Nichol 2021) |
 | `resnet_50` | classifier | torchvision ResNet-50 (He et al. 2016, stride in the 3x3 convolution) |
 
-**Times.** Networks trained on indices (score_sde, DDPM, guided-diffusion) count them from 0, so time t is label t - 1. score_sde's
-network was trained on continuous times; like the released code we give it the label t - 1 in 0..999, where its own schedule differs
-from the discrete one by about 1.5e-3 in abar at t = 200. EDM has no time: it is asked at its noise level, see `EDM`.
+**Times.** Networks trained on indices (score_sde, DDPM, guided-diffusion) count them from 0, so
+time t is label t - 1. score_sde's network was trained on continuous times; like the released code
+we give it the label t - 1 in 0..999, where its own schedule differs from the discrete one by about
+1.5e-3 in abar at t = 200. EDM has no time: it is asked at its noise level, see `EDM`.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LINEAR = linear_schedule()
 
 
-# ---- shared formulas ---------------------------------------------------------------------------------------------------
+# ---- shared formulas -----------------------------------------------------------------------------
 
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -44,8 +49,12 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
 
 
 def sinusoids(t: Tensor, width: int, last: int) -> Tensor:
-    """sin and cos of t / 10000^(i / last), i < width / 2: (n,) to two tensors side by side, (n, width)."""
-    frequencies = torch.exp(-math.log(10000) / last * torch.arange(width // 2, device=t.device, dtype=t.dtype))
+    """sin and cos of t / 10000^(i / last), i < width / 2: (n,) to two tensors side by side, (n,
+    width).
+    """
+    frequencies = torch.exp(
+        -math.log(10000) / last * torch.arange(width // 2, device=t.device, dtype=t.dtype)
+    )
     angles = t[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -60,8 +69,18 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 
-def residual(h: Tensor, x: Tensor, shift: Tensor, first: nn.Module, norm: nn.Module, second: nn.Module, scale: float) -> Tensor:
-    """The DDPM block after its first norm: scale * (x + second(silu(norm(first(h) + shift)))), x being the skipped input."""
+def residual(
+    h: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    first: nn.Module,
+    norm: nn.Module,
+    second: nn.Module,
+    scale: float,
+) -> Tensor:
+    """The DDPM block after its first norm: scale * (x + second(silu(norm(first(h) + shift)))), x
+    being the skipped input.
+    """
     return scale * (x + second(F.silu(norm(first(h) + shift[:, :, None, None]))))
 
 
@@ -69,11 +88,13 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
-# ---- classifiers -------------------------------------------------------------------------------------------------------
+# ---- classifiers ---------------------------------------------------------------------------------
 
 
 class NormalisedWideResNet(WideResNet):
-    """DiffPure's WRN-70-16 with dropout (inactive in eval mode): RobustBench's names, CIFAR-10's mean and deviation per channel."""
+    """DiffPure's WRN-70-16 with dropout (inactive in eval mode): RobustBench's names, CIFAR-10's
+    mean and deviation per channel.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(normalised(x, CIFAR10_MEAN, CIFAR10_STD))
@@ -102,7 +123,12 @@ class DeepMindBlock(nn.Module):
 class DeepMindGroup(nn.Module):
     def __init__(self, n: int, n_in: int, n_out: int, stride: int):
         super().__init__()
-        self.block = nn.Sequential(*(DeepMindBlock(n_in if i == 0 else n_out, n_out, stride if i == 0 else 1) for i in range(n)))
+        self.block = nn.Sequential(
+            *(
+                DeepMindBlock(n_in if i == 0 else n_out, n_out, stride if i == 0 else 1)
+                for i in range(n)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x)
@@ -115,7 +141,9 @@ class DeepMindWideResNet(nn.Module):
         super().__init__()
         n, widths = (depth - 4) // 6, [16, 16 * width, 32 * width, 64 * width]
         self.init_conv = nn.Conv2d(3, 16, 3, 1, padding=1, bias=False)
-        self.layer = nn.Sequential(*(DeepMindGroup(n, widths[i], widths[i + 1], (1, 2, 2)[i]) for i in range(3)))
+        self.layer = nn.Sequential(
+            *(DeepMindGroup(n, widths[i], widths[i + 1], (1, 2, 2)[i]) for i in range(3))
+        )
         self.batchnorm = nn.BatchNorm2d(widths[3])
         self.relu = nn.SiLU()
         self.logits = nn.Linear(widths[3], n_classes)
@@ -130,7 +158,9 @@ class DeepMindWideResNet(nn.Module):
 
 
 class PlainBatchNorm(nn.Module):
-    """Batch normalisation in eval mode without a counter of batches, as functional parameters store it."""
+    """Batch normalisation in eval mode without a counter of batches, as functional parameters store
+    it.
+    """
 
     def __init__(self, n: int):
         super().__init__()
@@ -157,18 +187,29 @@ class FunctionalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.bn0(x))
         skip = x if self.convdim is None else F.conv2d(h, self.convdim, stride=self.stride)
-        return skip + F.conv2d(self.relu(self.bn1(F.conv2d(h, self.conv0, stride=self.stride, padding=1))), self.conv1, padding=1)
+        return skip + F.conv2d(
+            self.relu(self.bn1(F.conv2d(h, self.conv0, stride=self.stride, padding=1))),
+            self.conv1,
+            padding=1,
+        )
 
 
 class FunctionalWideResNet(nn.Module):
-    """WRN-`depth`-`width` under the functional parameter names of Zagoruyko & Komodakis, as Lee & Kim's SVHN classifier has them."""
+    """WRN-`depth`-`width` under the functional parameter names of Zagoruyko & Komodakis, as Lee &
+    Kim's SVHN classifier has them.
+    """
 
     def __init__(self, depth: int = 28, width: int = 10, n_classes: int = 10):
         super().__init__()
         n, widths = (depth - 4) // 6, [16, 16 * width, 32 * width, 64 * width]
         self.conv0 = kernel(3, 16, 3)
         for g, stride in enumerate((1, 2, 2)):
-            blocks = {f"block{i}": FunctionalBlock(widths[g + (i > 0)], widths[g + 1], stride if i == 0 else 1) for i in range(n)}
+            blocks = {
+                f"block{i}": FunctionalBlock(
+                    widths[g + (i > 0)], widths[g + 1], stride if i == 0 else 1
+                )
+                for i in range(n)
+            }
             setattr(self, f"group{g}", nn.ModuleDict(blocks))
         self.bn, self.relu = PlainBatchNorm(widths[3]), nn.ReLU()
         self.fc = nn.Linear(widths[3], n_classes)
@@ -196,10 +237,17 @@ class Bottleneck(nn.Module):
         super().__init__()
         n_out = 4 * width
         self.conv1, self.bn1 = nn.Conv2d(n_in, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = (
+            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
         self.conv3, self.bn3 = nn.Conv2d(width, n_out, 1, bias=False), nn.BatchNorm2d(n_out)
         narrow = n_in == n_out
-        self.downsample = None if narrow else nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+        self.downsample = (
+            None
+            if narrow
+            else nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.bn1(self.conv1(x)))
@@ -210,7 +258,8 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """ResNet-50 under torchvision's names: images (n, 3, h, w) in [0, 1] to 1000 logits.
 
-    It sees `size` pixels: other sizes (the denoiser's 256) are scaled bilinearly first, as Lee & Kim do.
+    It sees `size` pixels: other sizes (the denoiser's 256) are scaled bilinearly first, as Lee &
+    Kim do.
     """
 
     def __init__(self, n_classes: int = 1000, size: int = 224):
@@ -223,7 +272,12 @@ class ResNet50(nn.Module):
 
     @staticmethod
     def _stage(n_in: int, width: int, n: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(*(Bottleneck(n_in if i == 0 else 4 * width, width, stride if i == 0 else 1) for i in range(n)))
+        return nn.Sequential(
+            *(
+                Bottleneck(n_in if i == 0 else 4 * width, width, stride if i == 0 else 1)
+                for i in range(n)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = normalised(scaled(x, self.size), IMAGENET_MEAN, IMAGENET_STD)
@@ -236,11 +290,13 @@ class ResNet50(nn.Module):
         return [self.layer1[-1], self.layer2[-1], self.layer3[-1], self.layer4[-1]]
 
 
-# ---- denoisers: EDM ----------------------------------------------------------------------------------------------------
+# ---- denoisers: EDM ------------------------------------------------------------------------------
 
 
 class FilteredConv(nn.Conv2d):
-    """A convolution after down- or upsampling by 2 with a separable low-pass filter; `after` filters behind the convolution."""
+    """A convolution after down- or upsampling by 2 with a separable low-pass filter; `after`
+    filters behind the convolution.
+    """
 
     def __init__(self, n_in: int, n_out: int, size: int, taps: Sequence[int], resample: str):
         super().__init__(n_in, n_out, size, padding=size // 2)
@@ -254,16 +310,30 @@ class FilteredConv(nn.Conv2d):
             x = F.conv2d(x, self.weight, padding=self.padding[0] + pad)
             x = F.conv2d(x, low_pass.expand(x.shape[1], -1, -1, -1), stride=2, groups=x.shape[1])
             return x + self.bias[:, None, None]
-        each = {"weight": low_pass.expand(x.shape[1], -1, -1, -1), "stride": 2, "padding": pad, "groups": x.shape[1]}
+        each = {
+            "weight": low_pass.expand(x.shape[1], -1, -1, -1),
+            "stride": 2,
+            "padding": pad,
+            "groups": x.shape[1],
+        }
         if self.resample == "up":
             return super().forward(F.conv_transpose2d(x, **(each | {"weight": 4 * each["weight"]})))
         return super().forward(F.conv2d(x, **each))
 
 
 class EDMBlock(nn.Module):
-    """Residual block of EDM's networks, its sum scaled by 1 / sqrt(2), with optional resampling and attention."""
+    """Residual block of EDM's networks, its sum scaled by 1 / sqrt(2), with optional resampling and
+    attention.
+    """
 
-    def __init__(self, n_in: int, n_out: int, attention: bool = False, taps: Sequence[int] = (), resample: str = ""):
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        attention: bool = False,
+        taps: Sequence[int] = (),
+        resample: str = "",
+    ):
         super().__init__()
         self.n_in = n_in
         conv = (
@@ -281,7 +351,15 @@ class EDMBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         skip = x if self.skip is None else self.skip(x)
-        x = residual(F.silu(self.norm0(x)), skip, self.affine(emb), self.conv0, self.norm1, self.conv1, math.sqrt(0.5))
+        x = residual(
+            F.silu(self.norm0(x)),
+            skip,
+            self.affine(emb),
+            self.conv0,
+            self.norm1,
+            self.conv1,
+            math.sqrt(0.5),
+        )
         if self.norm2 is None:
             return x
         q, k, v = self.qkv(self.norm2(x)).reshape(len(x), 1, x.shape[1], 3, -1).unbind(3)
@@ -297,9 +375,18 @@ class Fourier(nn.Module):
 
 
 class SongUNet(nn.Module):
-    """DDPM++ (`ncsn` False) or NCSN++ (True) as EDM trains them on 32x32 images: four blocks per resolution, attention at 16x16."""
+    """DDPM++ (`ncsn` False) or NCSN++ (True) as EDM trains them on 32x32 images: four blocks per
+    resolution, attention at 16x16.
+    """
 
-    def __init__(self, ncsn: bool, width: int = 128, n: int = 256, blocks: int = 4, sizes: Sequence[int] = (32, 16, 8)):
+    def __init__(
+        self,
+        ncsn: bool,
+        width: int = 128,
+        n: int = 256,
+        blocks: int = 4,
+        sizes: Sequence[int] = (32, 16, 8),
+    ):
         super().__init__()
         taps, n_noise = ((1, 3, 3, 1), 2 * width) if ncsn else ((1, 1), width)
         if ncsn:
@@ -313,22 +400,38 @@ class SongUNet(nn.Module):
             if size != sizes[0]:
                 self.enc[f"{size}x{size}_down"] = EDMBlock(n, n, taps=taps, resample="down")
                 if ncsn:
-                    self.enc[f"{size}x{size}_aux_residual"], aux = FilteredConv(aux, n, 3, taps, "after"), n
+                    self.enc[f"{size}x{size}_aux_residual"], aux = (
+                        FilteredConv(aux, n, 3, taps, "after"),
+                        n,
+                    )
                 skips.append(n)
             for i in range(blocks):
-                self.enc[f"{size}x{size}_block{i}"], channels = EDMBlock(channels, n, attention=size == 16), n
+                self.enc[f"{size}x{size}_block{i}"], channels = (
+                    EDMBlock(channels, n, attention=size == 16),
+                    n,
+                )
                 skips.append(n)
         for size in reversed(sizes):
             if size == sizes[-1]:
-                self.dec[f"{size}x{size}_in0"], self.dec[f"{size}x{size}_in1"] = EDMBlock(n, n, attention=True), EDMBlock(n, n)
+                self.dec[f"{size}x{size}_in0"], self.dec[f"{size}x{size}_in1"] = (
+                    EDMBlock(n, n, attention=True),
+                    EDMBlock(n, n),
+                )
             else:
                 self.dec[f"{size}x{size}_up"] = EDMBlock(n, n, taps=taps, resample="up")
             for i in range(blocks + 1):
-                self.dec[f"{size}x{size}_block{i}"] = EDMBlock(n + skips.pop(), n, attention=size == 16 and i == blocks)
-        self.dec[f"{size}x{size}_aux_norm"], self.dec[f"{size}x{size}_aux_conv"] = group_norm(n), nn.Conv2d(n, 3, 3, 1, 1)
+                self.dec[f"{size}x{size}_block{i}"] = EDMBlock(
+                    n + skips.pop(), n, attention=size == 16 and i == blocks
+                )
+        self.dec[f"{size}x{size}_aux_norm"], self.dec[f"{size}x{size}_aux_conv"] = (
+            group_norm(n),
+            nn.Conv2d(n, 3, 3, 1, 1),
+        )
 
     def embed(self, noise: Tensor) -> Tensor:
-        """Features of the noise label ln(sigma) / 4; the augmentation label is 0 outside training."""
+        """Features of the noise label ln(sigma) / 4; the augmentation label is 0 outside
+        training.
+        """
         width = self.map_layer0.in_features
         if hasattr(self, "map_noise"):
             angles = noise[:, None] * (2 * math.pi * self.map_noise.freqs)
@@ -351,15 +454,18 @@ class SongUNet(nn.Module):
             elif isinstance(block, nn.Conv2d):
                 x = block(x)
             else:
-                x = block(x if x.shape[1] == block.n_in else torch.cat([x, skips.pop()], dim=1), emb)
+                x = block(
+                    x if x.shape[1] == block.n_in else torch.cat([x, skips.pop()], dim=1), emb
+                )
         return x
 
 
 class EDM(nn.Module):
-    r"""EDM's denoiser D(x; sigma) as a noise predictor (Karras et al. 2022, Table 1; data deviation 1/2).
+    r"""EDM's denoiser D(x; sigma) as a noise predictor (Karras et al. 2022, Table 1; data deviation
+    1/2).
 
-    :math:`\epsilon = (\tilde x - D(\tilde x; \sigma)) / \sigma` with :math:`\tilde x = x_t / \sqrt{\bar\alpha_t}`,
-    :math:`\sigma = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}`.
+    :math:`\epsilon = (\tilde x - D(\tilde x; \sigma)) / \sigma` with :math:`\tilde x = x_t /
+    \sqrt{\bar\alpha_t}`, :math:`\sigma = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}`.
     """
 
     def __init__(self, ncsn: bool, schedule: Schedule = LINEAR):
@@ -380,11 +486,13 @@ class EDM(nn.Module):
         return (clean - self.denoised(clean, sigma)) / sigma.to(x.dtype)[:, None, None, None]
 
 
-# ---- denoisers: score_sde ----------------------------------------------------------------------------------------------
+# ---- denoisers: score_sde ------------------------------------------------------------------------
 
 
 class ScoreBlock(nn.Module):
-    """BigGAN-style residual block, averaged pooling or nearest upsampling inside, its sum scaled by 1 / sqrt(2)."""
+    """BigGAN-style residual block, averaged pooling or nearest upsampling inside, its sum scaled by
+    1 / sqrt(2).
+    """
 
     def __init__(self, n_in: int, n_out: int, resample: Callable[[Tensor], Tensor] = same):
         super().__init__()
@@ -397,7 +505,15 @@ class ScoreBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h, x = self.resample(F.silu(self.GroupNorm_0(x))), self.resample(x)
         skip = x if self.Conv_2 is None else self.Conv_2(x)
-        return residual(h, skip, self.Dense_0(F.silu(emb)), self.Conv_0, self.GroupNorm_1, self.Conv_1, math.sqrt(0.5))
+        return residual(
+            h,
+            skip,
+            self.Dense_0(F.silu(emb)),
+            self.Conv_0,
+            self.GroupNorm_1,
+            self.Conv_1,
+            math.sqrt(0.5),
+        )
 
 
 class PixelLinear(nn.Module):
@@ -405,7 +521,10 @@ class PixelLinear(nn.Module):
 
     def __init__(self, n: int):
         super().__init__()
-        self.W, self.b = nn.Parameter(torch.empty(n, n).normal_(0, n**-0.5)), nn.Parameter(torch.zeros(n))
+        self.W, self.b = (
+            nn.Parameter(torch.empty(n, n).normal_(0, n**-0.5)),
+            nn.Parameter(torch.zeros(n)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.W.T[:, :, None, None], self.b)
@@ -432,25 +551,46 @@ def doubled(x: Tensor) -> Tensor:
 
 
 class ScoreSDE(nn.Module):
-    """DDPM++ deep, VP, continuous: `blocks` residual blocks per resolution, attention at 16x16; predicts the noise at label t - 1.
+    """DDPM++ deep, VP, continuous: `blocks` residual blocks per resolution, attention at 16x16;
+    predicts the noise at label t - 1.
 
-    `plan` says which of `all_modules` run together: down (each result kept), middle, up (each fed the last kept result or not).
+    `plan` says which of `all_modules` run together: down (each result kept), middle, up (each fed
+    the last kept result or not).
     """
 
-    def __init__(self, width: int = 128, widths: Sequence[int] = (1, 2, 2, 2), blocks: int = 8, attention: int = 1):
+    def __init__(
+        self,
+        width: int = 128,
+        widths: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 8,
+        attention: int = 1,
+    ):
         super().__init__()
-        self.register_buffer("sigmas", torch.linspace(math.log(50), math.log(0.01), 1000, dtype=torch.float64).exp())
-        self.all_modules = nn.ModuleList([nn.Linear(width, 512), nn.Linear(512, 512), nn.Conv2d(3, width, 3, 1, 1)])
+        self.register_buffer(
+            "sigmas", torch.linspace(math.log(50), math.log(0.01), 1000, dtype=torch.float64).exp()
+        )
+        self.all_modules = nn.ModuleList(
+            [nn.Linear(width, 512), nn.Linear(512, 512), nn.Conv2d(3, width, 3, 1, 1)]
+        )
         skips, channels, self.plan = [width], width, {"down": [], "middle": [], "up": []}
         for level, factor in enumerate(widths):
             for _ in range(blocks):
                 n, channels = channels, factor * width
-                self._add("down", ScoreBlock(n, channels), *([ScoreAttention(channels)] if level == attention else []))
+                self._add(
+                    "down",
+                    ScoreBlock(n, channels),
+                    *([ScoreAttention(channels)] if level == attention else []),
+                )
                 skips.append(channels)
             if level < len(widths) - 1:
                 self._add("down", ScoreBlock(channels, channels, halved))
                 skips.append(channels)
-        self._add("middle", ScoreBlock(channels, channels), ScoreAttention(channels), ScoreBlock(channels, channels))
+        self._add(
+            "middle",
+            ScoreBlock(channels, channels),
+            ScoreAttention(channels),
+            ScoreBlock(channels, channels),
+        )
         for level, factor in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
                 n, channels = channels + skips.pop(), factor * width
@@ -468,7 +608,11 @@ class ScoreSDE(nn.Module):
     def labelled(self, x: Tensor, label: Tensor) -> Tensor:
         """The raw network at labels in 0..999, (n,)."""
         first, second, stem, *_, norm, head = self.all_modules
-        emb = second(F.silu(first(sinusoids(label.to(x.dtype), first.in_features, first.in_features // 2 - 1))))
+        emb = second(
+            F.silu(
+                first(sinusoids(label.to(x.dtype), first.in_features, first.in_features // 2 - 1))
+            )
+        )
         skips = [stem(x)]
         for stage in self.plan["down"]:
             skips.append(self._run(stage, skips[-1], emb))
@@ -489,7 +633,7 @@ class ScoreSDE(nn.Module):
         return self.labelled(x, t - 1)
 
 
-# ---- denoisers: the DDPM of Lee & Kim for SVHN ---------------------------------------------------------------------------
+# ---- denoisers: the DDPM of Lee & Kim for SVHN ---------------------------------------------------
 
 
 class DDPMBlock(nn.Module):
@@ -504,7 +648,15 @@ class DDPMBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         skip = x if self.nin_shortcut is None else self.nin_shortcut(x)
-        return residual(F.silu(self.norm1(x)), skip, self.temb_proj(F.silu(emb)), self.conv1, self.norm2, self.conv2, 1.0)
+        return residual(
+            F.silu(self.norm1(x)),
+            skip,
+            self.temb_proj(F.silu(emb)),
+            self.conv1,
+            self.norm2,
+            self.conv2,
+            1.0,
+        )
 
 
 class DDPMAttention(nn.Module):
@@ -546,9 +698,17 @@ class DDPMLevel(nn.Module):
 
 
 class DDPM(nn.Module):
-    """The U-Net of Ho et al. 2020 for 32x32 images: attention at 16x16; predicts the noise at label t - 1."""
+    """The U-Net of Ho et al. 2020 for 32x32 images: attention at 16x16; predicts the noise at label
+    t - 1.
+    """
 
-    def __init__(self, width: int = 128, widths: Sequence[int] = (1, 2, 2, 2), blocks: int = 2, attention: int = 1):
+    def __init__(
+        self,
+        width: int = 128,
+        widths: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: int = 1,
+    ):
         super().__init__()
         self.temb = nn.Module()
         self.temb.dense = nn.ModuleList([nn.Linear(width, 512), nn.Linear(512, 512)])
@@ -556,7 +716,9 @@ class DDPM(nn.Module):
         self.down, self.mid, self.up = nn.ModuleList(), nn.Module(), nn.ModuleList()
         skips, channels, last = [width], width, len(widths) - 1
         for level, factor in enumerate(widths):
-            pairs = [(channels if i == 0 else factor * width, factor * width) for i in range(blocks)]
+            pairs = [
+                (channels if i == 0 else factor * width, factor * width) for i in range(blocks)
+            ]
             channels = factor * width
             resample = {"downsample": Resampled(channels, up=False)} if level < last else {}
             self.down.append(DDPMLevel(pairs, level == attention, **resample))
@@ -567,7 +729,10 @@ class DDPM(nn.Module):
             DDPMBlock(channels, channels),
         )
         for level, factor in reversed(list(enumerate(widths))):
-            pairs = [((channels if i == 0 else factor * width) + skips.pop(), factor * width) for i in range(blocks + 1)]
+            pairs = [
+                ((channels if i == 0 else factor * width) + skips.pop(), factor * width)
+                for i in range(blocks + 1)
+            ]
             channels = factor * width
             resample = {"upsample": Resampled(channels, up=True)} if level else {}
             self.up.insert(0, DDPMLevel(pairs, level == attention, **resample))
@@ -576,7 +741,11 @@ class DDPM(nn.Module):
     def labelled(self, x: Tensor, label: Tensor) -> Tensor:
         """The raw network at labels in 0..999, (n,)."""
         first, second = self.temb.dense
-        emb = second(F.silu(first(sinusoids(label.to(x.dtype), first.in_features, first.in_features // 2 - 1))))
+        emb = second(
+            F.silu(
+                first(sinusoids(label.to(x.dtype), first.in_features, first.in_features // 2 - 1))
+            )
+        )
         skips = [self.conv_in(x)]
         for level in self.down:
             for i in range(len(level.block)):
@@ -594,18 +763,26 @@ class DDPM(nn.Module):
         return self.labelled(x, t - 1)
 
 
-# ---- denoisers: guided-diffusion -----------------------------------------------------------------------------------------
+# ---- denoisers: guided-diffusion -----------------------------------------------------------------
 
 
 class ADMBlock(nn.Module):
-    """Residual block whose second norm is scaled and shifted by the time (Dhariwal & Nichol 2021)."""
+    """Residual block whose second norm is scaled and shifted by the time (Dhariwal & Nichol
+    2021).
+    """
 
-    def __init__(self, n_in: int, n_out: int, n_time: int, resample: Callable[[Tensor], Tensor] = same):
+    def __init__(
+        self, n_in: int, n_out: int, n_time: int, resample: Callable[[Tensor], Tensor] = same
+    ):
         super().__init__()
         self.resample = resample
-        self.in_layers = nn.Sequential(nn.GroupNorm(32, n_in), nn.SiLU(), nn.Conv2d(n_in, n_out, 3, 1, 1))
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(32, n_in), nn.SiLU(), nn.Conv2d(n_in, n_out, 3, 1, 1)
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(n_time, 2 * n_out))
-        self.out_layers = nn.Sequential(nn.GroupNorm(32, n_out), nn.SiLU(), nn.Identity(), nn.Conv2d(n_out, n_out, 3, 1, 1))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, n_out), nn.SiLU(), nn.Identity(), nn.Conv2d(n_out, n_out, 3, 1, 1)
+        )
         self.skip_connection = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -619,7 +796,11 @@ class ADMAttention(nn.Module):
     def __init__(self, n: int, n_head: int):
         super().__init__()
         self.heads = n // n_head
-        self.norm, self.qkv, self.proj_out = nn.GroupNorm(32, n), nn.Conv1d(n, 3 * n, 1), nn.Conv1d(n, n, 1)
+        self.norm, self.qkv, self.proj_out = (
+            nn.GroupNorm(32, n),
+            nn.Conv1d(n, 3 * n, 1),
+            nn.Conv1d(n, n, 1),
+        )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = x.flatten(2)
@@ -628,10 +809,11 @@ class ADMAttention(nn.Module):
 
 
 class ADM(nn.Module):
-    """The U-Net of guided-diffusion without classes; predicts the noise at label t - 1, its learned variance is dropped.
+    """The U-Net of guided-diffusion without classes; predicts the noise at label t - 1, its learned
+    variance is dropped.
 
-    `widths` are multiples of `width` per resolution, `attention` the levels (0 is the image's size) with attention, `n_head` the
-    channels per head. It purifies at `size` pixels, see `OnCanvas`.
+    `widths` are multiples of `width` per resolution, `attention` the levels (0 is the image's size)
+    with attention, `n_head` the channels per head. It purifies at `size` pixels, see `OnCanvas`.
     """
 
     def __init__(
@@ -645,9 +827,19 @@ class ADM(nn.Module):
     ):
         super().__init__()
         self.width, self.size, n_time = width, size, 4 * width
-        self.time_embed = nn.Sequential(nn.Linear(width, n_time), nn.SiLU(), nn.Linear(n_time, n_time))
-        stages, skips, channels, last = [nn.ModuleList([nn.Conv2d(3, width, 3, 1, 1)])], [width], width, len(widths) - 1
-        block = lambda n_in, n_out, level: [ADMBlock(n_in, n_out, n_time)] + ([ADMAttention(n_out, n_head)] if level in attention else [])
+        self.time_embed = nn.Sequential(
+            nn.Linear(width, n_time), nn.SiLU(), nn.Linear(n_time, n_time)
+        )
+        stages, skips, channels, last = (
+            [nn.ModuleList([nn.Conv2d(3, width, 3, 1, 1)])],
+            [width],
+            width,
+            len(widths) - 1,
+        )
+        block = lambda n_in, n_out, level: (
+            [ADMBlock(n_in, n_out, n_time)]
+            + ([ADMAttention(n_out, n_head)] if level in attention else [])
+        )
         for level, factor in enumerate(widths):
             for _ in range(blocks):
                 stages.append(nn.ModuleList(block(channels, factor * width, level)))
@@ -658,7 +850,11 @@ class ADM(nn.Module):
                 skips.append(channels)
         self.input_blocks = nn.ModuleList(stages)
         self.middle_block = nn.ModuleList(
-            [ADMBlock(channels, channels, n_time), ADMAttention(channels, n_head), ADMBlock(channels, channels, n_time)]
+            [
+                ADMBlock(channels, channels, n_time),
+                ADMAttention(channels, n_head),
+                ADMBlock(channels, channels, n_time),
+            ]
         )
         self.output_blocks = nn.ModuleList()
         for level, factor in reversed(list(enumerate(widths))):
@@ -668,7 +864,9 @@ class ADM(nn.Module):
                 if level and i == blocks:
                     stage.append(ADMBlock(channels, channels, n_time, doubled))
                 self.output_blocks.append(nn.ModuleList(stage))
-        self.out = nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, 6, 3, 1, 1))
+        self.out = nn.Sequential(
+            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, 6, 3, 1, 1)
+        )
 
     def labelled(self, x: Tensor, label: Tensor) -> Tensor:
         """The raw network at labels in 0..999, (n,): noise and variance, (n, 6, h, w)."""
@@ -685,7 +883,8 @@ class ADM(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if x.shape[-2:] != (self.size, self.size):
             raise ValueError(
-                f"this denoiser was trained at {self.size} pixels, not {tuple(x.shape[-2:])}: purify with the bench's `defended`"
+                f"this denoiser was trained at {self.size} pixels, not {tuple(x.shape[-2:])}:"
+                " purify with the bench's `defended`"
             )
         return self.labelled(x, t - 1)[:, :3]
 
@@ -696,20 +895,26 @@ def _through(stage: nn.ModuleList, h: Tensor, emb: Tensor) -> Tensor:
     return h
 
 
-# ---- another size inside the purifier ------------------------------------------------------------------------------------
+# ---- another size inside the purifier ------------------------------------------------------------
 
 
 def scaled(images: Tensor, size: int | Sequence[int]) -> Tensor:
     """Images at another size, bilinearly; unchanged if they have it."""
     size = (size, size) if isinstance(size, int) else tuple(size)
-    return images if images.shape[-2:] == size else F.interpolate(images, size, mode="bilinear", align_corners=False)
+    return (
+        images
+        if images.shape[-2:] == size
+        else F.interpolate(images, size, mode="bilinear", align_corners=False)
+    )
 
 
 class OnCanvas(Purified):
-    """`Purified` whose purification runs at the denoiser's own size: images are scaled to it before and back after, inside the gradient.
+    """`Purified` whose purification runs at the denoiser's own size: images are scaled to it before
+    and back after, inside the gradient.
 
-    This is the ImageNet protocol of DiffPure and Lee & Kim: images of 224 pixels, a denoiser at 256. A mask given at the images' size is
-    scaled without interpolation. Every purification finds its own mask (copies share none, which next to the denoiser costs nothing), and
+    This is the ImageNet protocol of DiffPure and Lee & Kim: images of 224 pixels, a denoiser at
+    256. A mask given at the images' size is scaled without interpolation. Every purification finds
+         its own mask (copies share none, which next to the denoiser costs nothing), and
     its noise cannot be frozen.
     """
 
@@ -719,7 +924,7 @@ class OnCanvas(Purified):
         return scaled(super().purify(scaled(images, size), noise, mask), images.shape[-2:])
 
 
-# ---- by name -------------------------------------------------------------------------------------------------------------
+# ---- by name -------------------------------------------------------------------------------------
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "wrn_28_10": lambda: WideResNet(28, 10),

@@ -1,10 +1,12 @@
 """Published adversarially trained classifiers, through RobustBench's own loader.
 
-    hetpure fetch robustbench/cifar10/Linf/Gowal2021Improving_28_10_ddpm_100m    # download, keep its digest
+    hetpure fetch robustbench/cifar10/Linf/Gowal2021Improving_28_10_ddpm_100m    # download, keep
+    its digest
 
-RobustBench is not a dependency: ``python -m pip install '.[paper]'``. Nothing is downloaded unless asked; files lie beside the other
-checkpoints, and are trusted on first use as those are. Weights are named ``robustbench/DATA SET/THREAT/NAME``, defences
-``at:model=THREAT/NAME``; images are in [0, 1], and each network brings its own normalisation.
+RobustBench is not a dependency: ``python -m pip install '.[paper]'``. Nothing is downloaded unless
+asked; files lie beside the other checkpoints, and are trusted on first use as those are. Weights
+are named ``robustbench/DATA SET/THREAT/NAME``, defences ``at:model=THREAT/NAME``; images are in [0,
+1], and each network brings its own normalisation.
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ from hetpure_lab.networks import checkpoints
 from hetpure_lab.networks.checkpoints import CheckpointError
 
 PREFIX = "robustbench/"
-DATASETS = {"cifar10": "cifar10", "imagenet-224": "imagenet"}  # this project's name of the images, and RobustBench's of its networks
+# this project's name of the images, and RobustBench's of its networks
+DATASETS = {"cifar10": "cifar10", "imagenet-224": "imagenet"}
 THREATS = ("Linf", "L2")
 
 
 def weights_name(model: str, dataset: str) -> str:
     """The name of the weights of ``THREAT/NAME`` for images of `dataset`."""
     if dataset not in DATASETS:
-        raise CheckpointError(f"RobustBench has no networks for {dataset!r}; it has some for: {', '.join(DATASETS)}")
+        raise CheckpointError(
+            f"RobustBench has no networks for {dataset!r}; it has some for: {', '.join(DATASETS)}"
+        )
     parts(name := f"{PREFIX}{DATASETS[dataset]}/{model}")
     return name
 
@@ -37,8 +42,17 @@ def weights_name(model: str, dataset: str) -> str:
 def parts(name: str) -> tuple[str, str, str]:
     """Data set, threat model and model of a weights' name, as RobustBench calls them."""
     found = name.split("/")
-    if len(found) != 4 or f"{found[0]}/" != PREFIX or found[1] not in DATASETS.values() or found[2] not in THREATS or not found[3]:
-        raise CheckpointError(f"{name!r} is no network of RobustBench: robustbench/DATA SET/THREAT/NAME, threats: {', '.join(THREATS)}")
+    if (
+        len(found) != 4
+        or f"{found[0]}/" != PREFIX
+        or found[1] not in DATASETS.values()
+        or found[2] not in THREATS
+        or not found[3]
+    ):
+        raise CheckpointError(
+            f"{name!r} is no network of RobustBench: robustbench/DATA SET/THREAT/NAME, threats:"
+            f" {', '.join(THREATS)}"
+        )
     return found[1], found[2], found[3]
 
 
@@ -56,13 +70,17 @@ def load(name: str, device: torch.device | str = "cpu") -> nn.Module:
 
 
 def fetch(name: str) -> Path:
-    """Let RobustBench download the file if it is not here, check that the network loads, and keep the file's digest."""
+    """Let RobustBench download the file if it is not here, check that the network loads, and keep
+    the file's digest.
+    """
     _loaded(name)
     return path_of(name)
 
 
 def library(module: str) -> ModuleType:
-    """A module of RobustBench. It imports AutoAttack by its repository's name, which the package index has as pyautoattack."""
+    """A module of RobustBench. It imports AutoAttack by its repository's name, which the package
+    index has as pyautoattack.
+    """
     if find_spec("autoattack") is None:
         sys.modules["autoattack"] = import_module("pyautoattack")
     return import_module(f"robustbench.{module}")
@@ -73,13 +91,23 @@ def _loaded(name: str) -> nn.Module:
     try:
         utils = library("utils")
     except ImportError as error:
-        raise CheckpointError(f"{name} needs RobustBench ({error}); install it with: python -m pip install '.[paper]'") from error
+        raise CheckpointError(
+            f"{name} needs RobustBench ({error}); install it with: python -m pip install '.[paper]'"
+        ) from error
     try:
-        network = utils.load_model(model, model_dir=checkpoints.folder() / "robustbench", dataset=dataset, threat_model=threat)
+        network = utils.load_model(
+            model,
+            model_dir=checkpoints.folder() / "robustbench",
+            dataset=dataset,
+            threat_model=threat,
+        )
     except KeyError as error:
         raise CheckpointError(f"RobustBench has no {model!r} for {dataset}, {threat}") from error
     if not path_of(name).exists():
-        raise CheckpointError(f"RobustBench loads {model} from elsewhere than {path_of(name)}, where its file cannot be checked")
+        raise CheckpointError(
+            f"RobustBench loads {model} from elsewhere than {path_of(name)}, where its file cannot"
+            " be checked"
+        )
     checkpoints.settle(name, path_of(name))
     return network
 
@@ -90,4 +118,10 @@ def card(name: str) -> dict:
     if not (digest := checkpoints.recorded().get(name, "")):
         raise CheckpointError(f"{name} was never used here; get it with: hetpure fetch {name}")
     origin = "https://github.com/RobustBench/robustbench"
-    return {"name": name, "network": model, "sha256": digest, "origin": origin, "licence": "see there"}
+    return {
+        "name": name,
+        "network": model,
+        "sha256": digest,
+        "origin": origin,
+        "licence": "see there",
+    }

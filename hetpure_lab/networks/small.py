@@ -1,7 +1,9 @@
-"""Networks small enough for a laptop: Wide ResNet and EfficientNet-Lite classifiers, a U-Net noise predictor and a local PixelCNN.
+"""Networks small enough for a laptop: Wide ResNet and EfficientNet-Lite classifiers, a U-Net noise
+predictor and a local PixelCNN.
 
-`WideResNet` uses the parameter names of RobustBench's ``Standard`` CIFAR-10 network, so the published WRN-28-10 file loads into
-``WideResNet(28, 10)`` unchanged (parity: ``tests/test_parity.py``).
+`WideResNet` uses the parameter names of RobustBench's ``Standard`` CIFAR-10 network, so the
+published WRN-28-10 file loads into ``WideResNet(28, 10)`` unchanged (parity:
+``tests/core/test_parity.py``).
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from hetpure_lab.common.registry import Registry
 from hetpure_lab.networks import independent
 from hetpure_lab.networks.independent import checked_times
 
-# ---- classifier -------------------------------------------------------------------------------------------------------
+# ---- classifier ----------------------------------------------------------------------------------
 
 
 class BasicBlock(nn.Module):
-    """Pre-activation residual block BN-ReLU-conv-BN-ReLU-conv (Zagoruyko & Komodakis 2016, Fig 1)."""
+    """Pre-activation residual block BN-ReLU-conv-BN-ReLU-conv (Zagoruyko & Komodakis 2016, Fig
+    1).
+    """
 
     def __init__(self, n_in: int, n_out: int, stride: int):
         super().__init__()
@@ -46,7 +50,12 @@ class Group(nn.Module):
 
     def __init__(self, n: int, n_in: int, n_out: int, stride: int):
         super().__init__()
-        self.layer = nn.Sequential(*(BasicBlock(n_in if i == 0 else n_out, n_out, stride if i == 0 else 1) for i in range(n)))
+        self.layer = nn.Sequential(
+            *(
+                BasicBlock(n_in if i == 0 else n_out, n_out, stride if i == 0 else 1)
+                for i in range(n)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)
@@ -55,10 +64,18 @@ class Group(nn.Module):
 class WideResNet(nn.Module):
     """WRN-`depth`-`width`: images (n, 3, h, w) in [0, 1] to logits (n, `n_classes`).
 
-    `mean` and `std` are the network's own input normalisation (RobustBench's file was trained on plain [0, 1]: 0 and 1).
+    `mean` and `std` are the network's own input normalisation (RobustBench's file was trained on
+    plain [0, 1]: 0 and 1).
     """
 
-    def __init__(self, depth: int = 16, width: int = 2, n_classes: int = 10, mean: float = 0.0, std: float = 1.0):
+    def __init__(
+        self,
+        depth: int = 16,
+        width: int = 2,
+        n_classes: int = 10,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ):
         super().__init__()
         if (depth - 4) % 6:
             raise ValueError(f"a Wide ResNet has depth 6n + 4, not {depth}")
@@ -82,26 +99,38 @@ class WideResNet(nn.Module):
         return self.fc(h.mean((2, 3)))
 
     def taps(self) -> list[nn.Module]:
-        """The modules whose outputs are A_1 .. A_4 of Eq 2: the last ReLU inside each group, then the head's."""
-        return [self.block1.layer[-1].relu2, self.block2.layer[-1].relu2, self.block3.layer[-1].relu2, self.relu]
+        """The modules whose outputs are A_1 .. A_4 of Eq 2: the last ReLU inside each group, then
+        the head's.
+        """
+        return [
+            self.block1.layer[-1].relu2,
+            self.block2.layer[-1].relu2,
+            self.block3.layer[-1].relu2,
+            self.relu,
+        ]
 
 
-IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # the ten classes of Imagenette among ImageNet's thousand
+# the ten classes of Imagenette among ImageNet's thousand
+IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
 
 
 class EfficientNetLite0(EfficientNet):
-    """EfficientNet-Lite0 for ImageNet: images (n, 3, h, w) in [0, 1] of any size to logits (n, 1000).
+    """EfficientNet-Lite0 for ImageNet: images (n, 3, h, w) in [0, 1] of any size to logits (n,
+    1000).
 
-    It scales images to the size it was trained at. With `classes`, the logits of all others are lowered beyond reach: a classifier of a
-    few classes that keeps ImageNet's numbering. Architecture and parameter names
-    are those of the package ``efficientnet_lite_pytorch`` (Tan & Le 2019), without its random dropping in training.
+    It scales images to the size it was trained at. With `classes`, the logits of all others are
+    lowered beyond reach: a classifier of a few classes that keeps ImageNet's numbering.
+    Architecture and parameter names are those of the package ``efficientnet_lite_pytorch`` (Tan &
+    Le 2019), without its random dropping in training.
     """
 
     size = 224
     of_photographs = True
 
     def __init__(self, classes: tuple[int, ...] | None = None):
-        super().__init__(*get_model_params("efficientnet-lite0", {"dropout_rate": 0.0, "drop_connect_rate": 0.0}))
+        super().__init__(
+            *get_model_params("efficientnet-lite0", {"dropout_rate": 0.0, "drop_connect_rate": 0.0})
+        )
         closed = torch.ones(1000) if classes else torch.zeros(1000)
         closed[list(classes or ())] = 0
         self.register_buffer("closed", 1e4 * closed, persistent=False)
@@ -121,33 +150,41 @@ class EfficientNetLite0(EfficientNet):
 
 
 class ReducedWideResNet(WideResNet):
-    """A Wide ResNet of photographs: images (n, 3, h, w) in [0, 1] to logits (n, 1000) of ImageNet's numbering, all but `classes` closed.
+    """A Wide ResNet of photographs: images (n, 3, h, w) in [0, 1] to logits (n, 1000) of ImageNet's
+    numbering, all but `classes` closed.
 
-    It averages images down to `size`: noise within an l-infinity ball stays within a ball of that radius. Raises `ValueError` for images
-    that are not square or whose side is no multiple of `size`.
+    It averages images down to `size`: noise within an l-infinity ball stays within a ball of that
+    radius. Raises `ValueError` for images that are not square or whose side is no multiple of
+    `size`.
     """
 
-    def __init__(self, size: int = 32, classes: tuple[int, ...] = IMAGENETTE, depth: int = 16, width: int = 2):
+    def __init__(
+        self, size: int = 32, classes: tuple[int, ...] = IMAGENETTE, depth: int = 16, width: int = 2
+    ):
         super().__init__(depth, width, len(classes), mean=0.5, std=0.25)
         self.size, self.classes = size, list(classes)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
         if h != w or w % self.size:
-            raise ValueError(f"images must be square with a side that is a multiple of {self.size}, not {h} x {w}")
+            raise ValueError(
+                f"images must be square with a side that is a multiple of {self.size}, not {h}"
+                f" x {w}"
+            )
         logits = super().forward(F.avg_pool2d(x, w // self.size))
         closed = logits.new_full((len(x), 1000), -1e4)
         closed[:, self.classes] = logits
         return closed
 
 
-# ---- denoiser ---------------------------------------------------------------------------------------------------------
+# ---- denoiser ------------------------------------------------------------------------------------
 
 
 class ResBlock(nn.Module):
     """GroupNorm-SiLU-conv twice, the time embedding scaling and shifting between them.
 
-    The embedding is one vector per image (n, n_time), or a map of them (n, n_time, h, w), which is averaged down to the block's size.
+    The embedding is one vector per image (n, n_time), or a map of them (n, n_time, h, w), which is
+    averaged down to the block's size.
     """
 
     def __init__(self, n_in: int, n_out: int, n_time: int):
@@ -175,17 +212,26 @@ class ResBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Noise predictor eps(x_t, t) on 2x2 pixel-unshuffled images: (n, 3, h, w) in [-1, 1] scale and t in 0..T to (n, 3, h, w).
+    """Noise predictor eps(x_t, t) on 2x2 pixel-unshuffled images: (n, 3, h, w) in [-1, 1] scale and
+    t in 0..T to (n, 3, h, w).
 
-    `widths` are the channels per resolution (h/2, h/4, ...), `blocks` the residual blocks per resolution on the way down and,
-    for all but the lowest, on the way up.
+    `widths` are the channels per resolution (h/2, h/4, ...), `blocks` the residual blocks per
+    resolution on the way down and, for all but the lowest, on the way up.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (64, 64), blocks: tuple[int, ...] = (1, 2), n_time: int = 64, patch: int = 2):
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (64, 64),
+        blocks: tuple[int, ...] = (1, 2),
+        n_time: int = 64,
+        patch: int = 2,
+    ):
         super().__init__()
         self.patch, self.n_time = patch, n_time
         pixels = 3 * patch**2
-        self.time = nn.Sequential(nn.Linear(n_time, 2 * n_time), nn.SiLU(), nn.Linear(2 * n_time, n_time), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Linear(n_time, 2 * n_time), nn.SiLU(), nn.Linear(2 * n_time, n_time), nn.SiLU()
+        )
         self.stem = nn.Conv2d(pixels, widths[0], 3, 1, 1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -203,7 +249,11 @@ class UNet(nn.Module):
 
     def embed(self, t: Tensor) -> Tensor:
         """Sinusoidal features of the time index, (...) to (..., `n_time`)."""
-        freq = torch.exp(-math.log(1000.0) * torch.arange(self.n_time // 2, device=t.device, dtype=t.dtype) / (self.n_time // 2))
+        freq = torch.exp(
+            -math.log(1000.0)
+            * torch.arange(self.n_time // 2, device=t.device, dtype=t.dtype)
+            / (self.n_time // 2)
+        )
         angle = t[..., None] * freq
         return self.time(torch.cat([angle.sin(), angle.cos()], dim=-1))
 
@@ -229,14 +279,21 @@ class UNet(nn.Module):
 class MapUNet(UNet):
     """The U-Net with a time per pixel: t is one per image (n,), or a map (n, 1, h, w).
 
-    Every patch is modulated by the mean time of its pixels; how far each pixel's time is from that mean enters as further channels.
-    At one time per image it is the `UNet` with the same weights. Raises `ValueError` for a map of another shape.
+    Every patch is modulated by the mean time of its pixels; how far each pixel's time is from that
+    mean enters as further channels. At one time per image it is the `UNet` with the same weights.
+    Raises `ValueError` for a map of another shape.
     """
 
     takes_maps = True
     block = 1
 
-    def __init__(self, widths: tuple[int, ...] = (64, 64), blocks: tuple[int, ...] = (1, 2), n_time: int = 64, patch: int = 2):
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (64, 64),
+        blocks: tuple[int, ...] = (1, 2),
+        n_time: int = 64,
+        patch: int = 2,
+    ):
         super().__init__(widths, blocks, n_time, patch)
         self.apart = nn.Conv2d(patch**2, widths[0], 3, 1, 1, bias=False)
         nn.init.zeros_(self.apart.weight)
@@ -251,14 +308,16 @@ class MapUNet(UNet):
         return self.through(h, self.embed(mean[:, 0]).movedim(-1, 1))
 
 
-# ---- likelihood -------------------------------------------------------------------------------------------------------
+# ---- likelihood ----------------------------------------------------------------------------------
 
 
 class PixelCNN(nn.Module):
-    """The distribution of each pixel given those above it and to its left, within `radius`: one causal convolution, then 1x1 layers.
+    """The distribution of each pixel given those above it and to its left, within `radius`: one
+    causal convolution, then 1x1 layers.
 
-    Images of levels 0..255 (n, 3, h, w) to the parameters of `mixtures` discretised logistics (n, 10 `mixtures`, h, w) per pixel
-    (van den Oord et al. 2016; Salimans et al. 2017). A fourth channel of ones tells the image from the padding.
+    Images of levels 0..255 (n, 3, h, w) to the parameters of `mixtures` discretised logistics (n,
+    10 `mixtures`, h, w) per pixel (van den Oord et al. 2016; Salimans et al. 2017). A fourth
+    channel of ones tells the image from the padding.
     """
 
     def __init__(self, width: int = 96, radius: int = 5, layers: int = 3, mixtures: int = 5):
@@ -269,18 +328,27 @@ class PixelCNN(nn.Module):
         causal[-1, radius:] = 0
         self.register_buffer("causal", causal, persistent=False)
         point = lambda n_in, n_out: nn.Conv2d(n_in, n_out, 1)
-        self.layers = nn.ModuleList(nn.Sequential(nn.SiLU(), point(width, width), nn.SiLU(), point(width, width)) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), point(width, width), nn.SiLU(), point(width, width))
+            for _ in range(layers)
+        )
         self.head = point(width, 10 * mixtures)
         for layer in self.layers:
             nn.init.zeros_(layer[-1].weight)
 
     def pad(self, levels: Tensor) -> Tensor:
-        """The input of `look`: levels on [-1, 1] and the channel of ones, with `radius` pixels of zeros above, left and right."""
+        """The input of `look`: levels on [-1, 1] and the channel of ones, with `radius` pixels of
+        zeros above, left and right.
+        """
         x = levels / 127.5 - 1
-        return F.pad(torch.cat([x, torch.ones_like(x[:, :1])], 1), (self.radius, self.radius, self.radius, 0))
+        return F.pad(
+            torch.cat([x, torch.ones_like(x[:, :1])], 1), (self.radius, self.radius, self.radius, 0)
+        )
 
     def look(self, padded: Tensor) -> Tensor:
-        """Parameters of the pixels whose whole neighbourhood is in `padded`; one pixel needs (n, 4, radius + 1, 2 radius + 1)."""
+        """Parameters of the pixels whose whole neighbourhood is in `padded`; one pixel needs (n, 4,
+        radius + 1, 2 radius + 1).
+        """
         h = F.conv2d(padded, self.conv.weight * self.causal, self.conv.bias)
         for layer in self.layers:
             h = h + layer(h)
@@ -291,20 +359,23 @@ class PixelCNN(nn.Module):
 
 
 # By the name on a card; a plug-in adds its own: ``NETWORKS.add("mine", build)``.
-NETWORKS: Registry[Callable[[], nn.Module]] = Registry("network", {
-    "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
-    "wrn_28_10": lambda: WideResNet(28, 10),
-    "efficientnet_lite0": EfficientNetLite0,
-    "efficientnet_lite0_imagenette": lambda: EfficientNetLite0(classes=IMAGENETTE),
-    "wrn_16_2_imagenette_32": ReducedWideResNet,
-    "unet_32_32": lambda: UNet((32, 32), (1, 2)),
-    "unet_64_64": lambda: UNet((64, 64), (1, 2)),
-    "unet_128_128": lambda: UNet((128, 128), (1, 2)),
-    "unet_64_64_map": lambda: MapUNet((64, 64), (1, 2)),
-    "unet_64_96_128": lambda: UNet((64, 96, 128), (1, 1, 2), patch=4),
-    "pixelcnn_96": lambda: PixelCNN(96),
-    **independent.NETWORKS,
-})  # fmt: skip
+NETWORKS: Registry[Callable[[], nn.Module]] = Registry(
+    "network",
+    {
+        "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
+        "wrn_28_10": lambda: WideResNet(28, 10),
+        "efficientnet_lite0": EfficientNetLite0,
+        "efficientnet_lite0_imagenette": lambda: EfficientNetLite0(classes=IMAGENETTE),
+        "wrn_16_2_imagenette_32": ReducedWideResNet,
+        "unet_32_32": lambda: UNet((32, 32), (1, 2)),
+        "unet_64_64": lambda: UNet((64, 64), (1, 2)),
+        "unet_128_128": lambda: UNet((128, 128), (1, 2)),
+        "unet_64_64_map": lambda: MapUNet((64, 64), (1, 2)),
+        "unet_64_96_128": lambda: UNet((64, 96, 128), (1, 1, 2), patch=4),
+        "pixelcnn_96": lambda: PixelCNN(96),
+        **independent.NETWORKS,
+    },
+)
 
 
 def build(name: str) -> nn.Module:

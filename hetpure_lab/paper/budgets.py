@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a live run does: images, attack iterations, purifications per gradient (EOT) and per scored image (K)."""
+    """How much a live run does: images, attack iterations, purifications per gradient (EOT) and per
+    scored image (K).
+    """
 
     name: str
     n_images: int

@@ -15,7 +15,8 @@ FIRST = ("Table 1", "Table 2", "Table 3", "Table 4")
 
 @dataclass(frozen=True)
 class Checked:
-    """A printed statement with what its own tables give: `place`, what is `printed`, what is `found`,
+    """A printed statement with what its own tables give: `place`, what is `printed`, what is
+    `found`,
     one of `compare.ARITHMETIC`, and the erratum that notes it."""
 
     id: str
@@ -76,7 +77,9 @@ def margins() -> Iterator[Checked]:
         verdict = RIGHT if abs(lead - printed) < 0.005 else WRONG
         place = f"{name}, {column}"
         said = f"the method leads the best other purifier by {printed:+.2f}"
-        yield Checked(_id("margin", place), place, said, f"{lead:+.2f}, to {whose} at {top}", verdict, erratum)
+        yield Checked(
+            _id("margin", place), place, said, f"{lead:+.2f}, to {whose} at {top}", verdict, erratum
+        )
 
 
 def beaten() -> Iterator[Checked]:
@@ -90,7 +93,9 @@ def beaten() -> Iterator[Checked]:
             place = f"abstract; {name}, {column}"
             said = "it outperforms most adversarially trained rows"
             verdict = RIGHT if more > len(rows) / 2 else WRONG
-            yield Checked(_id("most", place), place, said, f"it exceeds {more} of {len(rows)}", verdict, "E27")
+            yield Checked(
+                _id("most", place), place, said, f"it exceeds {more} of {len(rows)}", verdict, "E27"
+            )
 
 
 # ---- averages, bold, means -------------------------------------------------------------------
@@ -106,7 +111,14 @@ def averages() -> Iterator[Checked]:
         how = "truncated, not rounded" if half else "exactly"
         verdict = RIGHT if abs(mean - printed) < 0.01 else WRONG
         place = f"Table 7, {row.method}"
-        yield Checked(_id("average", place), place, f"the average is {printed}", f"{mean:.3f}, {how}", verdict, "E24")
+        yield Checked(
+            _id("average", place),
+            place,
+            f"the average is {printed}",
+            f"{mean:.3f}, {how}",
+            verdict,
+            "E24",
+        )
     rows = TABLES["Table 5"].rows
     means = {r.method: (value(r.standard) + value(r.robust[0])) / 2 for r in rows}
     ours = means.pop(rows[-1].method)
@@ -121,12 +133,26 @@ def averages() -> Iterator[Checked]:
     said = "0.73 is the average advantage over the best other method"
     yield Checked("average-table-5-best", place, said, f"{lead:.2f}, to {top}", verdict, "E21")
     full = TABLES["Table 7"].rows[-1]
-    for column, get in (("standard", lambda r: value(r.standard)), ("robust", lambda r: value(r.robust[0]))):
+    for column, get in (
+        ("standard", lambda r: value(r.standard)),
+        ("robust", lambda r: value(r.robust[0])),
+    ):
         others = [r for r in TABLES["Table 7"].rows[:-1] if get(r) >= get(full)]
-        found = f"not without {', '.join(r.method.removeprefix('without ') for r in others)}" if others else "lower for each"
+        found = (
+            f"not without {', '.join(r.method.removeprefix('without ') for r in others)}"
+            if others
+            else "lower for each"
+        )
         place = f"§5.3, Table 7, {column}"
         verdict = WRONG if others else RIGHT
-        yield Checked(_id("blocks", column), place, "removing any block lowers the accuracy", found, verdict, "E24")
+        yield Checked(
+            _id("blocks", column),
+            place,
+            "removing any block lowers the accuracy",
+            found,
+            verdict,
+            "E24",
+        )
 
 
 BOLD = (  # table, column, rows in bold
@@ -145,7 +171,9 @@ def bold() -> Iterator[Checked]:
     for name, column, index in BOLD:
         table = TABLES[name]
         row = table.rows[index]
-        purifiers = [r for r in table.rows if r.kind == "AP" and value(cell(r, table, column)) is not None]
+        purifiers = [
+            r for r in table.rows if r.kind == "AP" and value(cell(r, table, column)) is not None
+        ]
         top = max(purifiers, key=lambda r: value(cell(r, table, column)))
         place = f"{name}, {column}"
         said = f"bold: {row.method} at {cell(row, table, column)}"
@@ -201,7 +229,14 @@ def quoted() -> Iterator[Checked]:
         same = all(abs(a - b) < 0.02 for a, b in zip(printed, listed))
         place = f"{name}, {method}"
         said, found = (f"clean {a:.2f}, AutoAttack {b:.2f}" for a, b in (printed, listed))
-        yield Checked(_id("quoted", place), place, said, f"RobustBench lists {found}", RIGHT if same else WRONG, "E28")
+        yield Checked(
+            _id("quoted", place),
+            place,
+            said,
+            f"RobustBench lists {found}",
+            RIGHT if same else WRONG,
+            "E28",
+        )
 
 
 def others() -> Iterator[Checked]:
@@ -210,7 +245,14 @@ def others() -> Iterator[Checked]:
         saved = 100 * (1 - one / multi)
         printed = {"time": 89, "memory": 87}[what]
         place, found = f"§7, Fig 8, {what}", f"{saved:.1f} %"
-        yield Checked(f"saved-{what}", place, f"{printed} % saved", found, RIGHT if int(saved) == printed else WRONG, "E26")
+        yield Checked(
+            f"saved-{what}",
+            place,
+            f"{printed} % saved",
+            found,
+            RIGHT if int(saved) == printed else WRONG,
+            "E26",
+        )
         verdict = RIGHT if round(saved) == 90 else WRONG
         yield Checked(f"saved-{what}-90", f"§1, {what}", "90 % saved", found, verdict, "E26")
     for name in FIRST:
@@ -219,25 +261,49 @@ def others() -> Iterator[Checked]:
         found = f"AutoAttack leaves {auto - pgd:+.2f} points against PGD"
         said = "AutoAttack is the stronger attack on the method"
         yield Checked(_id("order", name), name, said, found, RIGHT if auto <= pgd else WRONG, "E34")
-    for place, t_s, star, t_l in (("§5.3, CIFAR-10", 0.05, 0.1, 0.2), ("§5.3, ImageNet", 0.2, 0.15, 0.4)):
+    for place, t_s, star, t_l in (
+        ("§5.3, CIFAR-10", 0.05, 0.1, 0.2),
+        ("§5.3, ImageNet", 0.2, 0.15, 0.4),
+    ):
         found = f"{t_s}, {star}, {t_l}"
         verdict = RIGHT if t_s < star < t_l else WRONG
-        yield Checked(_id("levels", place), place, "t_s is below DiffPure's level, t_l above it", found, verdict, "E23")
-    lee = [next(r for r in TABLES[n].rows if r.method == "Lee & Kim").standard for n in ("Table 2", "Table 4")]
+        yield Checked(
+            _id("levels", place),
+            place,
+            "t_s is below DiffPure's level, t_l above it",
+            found,
+            verdict,
+            "E23",
+        )
+    lee = [
+        next(r for r in TABLES[n].rows if r.method == "Lee & Kim").standard
+        for n in ("Table 2", "Table 4")
+    ]
     verdict = RIGHT if len(set(lee)) == 1 else WRONG
-    yield Checked("lee-kim", "Tables 2 and 4, Lee & Kim", "one clean accuracy", " and ".join(lee), verdict, "E31")
+    yield Checked(
+        "lee-kim",
+        "Tables 2 and 4, Lee & Kim",
+        "one clean accuracy",
+        " and ".join(lee),
+        verdict,
+        "E31",
+    )
     for name in ("Table 2", "Table 3"):
         twice = [r for r in TABLES[name].rows if r.method.startswith("Zollicoffer")]
         found = f"{len(twice)} rows: {', '.join(r.standard for r in twice)}"
         verdict = RIGHT if len(twice) == 1 else WRONG
-        yield Checked(_id("twice", name), name, "one row per method and setting", found, verdict, "E31")
+        yield Checked(
+            _id("twice", name), name, "one row per method and setting", found, verdict, "E31"
+        )
     ours, best_at = TABLES["Table 8"].rows[-1], best(TABLES["Table 8"], "PGD+EOT", ("AT",))
     found = f"{ours.robust[0]} is under PGD, {best_at[0]} under AutoAttack"
     yield Checked("svhn-rows", "Table 8", "rows of one column can be compared", found, WRONG, "E25")
     rebuffi = next(r for r in TABLES["Table 3"].rows if r.method == "Rebuffi et al.")
     found = f"RobustBench lists {rebuffi.published.rpartition('/')[2]}, without extra real data"
     verdict = WRONG if "extra" not in rebuffi.published else RIGHT
-    yield Checked("extra-data", "Table 3, Rebuffi et al.", "uses extra data (†)", found, verdict, "E29")
+    yield Checked(
+        "extra-data", "Table 3, Rebuffi et al.", "uses extra data (†)", found, verdict, "E29"
+    )
     yield from _trends()
 
 
@@ -245,16 +311,25 @@ def _trends() -> Iterator[Checked]:
     """What the text reads off the rows of DiffPure at three levels."""
     for name in ("Table 6", "Table 8"):
         rows = [r for r in TABLES[name].rows if "DiffPure" in r.method]
-        clean, robust = ([value(text) for text in column] for column in ([r.standard for r in rows], [r.robust[0] for r in rows]))
+        clean, robust = (
+            [value(text) for text in column]
+            for column in ([r.standard for r in rows], [r.robust[0] for r in rows])
+        )
         falls = clean == sorted(clean, reverse=True)
         shown = " → ".join(map(str, clean))
         yield Checked(
-            _id("trend-clean", name), f"{name}, DiffPure", "standard accuracy falls as t* grows", shown, RIGHT if falls else WRONG
+            _id("trend-clean", name),
+            f"{name}, DiffPure",
+            "standard accuracy falls as t* grows",
+            shown,
+            RIGHT if falls else WRONG,
         )
         peak = robust[0] < robust[1] > robust[2]
         shown = " → ".join(map(str, robust))
         said = "robust accuracy rises from t* = 0.2 to 0.3 and falls at 0.4"
-        yield Checked(_id("trend-robust", name), f"{name}, DiffPure", said, shown, RIGHT if peak else WRONG)
+        yield Checked(
+            _id("trend-robust", name), f"{name}, DiffPure", said, shown, RIGHT if peak else WRONG
+        )
 
 
 def _id(kind: str, text: str) -> str:

@@ -56,7 +56,9 @@ class Row:
     def as_json(self) -> dict:
         """The row as values; the measured difference in points."""
         m = self.measured
-        points = m and {k: round(100 * getattr(m, k), 2) for k in ("value", "low", "high")} | {"n": m.n}
+        points = m and {k: round(100 * getattr(m, k), 2) for k in ("value", "low", "high")} | {
+            "n": m.n
+        }
         return asdict(self) | {"measured": points, "records": list(self.records)}
 
 
@@ -68,7 +70,9 @@ def numbers(everything: dict[str, Known]) -> Iterator[Row]:
     is of its own networks: small ones cannot test it."""
     for table in printed.TABLES.values():
         for row in table.rows:
-            for column, text in zip((comparisons.STANDARD, *table.attacks), (row.standard, *row.robust)):
+            for column, text in zip(
+                (comparisons.STANDARD, *table.attacks), (row.standard, *row.robust)
+            ):
                 if comparisons.number(text) is None:
                     continue
                 cell, known = None, everything.get(table.bench, Known({}))
@@ -89,11 +93,20 @@ def _at(attack: str, slug: str, table: printed.Table, row: printed.Claim) -> boo
     name, settings = specs.parse(attack, ATTACKS)
     radius = row.eps or table.radius
     ball = settings.norm == table.norm and math.isclose(settings.eps, radius, rel_tol=1e-5)
-    plain = getattr(settings, "gradient", "exact") in ("exact", "bpda") and not getattr(settings, "frozen", "")
+    plain = getattr(settings, "gradient", "exact") in ("exact", "bpda") and not getattr(
+        settings, "frozen", ""
+    )
     return name == slug and ball and plain
 
 
-def _number(table: printed.Table, row: printed.Claim, column: str, text: str, cell: Cell | None, known: Known) -> Row:
+def _number(
+    table: printed.Table,
+    row: printed.Claim,
+    column: str,
+    text: str,
+    cell: Cell | None,
+    known: Known,
+) -> Row:
     measured, records, command, seconds, scale = None, (), _start(row, table, column), None, ""
     if cell:
         side = "clean" if column == comparisons.STANDARD else "adversarial"
@@ -101,7 +114,9 @@ def _number(table: printed.Table, row: printed.Claim, column: str, text: str, ce
         records, command, seconds = (known.files[cell],), run(table.bench, cell), spent(known, cell)
         stand_in = any(t in row.note for t in (printed.STAND_IN, printed.BY_DDIM))
         scale = compare.scale(table.bench, measured.n, stand_in=stand_in)
-    said = f"{row.method}: {'standard accuracy' if column == comparisons.STANDARD else f'robust accuracy under {column}'} {text} %"
+    standard = column == comparisons.STANDARD
+    what = "standard accuracy" if standard else f"robust accuracy under {column}"
+    said = f"{row.method}: {what} {text} %"
     verdict = "not tested"
     if measured and scale == "paper":
         inside = 100 * measured.low <= comparisons.number(text) <= 100 * measured.high
@@ -118,7 +133,12 @@ def _number(table: printed.Table, row: printed.Claim, column: str, text: str, ce
         records=records,
         seconds=seconds,
         command=command,
-        remark=row.note or ("" if verdict != "not tested" else "a number of its own networks, which small ones cannot test"),
+        remark=row.note
+        or (
+            ""
+            if verdict != "not tested"
+            else "a number of its own networks, which small ones cannot test"
+        ),
     )
 
 
@@ -129,7 +149,10 @@ def _start(row: printed.Claim, table: printed.Table, column: str) -> str:
     slug = attack_of(table.attacks[0] if column == comparisons.STANDARD else column, table.bench)
     settings = "" if table.norm == "Linf" else f":norm=L2,eps={table.radius:g}"
     bench = table.bench if row.ours else f"{table.bench.split('-')[0]}-paper"
-    return f"hetpure run --bench {bench} --defence {row.specs[-1]} --attack {slug}{settings} --n-images 512"
+    return (
+        f"hetpure run --bench {bench} --defence {row.specs[-1]} --attack {slug}{settings}"
+        " --n-images 512"
+    )
 
 
 def compared(everything: dict[str, Known]) -> Iterator[Row]:
@@ -141,7 +164,10 @@ def compared(everything: dict[str, Known]) -> Iterator[Row]:
             continue
         name = ", ".join(filter(None, (claim.rival.method, claim.variant)))
         way = "above" if claim.claimed > 0 else "below"
-        said = f"the method is {abs(claim.claimed):.2f} points {way} {claim.rival.method} in {claim.column}"
+        said = (
+            f"the method is {abs(claim.claimed):.2f} points {way} {claim.rival.method} in"
+            f" {claim.column}"
+        )
         row_id = _slug(claim.table.name, "against", name, claim.column)
         about = {"id": row_id, "kind": "comparison", "place": claim.table.name, "statement": said}
         about |= {"conditions": claim.table.caption, "verdict": comparisons.verdict(claim, seen)}
@@ -150,20 +176,47 @@ def compared(everything: dict[str, Known]) -> Iterator[Row]:
             continue
         cells = [(d, seen.attack, 0) for d in (claim.ours, claim.defence)]
         cells = [c if c in known.cells else (c[0], known.bare(seen.attack), 0) for c in cells]
-        yield _judged(about, seen.judged, seen.scale, known, claim.table.bench, cells, old(claim.claimed, seen.judged))
+        yield _judged(
+            about,
+            seen.judged,
+            seen.scale,
+            known,
+            claim.table.bench,
+            cells,
+            old(claim.claimed, seen.judged),
+        )
 
 
-def _judged(about: dict, judged: Judged, scale: str, known: Known, bench: str, cells: Sequence[Cell], before: str) -> Row:
-    found = f"sign-flip p {judged.p:.2g}, {judged.holm:.2g} after Holm's correction over {judged.tests} tests"
+def _judged(
+    about: dict,
+    judged: Judged,
+    scale: str,
+    known: Known,
+    bench: str,
+    cells: Sequence[Cell],
+    before: str,
+) -> Row:
+    found = (
+        f"sign-flip p {judged.p:.2g}, {judged.holm:.2g} after Holm's correction over {judged.tests}"
+        " tests"
+    )
     files = tuple(known.files[c] for c in cells if c in known.files)
     seconds = sum(filter(None, (spent(known, c) for c in cells))) or None
     command = run(bench, cells[0])
-    details = {"records": files, "seconds": seconds, "command": command, "remark": judged.beside, "before": before}
+    details = {
+        "records": files,
+        "seconds": seconds,
+        "command": command,
+        "remark": judged.beside,
+        "before": before,
+    }
     return Row(**about, scale=scale, measured=judged.difference, found=found, **details)
 
 
 def old(claimed: float, judged: Judged) -> str:
-    """What the rule before this one would have said: the side of zero on which the interval lies."""
+    """What the rule before this one would have said: the side of zero on which the interval
+    lies.
+    """
     d = judged.difference if claimed > 0 else stats.opposite(judged.difference)
     return "supported" if d.low > 0 else "contradicted" if d.high < 0 else "open"
 
@@ -177,7 +230,10 @@ def spent(known: Known, cell: Cell) -> float | None:
 def run(bench: str, cell: Cell, n: int = 64) -> str:
     """The command that measures a cell."""
     defence, attack, seed = cell
-    words = f"hetpure run --bench {bench} --defence {defence} --attack {specs.readable(attack)} --n-images {n}"
+    words = (
+        f"hetpure run --bench {bench} --defence {defence} --attack {specs.readable(attack)}"
+        f" --n-images {n}"
+    )
     return words + (f" --seed {seed}" if seed else "")
 
 
@@ -188,7 +244,19 @@ def arithmetic() -> Iterator[Row]:
     """Every check of `checked`."""
     for c in checked.every():
         conditions, command = "the paper's own tables", f"hetpure claims {c.id}"
-        yield Row(c.id, "arithmetic", c.place, c.printed, conditions, c.verdict, "paper", None, c.found, command=command, erratum=c.erratum)
+        yield Row(
+            c.id,
+            "arithmetic",
+            c.place,
+            c.printed,
+            conditions,
+            c.verdict,
+            "paper",
+            None,
+            c.found,
+            command=command,
+            erratum=c.erratum,
+        )
 
 
 # ---- statements of the text ------------------------------------------------------------------
@@ -202,7 +270,9 @@ class Statement:
     id: str
     place: str
     text: str
-    parts: Callable[[Known], Sequence[tuple[Judged | None, Cell, Cell]]] = field(default=lambda known: [])
+    parts: Callable[[Known], Sequence[tuple[Judged | None, Cell, Cell]]] = field(
+        default=lambda known: []
+    )
     bench: str = "cifar10-small"
     why: str = ""
 
@@ -211,20 +281,29 @@ GRID = ablations.ATTACK
 L2 = "pgd:norm=L2,eps=0.5,step=0.05"
 
 
-def over(one: str, two: str, attack: str = "pgd", side: str = "adversarial", other: str = "") -> Callable[[Known], list]:
+def over(
+    one: str, two: str, attack: str = "pgd", side: str = "adversarial", other: str = ""
+) -> Callable[[Known], list]:
     """The difference of two defences under one attack, or of one under `attack` and `other`."""
 
     def parts(known: Known) -> list[tuple[Judged | None, Cell, Cell]]:
-        cells = (specs.normal(one, DEFENCES), attack, 0), (specs.normal(two, DEFENCES), other or attack, 0)
+        cells = (
+            (specs.normal(one, DEFENCES), attack, 0),
+            (specs.normal(two, DEFENCES), other or attack, 0),
+        )
         cells = tuple((d, known.bare(a), s) if d == "none" else (d, a, s) for d, a, s in cells)
         return [(known.between(*cells, side), *cells)]
 
     return parts
 
 
-def chain(specs_: Sequence[str], attack: str = GRID, side: str = "adversarial") -> Callable[[Known], list]:
+def chain(
+    specs_: Sequence[str], attack: str = GRID, side: str = "adversarial"
+) -> Callable[[Known], list]:
     """Each of a row of defences above its neighbour before."""
-    return lambda known: [part for a, b in pairwise(specs_) for part in over(b, a, attack, side)(known)]
+    return lambda known: [
+        part for a, b in pairwise(specs_) for part in over(b, a, attack, side)(known)
+    ]
 
 
 def against_all(grid: str, attack: str = GRID) -> Callable[[Known], list]:
@@ -252,12 +331,42 @@ STATEMENTS = (
         "standard accuracy consistently rises with the threshold",
         over(TAUS[-1], TAUS[0], GRID, "clean"),
     ),
-    Statement("fig7-every-step", "§5.3, Fig 7 left", "it rises at every step of the threshold", chain(TAUS, GRID, "clean")),
-    Statement("fig7-large-tau", "§5.3, Fig 7 left", "a threshold above 0.8 leaves less under attack", over("hetpure", TAUS[-1], GRID)),
-    Statement("fig7-small-tau", "§5.3, Fig 7 left", "a threshold below 0.8 leaves less under attack", over("hetpure", TAUS[0], GRID)),
-    Statement("fig7-tau-best", "§5.3, Fig 7 left", "no threshold leaves more under attack than about 0.8", against_all("tau")),
-    Statement("fig7-levels-best", "§5.3, Fig 7 right", "t_l = 0.2 with t_s = 0.05 leaves the most under attack", against_all("levels")),
-    Statement("table7-every-block", "§5.3, Table 7", "every block of the mask is needed", against_all("blocks")),
+    Statement(
+        "fig7-every-step",
+        "§5.3, Fig 7 left",
+        "it rises at every step of the threshold",
+        chain(TAUS, GRID, "clean"),
+    ),
+    Statement(
+        "fig7-large-tau",
+        "§5.3, Fig 7 left",
+        "a threshold above 0.8 leaves less under attack",
+        over("hetpure", TAUS[-1], GRID),
+    ),
+    Statement(
+        "fig7-small-tau",
+        "§5.3, Fig 7 left",
+        "a threshold below 0.8 leaves less under attack",
+        over("hetpure", TAUS[0], GRID),
+    ),
+    Statement(
+        "fig7-tau-best",
+        "§5.3, Fig 7 left",
+        "no threshold leaves more under attack than about 0.8",
+        against_all("tau"),
+    ),
+    Statement(
+        "fig7-levels-best",
+        "§5.3, Fig 7 right",
+        "t_l = 0.2 with t_s = 0.05 leaves the most under attack",
+        against_all("levels"),
+    ),
+    Statement(
+        "table7-every-block",
+        "§5.3, Table 7",
+        "every block of the mask is needed",
+        against_all("blocks"),
+    ),
     Statement(
         "strong-noise-costs",
         "abstract, §1",
@@ -265,7 +374,10 @@ STATEMENTS = (
         chain(UNIFORMS[::-1], "pgd", "clean"),
     ),
     Statement(
-        "weak-noise-fails", "abstract, Fig 1", "low noise alone is insufficient under attack", over("uniform:t=0.2", "uniform:t=0.05")
+        "weak-noise-fails",
+        "abstract, Fig 1",
+        "low noise alone is insufficient under attack",
+        over("uniform:t=0.2", "uniform:t=0.05"),
     ),
     Statement(
         "two-levels-keep-more",
@@ -296,13 +408,24 @@ STATEMENTS = (
     Statement(
         "attention-matters",
         "§3",
-        "perturbations where the classifier looks matter most: attention beats a random mask of equal area",
+        "perturbations where the classifier looks matter most: attention beats a random mask of"
+        " equal area",
         over("hetpure", "hetpure:mask_kind=random"),
     ),
-    Statement("attention-not-inverse", "§3", "attention beats the inverted mask", over("hetpure", "hetpure:mask_kind=inverted")),
-    Statement("beats-at", "abstract", "the method outperforms adversarial training", over("hetpure", "at")),
     Statement(
-        "beats-at-l2", "§5.2, Table 3", "it outperforms adversarial training in the l2 ball", over("hetpure", "at:model=pgd-at-l2", L2)
+        "attention-not-inverse",
+        "§3",
+        "attention beats the inverted mask",
+        over("hetpure", "hetpure:mask_kind=inverted"),
+    ),
+    Statement(
+        "beats-at", "abstract", "the method outperforms adversarial training", over("hetpure", "at")
+    ),
+    Statement(
+        "beats-at-l2",
+        "§5.2, Table 3",
+        "it outperforms adversarial training in the l2 ball",
+        over("hetpure", "at:model=pgd-at-l2", L2),
     ),
     Statement(
         "better-than-t02",
@@ -317,7 +440,12 @@ STATEMENTS = (
         "it significantly outperforms baselines in standard accuracy",
         over("hetpure", "gradual", "pgd", "clean"),
     ),
-    Statement("significant-pgd", "§5.2, Table 1", "it significantly outperforms baselines under PGD", over("hetpure", "gradual")),
+    Statement(
+        "significant-pgd",
+        "§5.2, Table 1",
+        "it significantly outperforms baselines under PGD",
+        over("hetpure", "gradual"),
+    ),
     Statement(
         "significant-autoattack",
         "§5.2, Table 1",
@@ -338,7 +466,13 @@ STATEMENTS = (
         over(DIGITS[1], DIGITS[0]),
         bench="svhn-small",
     ),
-    Statement("digits-falls", "§8, Table 8", "and less again at t* = 0.4", over(DIGITS[1], DIGITS[2]), bench="svhn-small"),
+    Statement(
+        "digits-falls",
+        "§8, Table 8",
+        "and less again at t* = 0.4",
+        over(DIGITS[1], DIGITS[2]),
+        bench="svhn-small",
+    ),
     Statement(
         "digits-margin",
         "§8",
@@ -368,7 +502,8 @@ STATEMENTS = (
     Statement(
         "surrogate-enough",
         "§5.1",
-        "a surrogate gives the gradient of a white-box attack: it leaves no more than the exact one",
+        "a surrogate gives the gradient of a white-box attack: it leaves no more than the"
+        " exact one",
         over("hetpure", "hetpure", "pgd", other="pgd:gradient=surrogate"),
     ),
     Statement(
@@ -386,10 +521,16 @@ STATEMENTS = (
     Statement(
         "fig4-directions",
         "Fig 4",
-        "purification paths of the method point to the original class, those of DiffPure at 0.4 do not",
+        "purification paths of the method point to the original class, those of DiffPure at 0.4"
+        " do not",
         why=f"{METHODLESS}; chapter 9 draws paths with a definition",
     ),
-    Statement("fig5-masks", "Fig 5", "masks cover what a person would name the object", why=f"{METHODLESS}; chapter 9 draws them"),
+    Statement(
+        "fig5-masks",
+        "Fig 5",
+        "masks cover what a person would name the object",
+        why=f"{METHODLESS}; chapter 9 draws them",
+    ),
     Statement(
         "fig6-most-similar",
         "Fig 6",
@@ -408,7 +549,12 @@ STATEMENTS = (
         "whatever U is, a step needs one additional call of the denoiser",
         why="a test counts calls: U does not change them",
     ),
-    Statement("2t-graphs", "§4", "2 T graphs fit a GPU of 24 gigabytes", why="needs the published networks; chapter 10 plans the bytes"),
+    Statement(
+        "2t-graphs",
+        "§4",
+        "2 T graphs fit a GPU of 24 gigabytes",
+        why="needs the published networks; chapter 10 plans the bytes",
+    ),
     Statement(
         "unknown-attacks",
         "§1",
@@ -416,10 +562,16 @@ STATEMENTS = (
         why="no attack outside an l_p ball is measured",
     ),
     Statement(
-        "half-iterations", "§5.2", "under PGD of equal length the lead over Bai et al. would be larger", why="needs the published networks"
+        "half-iterations",
+        "§5.2",
+        "under PGD of equal length the lead over Bai et al. would be larger",
+        why="needs the published networks",
     ),
     Statement(
-        "three-datasets", "abstract", "the method outperforms others on three data sets", why="see the comparisons of Tables 1, 6 and 8"
+        "three-datasets",
+        "abstract",
+        "the method outperforms others on three data sets",
+        why="see the comparisons of Tables 1, 6 and 8",
     ),
 )
 
@@ -429,10 +581,30 @@ def statements(everything: dict[str, Known], results: Path = RESULTS) -> Iterato
     for s in STATEMENTS:
         known = everything.get(s.bench, Known({}))
         parts = s.parts(known)
-        about = {"id": s.id, "kind": "statement", "place": s.place, "statement": s.text, "conditions": s.bench}
+        about = {
+            "id": s.id,
+            "kind": "statement",
+            "place": s.place,
+            "statement": s.text,
+            "conditions": s.bench,
+        }
         if not parts or any(judged is None for judged, *_ in parts):
-            missing = next((run(s.bench, c) for judged, *cs in parts if judged is None for c in cs if c not in known.cells), "")
-            yield Row(**about, verdict="not tested", remark=s.why, command=missing or f"hetpure claims {s.id}")
+            missing = next(
+                (
+                    run(s.bench, c)
+                    for judged, *cs in parts
+                    if judged is None
+                    for c in cs
+                    if c not in known.cells
+                ),
+                "",
+            )
+            yield Row(
+                **about,
+                verdict="not tested",
+                remark=s.why,
+                command=missing or f"hetpure claims {s.id}",
+            )
             continue
         yield _stated(s, about, parts, known)
     yield from _studied(results)
@@ -443,11 +615,25 @@ def _stated(s: Statement, about: dict, parts: Sequence, known: Known) -> Row:
     scales = [compare.scale(s.bench, j.difference.n, j.floor, bool(s.why)) for j, *_ in parts]
     verdicts = [compare.verdict(1, j, at) for (j, *_), at in zip(parts, scales)]
     against = [v for v in verdicts if v in ("falsified", compare.NOT_HERE)]
-    verdict = against[0] if against else "verified" if set(verdicts) == {"verified"} else "inconclusive"
+    verdict = (
+        against[0] if against else "verified" if set(verdicts) == {"verified"} else "inconclusive"
+    )
     telling = min(parts, key=lambda part: part[0].difference.value)
     cells = list(dict.fromkeys(c for _, *cs in parts for c in cs))
-    row = _judged(about | {"verdict": verdict}, telling[0], scales[0], known, s.bench, telling[1:], old(1, telling[0]))
-    count = f"{verdicts.count('verified')} of {len(parts)} differences established, the least shown; " if len(parts) > 1 else ""
+    row = _judged(
+        about | {"verdict": verdict},
+        telling[0],
+        scales[0],
+        known,
+        s.bench,
+        telling[1:],
+        old(1, telling[0]),
+    )
+    count = (
+        f"{verdicts.count('verified')} of {len(parts)} differences established, the least shown; "
+        if len(parts) > 1
+        else ""
+    )
     files = tuple(dict.fromkeys(known.files[c] for c in cells if c in known.files))
     remark = "; ".join(filter(None, (s.why, row.remark)))
     return Row(**{**vars(row), "found": count + row.found, "records": files, "remark": remark})
@@ -456,19 +642,54 @@ def _stated(s: Statement, about: dict, parts: Sequence, known: Known) -> Row:
 def _studied(results: Path) -> Iterator[Row]:
     """Statements of Figs 3, 8 and 9, from the studies."""
     words = {"smaller": "verified", "larger": compare.NOT_HERE}
-    far, jump = (studies.table(name, "cifar10-small", results=results) for name in ("distance", "consistency"))
+    far, jump = (
+        studies.table(name, "cifar10-small", results=results)
+        for name in ("distance", "consistency")
+    )
     for line in studies.nearer(far).to_dict("records") if len(far) else []:
-        said = f"the method's feature distance is smaller than that of {line['against']} on {line['images']} images"
+        said = (
+            f"the method's feature distance is smaller than that of {line['against']} on"
+            f" {line['images']} images"
+        )
         word = words.get(line["the method's distance is"], "inconclusive")
-        file = studies.path("distance", "cifar10-small", results=results).relative_to(results).as_posix()
-        scale, found = compare.scale("cifar10-small", line["n"]), f"{line['difference']}, n = {line['n']}"
+        file = (
+            studies.path("distance", "cifar10-small", results=results)
+            .relative_to(results)
+            .as_posix()
+        )
+        scale, found = (
+            compare.scale("cifar10-small", line["n"]),
+            f"{line['difference']}, n = {line['n']}",
+        )
         row_id = _slug("fig9", line["against"], line["images"])
-        yield Row(row_id, "statement", "Fig 9", said, "cifar10-small", word, scale, None, found, (file,), None, "hetpure study distance")
+        yield Row(
+            row_id,
+            "statement",
+            "Fig 9",
+            said,
+            "cifar10-small",
+            word,
+            scale,
+            None,
+            found,
+            (file,),
+            None,
+            "hetpure study distance",
+        )
     for name, line in studies.resampled(jump).to_dict("index").items() if len(jump) else []:
         said = f"one step with U = 10 does what 20 repetitions do: {name}"
-        word = compare.NOT_HERE if line["the single step's is"] != "inconclusive" else "inconclusive"
-        file = studies.path("consistency", "cifar10-small", results=results).relative_to(results).as_posix()
-        scale, found = compare.scale("cifar10-small", line["n"]), f"{line['difference']}, n = {line['n']}"
+        word = (
+            compare.NOT_HERE if line["the single step's is"] != "inconclusive" else "inconclusive"
+        )
+        file = (
+            studies.path("consistency", "cifar10-small", results=results)
+            .relative_to(results)
+            .as_posix()
+        )
+        scale, found = (
+            compare.scale("cifar10-small", line["n"]),
+            f"{line['difference']}, n = {line['n']}",
+        )
         yield Row(
             _slug("fig3", name),
             "statement",
@@ -490,25 +711,27 @@ def _studied(results: Path) -> Iterator[Row]:
 ERRATA = ROOT / "book" / "errata.md"
 # What shows an entry that is no arithmetic: tests, as FILE::PART OF A NAME.
 SHOWN_BY = {
-    "E1": "tests/test_core.py::merge",
-    "E2": "tests/test_core.py::softmax",
-    "E4": "tests/test_core.py::compos",
-    "E7": "tests/test_core.py::grid",
-    "A1": "tests/test_parity.py::official",
-    "A2": "tests/test_parity.py::official",
-    "A3": "tests/test_parity.py::official",
-    "A5": "tests/test_parity.py::official",
-    "B1": "tests/test_parity.py::official",
-    "B2": "tests/test_parity.py::official",
-    "B3": "tests/test_parity.py::official",
-    "B5": "tests/test_parity.py::official",
-    "B6": "tests/test_parity.py::official",
+    "E1": "tests/core/test_core.py::merge",
+    "E2": "tests/core/test_core.py::softmax",
+    "E4": "tests/core/test_core.py::compos",
+    "E7": "tests/core/test_core.py::grid",
+    "A1": "tests/core/test_parity.py::official",
+    "A2": "tests/core/test_parity.py::official",
+    "A3": "tests/core/test_parity.py::official",
+    "A5": "tests/core/test_parity.py::official",
+    "B1": "tests/core/test_parity.py::official",
+    "B2": "tests/core/test_parity.py::official",
+    "B3": "tests/core/test_parity.py::official",
+    "B5": "tests/core/test_parity.py::official",
+    "B6": "tests/core/test_parity.py::official",
     "D5": "tests/audit/test_faults.py::",
 }
 
 
 def errata(path: Path = ERRATA) -> Iterator[Row]:
-    """Every entry of the errata that is no arithmetic: what is printed or done, and what shows it."""
+    """Every entry of the errata that is no arithmetic: what is printed or done, and what shows
+    it.
+    """
     covered = {c.erratum for c in checked.every()}
     for line in path.read_text().splitlines():
         found = re.match(r"\| ([A-E]\d+) \| (.*) \|$", line)
@@ -516,8 +739,14 @@ def errata(path: Path = ERRATA) -> Iterator[Row]:
             continue
         name, cells = found[1], [cell.strip() for cell in re.split(r"(?<!\\)\|", found[2])]
         evidence = cells[-1] if name[0] != "E" else "the paper's own text"
-        text = f"the paper: {cells[0]}; the released code: {cells[1]}" if name[0] != "E" else cells[1]
-        shown = READ if evidence.startswith("read") and ";" not in evidence and "," not in evidence else SHOWN
+        text = (
+            f"the paper: {cells[0]}; the released code: {cells[1]}" if name[0] != "E" else cells[1]
+        )
+        shown = (
+            READ
+            if evidence.startswith("read") and ";" not in evidence and "," not in evidence
+            else SHOWN
+        )
         command = f"hetpure claims {name}"
         if name in SHOWN_BY:
             file, _, part = SHOWN_BY[name].partition("::")
@@ -534,7 +763,13 @@ def errata(path: Path = ERRATA) -> Iterator[Row]:
 def every(results: Path = RESULTS) -> list[Row]:
     """All rows, each once."""
     known = compare.everything(results)
-    rows = [*arithmetic(), *statements(known, results), *errata(), *compared(known), *numbers(known)]
+    rows = [
+        *arithmetic(),
+        *statements(known, results),
+        *errata(),
+        *compared(known),
+        *numbers(known),
+    ]
     return list({row.id: row for row in rows}.values())
 
 
@@ -543,7 +778,9 @@ def find(name: str, results: Path = RESULTS) -> Row:
     rows = {row.id: row for row in every(results)}
     if name not in rows:
         near = [i for i in rows if name.lower().split("-")[0] in i.lower()][:5]
-        raise ValueError(f"unknown claim {name!r}; near: {', '.join(near) or 'none'}; hetpure claims lists all")
+        raise ValueError(
+            f"unknown claim {name!r}; near: {', '.join(near) or 'none'}; hetpure claims lists all"
+        )
     return rows[name]
 
 

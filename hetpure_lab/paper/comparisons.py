@@ -1,4 +1,5 @@
-"""The paper's comparisons of its method with other rows of its tables, each held against the records
+"""The paper's comparisons of its method with other rows of its tables, each held against the
+records
 by the one rule of `evidence.compare`."""
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ SDE = re.compile(r"^sde:t=([\d.]+)$")
 @dataclass(frozen=True)
 class Comparison:
     """A claim of the paper: in `column` of `table`, the row `method` is `claimed` points above the
-    row `rival`. `defence` and `attack` (a slug) measure it here; `variant` says in which way that is
-    not the first choice, `stand_in` that something stands for what the paper used."""
+    row `rival`. `defence` and `attack` (a slug) measure it here; `variant` says in which way that
+    is not the first choice, `stand_in` that something stands for what the paper used."""
 
     table: printed.Table
     method: printed.Claim
@@ -59,19 +60,32 @@ def comparisons() -> Iterator[Comparison]:
         method = table.rows[-1]
         for row in (other.at(table.radius) for other in table.rows[:-1]):
             columns = [(STANDARD, table.attacks[0], method.standard, row.standard)]
-            columns += [(a, a, *values) for a, *values in zip(table.attacks, method.robust, row.robust)]
+            columns += [
+                (a, a, *values) for a, *values in zip(table.attacks, method.robust, row.robust)
+            ]
             for column, attack, *values in columns if row.specs else ():
                 ours, theirs = map(number, values)
                 if ours and theirs and ours != theirs:
                     yield from _variants(table, method, row, column, attack, ours - theirs)
 
 
-def _variants(table: printed.Table, method: printed.Claim, row: printed.Claim, column: str, name: str, gap: float) -> Iterator[Comparison]:
+def _variants(
+    table: printed.Table,
+    method: printed.Claim,
+    row: printed.Claim,
+    column: str,
+    name: str,
+    gap: float,
+) -> Iterator[Comparison]:
     """The comparison as it is measured first, and as it could be measured else."""
     attack, spec = attack_of(name, table.bench), row.ours or row.published
-    stand_in = bool(row.ours) and any(text in row.note for text in (printed.STAND_IN, printed.BY_DDIM))
+    stand_in = bool(row.ours) and any(
+        text in row.note for text in (printed.STAND_IN, printed.BY_DDIM)
+    )
     stand_in |= bool(row.ours) and row.ours == "at" and bool(row.note)
-    claim = Comparison(table, method, row, column, attack, gap, specs.normal(spec, DEFENCES), "", stand_in)
+    claim = Comparison(
+        table, method, row, column, attack, gap, specs.normal(spec, DEFENCES), "", stand_in
+    )
     yield claim
     if found := SDE.match(spec):
         by_ddim = specs.normal(f"uniform:t={found[1]}", DEFENCES)
@@ -92,7 +106,10 @@ class Measured:
 def measure(claim: Comparison, known: Known) -> Measured | None:
     """Under that attack setting which most images share; of accuracy without attack, the clean
     side of any attack's records, since no attack touches it."""
-    found = [(a, known.rivals(claim.ours, a).get((claim.defence, claim.side))) for a in settings(claim, known)]
+    found = [
+        (a, known.rivals(claim.ours, a).get((claim.defence, claim.side)))
+        for a in settings(claim, known)
+    ]
     found = [(attack, judged) for attack, judged in found if judged]
     if not found:
         return None
@@ -111,7 +128,9 @@ def settings(claim: Comparison, known: Known) -> list[str]:
 
 def _meets(attack: str, claim: Comparison) -> bool:
     slug, settings = specs.parse(attack, ATTACKS)
-    ball = settings.norm == claim.table.norm and math.isclose(settings.eps, claim.table.radius, rel_tol=1e-5)
+    ball = settings.norm == claim.table.norm and math.isclose(
+        settings.eps, claim.table.radius, rel_tol=1e-5
+    )
     gradient = getattr(settings, "gradient", "exact") in ("exact", "bpda")
     return slug == claim.attack and ball and gradient and not getattr(settings, "frozen", "")
 

@@ -1,4 +1,5 @@
-"""Every numbered element of the paper with the place that deals with it: ``hetpure elements --json``.
+"""Every numbered element of the paper with the place that deals with it: ``hetpure elements
+--json``.
 
 What is done is not typed: it follows from chapters, functions and records.
 """
@@ -27,9 +28,10 @@ STATUSES = ("planned", "partly", "done")
 class Element:
     """A numbered element of the paper and its counterpart here.
 
-    `chapters` deal with it; `functions` are names in `hetpure_core`, or ``module.name`` in `hetpure_lab`; `labels` are this book's
-    equations; `grids` are the ablations whose points it shows, `study` the numbers it draws (`studies`); `parts` are the elements inside an
-    appendix section.
+    `chapters` deal with it; `functions` are names in `hetpure_core`, or ``module.name`` in
+    `hetpure_lab`; `labels` are this book's equations; `grids` are the ablations whose points it
+    shows, `study` the numbers it draws (`studies`); `parts` are the elements inside an appendix
+    section.
     """
 
     name: str
@@ -43,14 +45,28 @@ class Element:
 
 
 def _table(number: int, chapter: int, says: str, *functions: str) -> Element:
-    return Element(f"Table {number}", says, (chapter,), functions or ("report.tables.beside_the_paper",))
+    return Element(
+        f"Table {number}", says, (chapter,), functions or ("report.tables.beside_the_paper",)
+    )
 
 
 ELEMENTS = {
     e.name: e
     for e in (
-        Element("Eq 1", "noise an image to {math}`t_l` and to {math}`t_s`", (1, 3), ("q_xt_x0",), ("eq-forward",)),
-        Element("Eq 2", "p-norm of a block's activations over channels", (2,), ("activation_map",), ("eq-pnorm",)),
+        Element(
+            "Eq 1",
+            "noise an image to {math}`t_l` and to {math}`t_s`",
+            (1, 3),
+            ("q_xt_x0",),
+            ("eq-forward",),
+        ),
+        Element(
+            "Eq 2",
+            "p-norm of a block's activations over channels",
+            (2,),
+            ("activation_map",),
+            ("eq-pnorm",),
+        ),
         Element(
             "Eq 3",
             "attention map: upsample, then scale (E2)",
@@ -58,17 +74,50 @@ ELEMENTS = {
             ("attention_maps", "min_max", "spatial_softmax"),
             ("eq-maps", "eq-minmax", "eq-softmax"),
         ),
-        Element("Eq 4", "mask: union of the thresholded maps", (2,), ("threshold_mask",), ("eq-mask",)),
-        Element("Eq 5", "heterogeneous noise: one level inside the mask, one outside", (3,), ("merge",), ("eq-merge",)),
-        Element("Eq 6", "the known pixels at time {math}`t`", (1, 3), ("q_xt_x0",), ("eq-forward",)),
-        Element("Eq 7", "the unknown pixels: one reverse step", (1, 3), ("p_xs_xt",), ("eq-reverse",)),
+        Element(
+            "Eq 4", "mask: union of the thresholded maps", (2,), ("threshold_mask",), ("eq-mask",)
+        ),
+        Element(
+            "Eq 5",
+            "heterogeneous noise: one level inside the mask, one outside",
+            (3,),
+            ("merge",),
+            ("eq-merge",),
+        ),
+        Element(
+            "Eq 6", "the known pixels at time {math}`t`", (1, 3), ("q_xt_x0",), ("eq-forward",)
+        ),
+        Element(
+            "Eq 7", "the unknown pixels: one reverse step", (1, 3), ("p_xs_xt",), ("eq-reverse",)
+        ),
         Element("Eq 8", "merge both (E1)", (3,), ("merge",), ("eq-merge",)),
-        Element("Eq 9", "stage 2: the plain reverse process", (1, 3), ("p_xs_xt",), ("eq-reverse",)),
-        Element("Eq 10", "diffuse on, from {math}`t` to a later time (E4)", (3, 4), ("q_xt_xs",), ("eq-renoise",)),
-        Element("Eq 11", "one DDIM step back over {math}`U` indices (E3, E5)", (1, 4), ("x0_xt", "p_xs_xt"), ("eq-x0", "eq-reverse")),
-        Element("Alg 1", "heterogeneous denoising (E3, E6)", (3, 1), ("HetPure", "time_grid", "trajectory")),
+        Element(
+            "Eq 9", "stage 2: the plain reverse process", (1, 3), ("p_xs_xt",), ("eq-reverse",)
+        ),
+        Element(
+            "Eq 10",
+            "diffuse on, from {math}`t` to a later time (E4)",
+            (3, 4),
+            ("q_xt_xs",),
+            ("eq-renoise",),
+        ),
+        Element(
+            "Eq 11",
+            "one DDIM step back over {math}`U` indices (E3, E5)",
+            (1, 4),
+            ("x0_xt", "p_xs_xt"),
+            ("eq-x0", "eq-reverse"),
+        ),
+        Element(
+            "Alg 1",
+            "heterogeneous denoising (E3, E6)",
+            (3, 1),
+            ("HetPure", "time_grid", "trajectory"),
+        ),
         Element("Alg 2", "mask construction (E11)", (2,), ("attention_maps", "threshold_mask")),
-        Element("Alg 3", "purify {math}`S` times and vote (E12)", (3,), ("vote", "Purified", "purify")),
+        Element(
+            "Alg 3", "purify {math}`S` times and vote (E12)", (3,), ("vote", "Purified", "purify")
+        ),
         _table(1, 5, "CIFAR-10, {math}`\\ell_\\infty`, WRN-28-10, PGD+EOT and AutoAttack"),
         _table(2, 5, "CIFAR-10, {math}`\\ell_\\infty`, WRN-70-16"),
         _table(3, 5, "CIFAR-10, {math}`\\ell_2`, WRN-28-10"),
@@ -77,7 +126,12 @@ ELEMENTS = {
         _table(6, 7, "ImageNet, PGD+EOT"),
         _table(7, 8, "which blocks feed the mask", "evidence.ablations.against"),
         _table(8, 6, "SVHN, PGD+EOT"),
-        Element("Fig 1", "weak, strong and heterogeneous noise on one image", (9,), ("evidence.inside.ends",)),
+        Element(
+            "Fig 1",
+            "weak, strong and heterogeneous noise on one image",
+            (9,),
+            ("evidence.inside.ends",),
+        ),
         Element("Fig 2", "the pipeline", (9,), ("report.figures.pipeline",)),
         Element(
             "Fig 3",
@@ -86,9 +140,21 @@ ELEMENTS = {
             ("evidence.inside.seam", "report.figures.consistency"),
             study="consistency",
         ),
-        Element("Fig 4", "purification paths in two dimensions", (9,), ("evidence.inside.path", "evidence.inside.project")),
-        Element("Fig 5", "attention maps, masks, purified images", (9,), ("attention_maps", "threshold_mask")),
-        Element("Fig 6", "joint distribution of original and purified", (9,), ("report.figures.joint",)),
+        Element(
+            "Fig 4",
+            "purification paths in two dimensions",
+            (9,),
+            ("evidence.inside.path", "evidence.inside.project"),
+        ),
+        Element(
+            "Fig 5",
+            "attention maps, masks, purified images",
+            (9,),
+            ("attention_maps", "threshold_mask"),
+        ),
+        Element(
+            "Fig 6", "joint distribution of original and purified", (9,), ("report.figures.joint",)
+        ),
         Element(
             "Fig 7",
             "accuracy against {math}`\\tau` and against {math}`t_l`, {math}`t_s`",
@@ -100,7 +166,12 @@ ELEMENTS = {
             "Fig 8",
             "time and memory of single-step and multi-step resampling",
             (10,),
-            ("common.measure.LiveBytes", "common.measure.measure", "report.figures.cost", "report.figures.savings"),
+            (
+                "common.measure.LiveBytes",
+                "common.measure.measure",
+                "report.figures.cost",
+                "report.figures.savings",
+            ),
             study="cost",
         ),
         Element(
@@ -136,7 +207,8 @@ def exists(function: str) -> bool:
     return hasattr(home, name)
 
 
-Place = tuple[str, str, float, str]  # bench, norm, radius (rounded, so that it can be a key), attack by its slug
+# bench, norm, radius (rounded, so that it can be a key), attack by its slug
+Place = tuple[str, str, float, str]
 
 
 def place(bench: str, norm: str, eps: float, attack: str) -> Place:
@@ -150,7 +222,9 @@ def measured_cells(results: Path) -> dict[tuple[Place, str], list[Path]]:
     found: dict[tuple[Place, str], list[Path]] = {}
     for path in files(results):
         config = next(iter(read(path).values()))["config"]
-        found.setdefault((place_of(config), specs.write(config["defence"], DEFENCES)), []).append(path)
+        found.setdefault((place_of(config), specs.write(config["defence"], DEFENCES)), []).append(
+            path
+        )
     return found
 
 
@@ -161,60 +235,111 @@ def place_of(config: dict) -> Place:
 
 
 def cells(table: Table) -> list[tuple[Place, str]]:
-    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the paper prints a number, at its radius,
+    """What a table needs measured, as `measured_cells`: one entry per row and attack for which the
+    paper prints a number, at its radius,
     and at the radius of every quoted row the method, which the paper has not.
 
     A row that says why nothing measures it here needs nothing.
     """
-    where = lambda row, attack: place(table.bench, table.norm, row.eps or table.radius, attack_of(attack, table.bench))
-    pairs = [(row, attack) for row in table.rows if row.ours for attack, value in zip(table.attacks, row.robust) if value != "-"]
+    where = lambda row, attack: place(
+        table.bench, table.norm, row.eps or table.radius, attack_of(attack, table.bench)
+    )
+    pairs = [
+        (row, attack)
+        for row in table.rows
+        if row.ours
+        for attack, value in zip(table.attacks, row.robust)
+        if value != "-"
+    ]
     meetings = [(where(row, attack), table.rows[-1].ours) for row, attack in pairs if row.eps]
     return list(dict.fromkeys([(where(row, attack), row.ours) for row, attack in pairs] + meetings))
 
 
 def needed(element: Element, results: Path = RESULTS) -> list[list[Path]]:
-    """The files that hold what an element shows, for each thing that it shows; an empty list where a thing has no record yet.
+    """The files that hold what an element shows, for each thing that it shows; an empty list where
+    a thing has no record yet.
 
     Things are the cells of a table, the points of a figure's grids, its study.
     """
     if element.study:
         paths = [studies.path(element.study, "cifar10-small", results=results)]
     else:
-        paths = [e.path(results) for name in element.grids for e in ablations.experiments(name).values()]
+        paths = [
+            e.path(results) for name in element.grids for e in ablations.experiments(name).values()
+        ]
     if element.name in TABLES and not paths:
         return [measured_cells(results).get(cell, []) for cell in cells(TABLES[element.name])]
     return [[path] if path.exists() else [] for path in paths]
 
 
 def share(element: Element, results: Path = RESULTS) -> float:
-    """How much of what an element shows is measured (`needed`); 1 if it needs no records, which only a table always does."""
+    """How much of what an element shows is measured (`needed`); 1 if it needs no records, which
+    only a table always does.
+    """
     things = needed(element, results)
-    return sum(map(bool, things)) / len(things) if things else float(not element.name.startswith("Table"))
+    return (
+        sum(map(bool, things)) / len(things)
+        if things
+        else float(not element.name.startswith("Table"))
+    )
 
 
 def status(element: Element, results: Path = RESULTS) -> str:
     """What state an element is in.
 
-    ``done``: its chapters use its functions and define its equations, and all it shows is measured. ``planned``: no chapter, or
+    ``done``: its chapters use its functions and define its equations, and all it shows is measured.
+        ``planned``: no chapter, or
     nothing measured yet. ``partly``: what lies between.
     """
     if element.parts:
         return min((status(ELEMENTS[part], results) for part in element.parts), key=STATUSES.index)
     paths = [chapter(number) for number in element.chapters]
-    if not paths[0] or not all(map(exists, element.functions)) or not (measured := share(element, results)):
+    if (
+        not paths[0]
+        or not all(map(exists, element.functions))
+        or not (measured := share(element, results))
+    ):
         return "planned"
     text = "\n".join(source(path) for path in paths if path)
-    shown = all(name.rpartition(".")[2] in text for name in element.functions) and all(label in text for label in element.labels)
+    shown = all(name.rpartition(".")[2] in text for name in element.functions) and all(
+        label in text for label in element.labels
+    )
     return "done" if shown and measured == 1 and all(paths) else "partly"
 
 
 def listing(results: Path = RESULTS) -> list[dict]:
     """Every element as a row."""
-    rows = ((e, e.chapters or tuple(dict.fromkeys(c for part in e.parts for c in ELEMENTS[part].chapters))) for e in ELEMENTS.values())
+    rows = (
+        (
+            e,
+            e.chapters
+            or tuple(dict.fromkeys(c for part in e.parts for c in ELEMENTS[part].chapters)),
+        )
+        for e in ELEMENTS.values()
+    )
     return [
-        {"element": e.name, "chapter": chapters[0], "chapters": list(chapters), "says": e.says, "functions": list(e.functions)}
-        | {"labels": list(e.labels), "parts": list(e.parts), "measured": round(share(e, results), 3), "status": status(e, results)}
-        | {"records": sorted({path.relative_to(results).as_posix() for files in needed(e, results) for path in files})}
+        {
+            "element": e.name,
+            "chapter": chapters[0],
+            "chapters": list(chapters),
+            "says": e.says,
+            "functions": list(e.functions),
+        }
+        | {
+            "labels": list(e.labels),
+            "parts": list(e.parts),
+            "measured": round(share(e, results), 3),
+            "status": status(e, results),
+        }
+        | {
+            "records": sorted(
+                {
+                    path.relative_to(results).as_posix()
+                    for files in needed(e, results)
+                    for path in files
+                }
+            )
+        }
         for e, chapters in rows
     ]
 

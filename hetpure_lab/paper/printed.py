@@ -1,7 +1,8 @@
-"""The paper's tables as data: every printed number, with the conditions it was printed under. Needs no torch.
+"""The paper's tables as data: every printed number, with the conditions it was printed under. Needs
+no torch.
 
-Accuracies are percentages; `sd` values are the paper's run-to-run standard deviations on one fixed subset, not intervals. Errata of
-`book/errata` are noted where they touch a number.
+Accuracies are percentages; `sd` values are the paper's run-to-run standard deviations on one fixed
+subset, not intervals. Errata of `book/errata` are noted where they touch a number.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a table. `ours` is the defence spec that measures this row on the table's bench, "" if nothing does, and then `note` says
-    why; `published` is the spec with the paper's own network, where the table's bench has none so large; `eps` the radius of the attack
-    behind the numbers, if it is known to differ from the caption's.
+    """One row of a table. `ours` is the defence spec that measures this row on the table's bench,
+    "" if nothing does, and then `note` says
+    why; `published` is the spec with the paper's own network, where the table's bench has none so
+    large; `eps` the radius of the attack behind the numbers, if it is known to differ from the
+    caption's.
     """
 
     kind: str
@@ -32,14 +35,17 @@ class Claim:
         return tuple(filter(None, (self.published, self.ours)))
 
     def at(self, eps: float) -> Claim:
-        """The row in a table of radius `eps`: without its robust accuracies if they are of another."""
+        """The row in a table of radius `eps`: without its robust accuracies if they are of
+        another.
+        """
         same = self.eps is None or math.isclose(self.eps, eps)
         return self if same else replace(self, robust=("other radius",) * len(self.robust))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper: its caption in our words, the attacks of its robust columns, its rows; `eps` if not the norm's usual radius;
+    """A table of the paper: its caption in our words, the attacks of its robust columns, its rows;
+    `eps` if not the norm's usual radius;
     the `bench` that stands in for its networks, and its norm.
     """
 
@@ -63,8 +69,8 @@ ATTACK_NAMES = {"PGD+EOT": "pgd", "BPDA+EOT": "bpda", "AutoAttack": "autoattack"
 
 
 METHOD = "hetpure"
-# DiffPure is the reverse SDE; its cousin by DDIM is random at the start only and costs half as much. On photographs the cousin stands for
-# it: Euler's steps of an SDE must be small.
+# DiffPure is the reverse SDE; its cousin by DDIM is random at the start only and costs half as
+# much. On photographs the cousin stands for it: Euler's steps of an SDE must be small.
 DIFFPURE, DIFFPURE_L2, COUSIN = "sde:t=0.1", "sde:t=0.075", "by DDIM: uniform:t=0.1"
 CONTRASTIVE_L2 = "contrastive:t=0.075"  # on the reverse SDE, at DiffPure's level
 STRONGER = "hetpure:t_l=0.4,t_s=0.2,steps=6"
@@ -114,7 +120,13 @@ TABLES = {
                     note=f"{DOWNLOAD}; here: at",
                     published=f"{AT}Linf/Pang2022Robustness_WRN28_10",
                 ),
-                Claim("AP", "Yoon et al.", "85.66±0.51", ("33.48±0.86", "59.53±0.87"), ours="adp:t=0.14"),
+                Claim(
+                    "AP",
+                    "Yoon et al.",
+                    "85.66±0.51",
+                    ("33.48±0.86", "59.53±0.87"),
+                    ours="adp:t=0.14",
+                ),
                 Claim(
                     "AP",
                     "Nie et al. (DiffPure)",
@@ -123,11 +135,33 @@ TABLES = {
                     DIFFPURE,
                     f"a misprint of 46.84±1.44? {COUSIN}",
                 ),
-                Claim("AP", "Lee & Kim", "90.16±0.64", ("55.82±0.59", "70.47±1.53"), ours="gradual"),
-                Claim("AP", "Bai et al.", "91.41", ("49.22 (half the iterations)", "77.08"), ours="contrastive:t=0.1"),
-                Claim("AP", "Zollicoffer et al.", "84.20", ("-", "59.14"), ours="lorid:t=0.05", note="E32: printed as Geigh et al."),
+                Claim(
+                    "AP", "Lee & Kim", "90.16±0.64", ("55.82±0.59", "70.47±1.53"), ours="gradual"
+                ),
+                Claim(
+                    "AP",
+                    "Bai et al.",
+                    "91.41",
+                    ("49.22 (half the iterations)", "77.08"),
+                    ours="contrastive:t=0.1",
+                ),
+                Claim(
+                    "AP",
+                    "Zollicoffer et al.",
+                    "84.20",
+                    ("-", "59.14"),
+                    ours="lorid:t=0.05",
+                    note="E32: printed as Geigh et al.",
+                ),
                 Claim("AP", "Lin et al.", "90.62", ("-", "72.85"), "atop:t=0.15"),
-                Claim("AP", "the method", "93.16±0.21", ("59.38±1.25", "80.45±1.54"), METHOD, "E34: AutoAttack above PGD"),
+                Claim(
+                    "AP",
+                    "the method",
+                    "93.16±0.21",
+                    ("59.38±1.25", "80.45±1.54"),
+                    METHOD,
+                    "E34: AutoAttack above PGD",
+                ),
             ),
         ),
         Table(
@@ -135,7 +169,13 @@ TABLES = {
             "CIFAR-10, WideResNet-70-16, l-infinity 8/255",
             ("PGD+EOT", "AutoAttack"),
             (
-                Claim("AT", "Rebuffi et al.", "92.22", ("69.97", "66.56"), f"{AT}Linf/Rebuffi2021Fixing_70_16_cutmix_extra"),
+                Claim(
+                    "AT",
+                    "Rebuffi et al.",
+                    "92.22",
+                    ("69.97", "66.56"),
+                    f"{AT}Linf/Rebuffi2021Fixing_70_16_cutmix_extra",
+                ),
                 Claim(
                     "AT",
                     "Gowal et al. 2020",
@@ -144,15 +184,59 @@ TABLES = {
                     f"{AT}Linf/Gowal2020Uncovering_70_16_extra",
                     "E28: AutoAttack values swapped",
                 ),
-                Claim("AT", "Gowal et al. 2021", "88.75", ("69.03", "65.87"), f"{AT}Linf/Gowal2021Improving_70_16_ddpm_100m", "E28"),
-                Claim("AP", "Yoon et al.", "86.76±1.15", ("37.11±1.35", "60.86±0.56"), "adp:t=0.14"),
-                Claim("AP", "Nie et al. (DiffPure)", "90.43±0.60", ("51.13±0.87", "66.06±1.17"), DIFFPURE),
-                Claim("AP", "Lee & Kim", "90.53±0.1", ("56.88±1.06", "70.31±0.62"), "gradual", "E31"),
-                Claim("AP", "Bai et al.", "92.97", ("48.83 (half the iterations)", "79.10"), "contrastive:t=0.1"),
-                Claim("AP", "Zollicoffer et al. (a)", "84.60", ("-", "66.40"), "lorid:t=0.05", "E31: two rows under one name"),
-                Claim("AP", "Zollicoffer et al. (b)", "86.90", ("-", "59.20"), note="E31: which settings is not said"),
-                Claim("AP", "Lin et al.", "91.99", ("-", "76.37"), note="no purifier of theirs is published for this network"),
-                Claim("AP", "the method", "93.36±0.59", ("59.79±0.61", "84.83±0.59"), METHOD, "E34"),
+                Claim(
+                    "AT",
+                    "Gowal et al. 2021",
+                    "88.75",
+                    ("69.03", "65.87"),
+                    f"{AT}Linf/Gowal2021Improving_70_16_ddpm_100m",
+                    "E28",
+                ),
+                Claim(
+                    "AP", "Yoon et al.", "86.76±1.15", ("37.11±1.35", "60.86±0.56"), "adp:t=0.14"
+                ),
+                Claim(
+                    "AP",
+                    "Nie et al. (DiffPure)",
+                    "90.43±0.60",
+                    ("51.13±0.87", "66.06±1.17"),
+                    DIFFPURE,
+                ),
+                Claim(
+                    "AP", "Lee & Kim", "90.53±0.1", ("56.88±1.06", "70.31±0.62"), "gradual", "E31"
+                ),
+                Claim(
+                    "AP",
+                    "Bai et al.",
+                    "92.97",
+                    ("48.83 (half the iterations)", "79.10"),
+                    "contrastive:t=0.1",
+                ),
+                Claim(
+                    "AP",
+                    "Zollicoffer et al. (a)",
+                    "84.60",
+                    ("-", "66.40"),
+                    "lorid:t=0.05",
+                    "E31: two rows under one name",
+                ),
+                Claim(
+                    "AP",
+                    "Zollicoffer et al. (b)",
+                    "86.90",
+                    ("-", "59.20"),
+                    note="E31: which settings is not said",
+                ),
+                Claim(
+                    "AP",
+                    "Lin et al.",
+                    "91.99",
+                    ("-", "76.37"),
+                    note="no purifier of theirs is published for this network",
+                ),
+                Claim(
+                    "AP", "the method", "93.36±0.59", ("59.79±0.61", "84.83±0.59"), METHOD, "E34"
+                ),
             ),
             bench="cifar10-paper-wrn70",
         ),
@@ -186,14 +270,43 @@ TABLES = {
                     note=f"E32; WideResNet-34-10; {DOWNLOAD}; here: {AT}pgd-at-l2",
                     published=f"{AT}L2/Sehwag2021Proxy",
                 ),
-                Claim("AP", "Yoon et al.", "85.66±0.51", ("73.32±0.76", "79.57±0.38"), ours="adp:t=0.14"),
-                Claim("AP", "Nie et al. (DiffPure)", "91.41±1.00", ("79.45±1.16", "81.7±0.84"), DIFFPURE_L2, COUSIN),
-                Claim("AP", "Lee & Kim", "90.16±0.64", ("83.59±0.88", "86.48±0.38"), ours="gradual"),
-                Claim("AP", "Bai et al.", "93.75", ("86.13 (half the iterations)", "80.92"), ours=CONTRASTIVE_L2),
+                Claim(
+                    "AP",
+                    "Yoon et al.",
+                    "85.66±0.51",
+                    ("73.32±0.76", "79.57±0.38"),
+                    ours="adp:t=0.14",
+                ),
+                Claim(
+                    "AP",
+                    "Nie et al. (DiffPure)",
+                    "91.41±1.00",
+                    ("79.45±1.16", "81.7±0.84"),
+                    DIFFPURE_L2,
+                    COUSIN,
+                ),
+                Claim(
+                    "AP", "Lee & Kim", "90.16±0.64", ("83.59±0.88", "86.48±0.38"), ours="gradual"
+                ),
+                Claim(
+                    "AP",
+                    "Bai et al.",
+                    "93.75",
+                    ("86.13 (half the iterations)", "80.92"),
+                    ours=CONTRASTIVE_L2,
+                ),
                 Claim("AP", "Zollicoffer et al. (a)", "84.40", ("-", "77.90"), ours="lorid:t=0.05"),
-                Claim("AP", "Zollicoffer et al. (b)", "84.20", ("-", "73.60"), note="which settings is not said"),
+                Claim(
+                    "AP",
+                    "Zollicoffer et al. (b)",
+                    "84.20",
+                    ("-", "73.60"),
+                    note="which settings is not said",
+                ),
                 Claim("AP", "Lin et al.", "90.62", ("-", "80.47"), "atop:t=0.15"),
-                Claim("AP", "the method", "93.16±0.21", ("87.11±0.95", "90.25±0.80"), METHOD, AA_L2),
+                Claim(
+                    "AP", "the method", "93.16±0.21", ("87.11±0.95", "90.25±0.80"), METHOD, AA_L2
+                ),
             ),
             norm="L2",
         ),
@@ -202,14 +315,59 @@ TABLES = {
             "CIFAR-10, WideResNet-70-16, l2 0.5",
             ("PGD+EOT", "AutoAttack"),
             (
-                Claim("AT", "Rebuffi et al. (extra data)", "95.74", ("89.62", "82.32"), f"{AT}L2/Rebuffi2021Fixing_70_16_cutmix_extra"),
-                Claim("AT", "Gowal et al. 2020", "94.74", ("88.18", "80.53"), f"{AT}L2/Gowal2020Uncovering_extra"),
-                Claim("AT", "Rebuffi et al.", "92.41", ("86.24", "80.42"), f"{AT}L2/Rebuffi2021Fixing_70_16_cutmix_ddpm"),
-                Claim("AP", "Yoon et al.", "86.76±1.15", ("75.67±1.29", "80.43±0.42"), "adp:t=0.14", "E31: printed 75.666"),
-                Claim("AP", "Nie et al. (DiffPure)", "92.15±0.72", ("82.97±1.38", "83.06±1.27"), DIFFPURE_L2),
-                Claim("AP", "Lee & Kim", "90.53±0.14", ("83.75±0.99", "85.59±0.61"), "gradual", "E31"),
-                Claim("AP", "Bai et al.", "92.97", ("84.37 (half the iterations)", "83.01"), CONTRASTIVE_L2),
-                Claim("AP", "Lin et al.", "91.99", ("-", "81.35"), note="no purifier of theirs is published for this network"),
+                Claim(
+                    "AT",
+                    "Rebuffi et al. (extra data)",
+                    "95.74",
+                    ("89.62", "82.32"),
+                    f"{AT}L2/Rebuffi2021Fixing_70_16_cutmix_extra",
+                ),
+                Claim(
+                    "AT",
+                    "Gowal et al. 2020",
+                    "94.74",
+                    ("88.18", "80.53"),
+                    f"{AT}L2/Gowal2020Uncovering_extra",
+                ),
+                Claim(
+                    "AT",
+                    "Rebuffi et al.",
+                    "92.41",
+                    ("86.24", "80.42"),
+                    f"{AT}L2/Rebuffi2021Fixing_70_16_cutmix_ddpm",
+                ),
+                Claim(
+                    "AP",
+                    "Yoon et al.",
+                    "86.76±1.15",
+                    ("75.67±1.29", "80.43±0.42"),
+                    "adp:t=0.14",
+                    "E31: printed 75.666",
+                ),
+                Claim(
+                    "AP",
+                    "Nie et al. (DiffPure)",
+                    "92.15±0.72",
+                    ("82.97±1.38", "83.06±1.27"),
+                    DIFFPURE_L2,
+                ),
+                Claim(
+                    "AP", "Lee & Kim", "90.53±0.14", ("83.75±0.99", "85.59±0.61"), "gradual", "E31"
+                ),
+                Claim(
+                    "AP",
+                    "Bai et al.",
+                    "92.97",
+                    ("84.37 (half the iterations)", "83.01"),
+                    CONTRASTIVE_L2,
+                ),
+                Claim(
+                    "AP",
+                    "Lin et al.",
+                    "91.99",
+                    ("-", "81.35"),
+                    note="no purifier of theirs is published for this network",
+                ),
                 Claim("AP", "the method", "93.36±0.59", ("87.7±0.97", "91.71±1.09"), METHOD, AA_L2),
             ),
             bench="cifar10-paper-wrn70",
@@ -224,28 +382,58 @@ TABLES = {
                 Claim("AP", "Yang et al. (ME-Net)", "94.00", ("15.00",), "me-net"),
                 Claim("AP", "Hill et al.", "84.12", ("54.90",), ours="langevin:t=0.03"),
                 Claim("AP", "Yoon et al.", "85.66±0.51", ("66.91±1.75",), ours="adp:t=0.14"),
-                Claim("AP", "Nie et al. (DiffPure)", "90.07±0.97", ("81.45±1.51",), DIFFPURE, COUSIN),
+                Claim(
+                    "AP", "Nie et al. (DiffPure)", "90.07±0.97", ("81.45±1.51",), DIFFPURE, COUSIN
+                ),
                 Claim("AP", "Bai et al.", "91.37±1.21", ("85.51±0.81",), ours="contrastive:t=0.1"),
-                Claim("AP", "Wang et al. (GDMP)", "89.96±0.40", ("75.59±1.26",), ours="gdmp:t=0.036"),
-                Claim("AP", "Song et al. (MimicDiffusion)", "89.88±0.35", ("88.43±0.83",), ours="mimic:t=0.4"),
+                Claim(
+                    "AP", "Wang et al. (GDMP)", "89.96±0.40", ("75.59±1.26",), ours="gdmp:t=0.036"
+                ),
+                Claim(
+                    "AP",
+                    "Song et al. (MimicDiffusion)",
+                    "89.88±0.35",
+                    ("88.43±0.83",),
+                    ours="mimic:t=0.4",
+                ),
                 Claim("AP", "Lee & Kim", "90.16±0.64", ("88.40±0.88",), ours="gradual"),
                 Claim("AP", "the method", "93.04±0.65", ("86.72±0.20",), METHOD),
             ),
         ),
         Table(
             "Table 6",
-            "ImageNet, ResNet-50, l-infinity 8/255 by its caption; the quoted rows were attacked at 4/255 (D6)",
+            "ImageNet, ResNet-50, l-infinity 8/255 by its caption; the quoted rows were attacked at"
+            " 4/255 (D6)",
             ("PGD+EOT",),
             (
-                Claim("AT", "Salman et al.", "63.86", ("39.11",), "", NO_IMAGENET, 4 / 255, f"{AT}Linf/Salman2020Do_R50"),
-                Claim("AT", "Engstrom et al.", "62.42", ("33.20",), "", NO_IMAGENET, 4 / 255, f"{AT}Linf/Engstrom2019Robustness"),
+                Claim(
+                    "AT",
+                    "Salman et al.",
+                    "63.86",
+                    ("39.11",),
+                    "",
+                    NO_IMAGENET,
+                    4 / 255,
+                    f"{AT}Linf/Salman2020Do_R50",
+                ),
+                Claim(
+                    "AT",
+                    "Engstrom et al.",
+                    "62.42",
+                    ("33.20",),
+                    "",
+                    NO_IMAGENET,
+                    4 / 255,
+                    f"{AT}Linf/Engstrom2019Robustness",
+                ),
                 Claim(
                     "AT",
                     "Wong et al.",
                     "53.83",
                     ("28.04",),
                     f"{AT}fast-at-linf",
-                    f"{QUOTED}; RobustBench shows its network 288 pixels, the paper bench 224; here a small one, of ten classes only",
+                    f"{QUOTED}; RobustBench shows its network 288 pixels, the paper bench 224; here"
+                    " a small one, of ten classes only",
                     4 / 255,
                     f"{AT}Linf/Wong2020Fast",
                 ),
@@ -279,10 +467,33 @@ TABLES = {
                     4 / 255,
                     "uniform:t=0.4",
                 ),
-                Claim("AP", "Bai et al.", "70.41", ("41.7",), "contrastive:t=0.1,steps=3", QUOTED, 4 / 255, "contrastive:t=0.1"),
+                Claim(
+                    "AP",
+                    "Bai et al.",
+                    "70.41",
+                    ("41.7",),
+                    "contrastive:t=0.1,steps=3",
+                    QUOTED,
+                    4 / 255,
+                    "contrastive:t=0.1",
+                ),
                 Claim("AP", "Lee & Kim", "71.42", ("46.59",), GRADUAL["imagenet"], QUOTED, 4 / 255),
-                Claim("AP", "Song et al. (MimicDiffusion)", "62.25", ("51.14",), "mimic:t=0.4,steps=10", "radius of the source unknown"),
-                Claim("AP", "Zollicoffer et al.", "73.98", ("56.54",), "lorid:t=0.05,steps=2", "E32: Geigh et al.; radius unknown"),
+                Claim(
+                    "AP",
+                    "Song et al. (MimicDiffusion)",
+                    "62.25",
+                    ("51.14",),
+                    "mimic:t=0.4,steps=10",
+                    "radius of the source unknown",
+                ),
+                Claim(
+                    "AP",
+                    "Zollicoffer et al.",
+                    "73.98",
+                    ("56.54",),
+                    "lorid:t=0.05,steps=2",
+                    "E32: Geigh et al.; radius unknown",
+                ),
                 Claim(
                     "AP",
                     "the method",
@@ -294,7 +505,8 @@ TABLES = {
                 ),
             ),
             eps=8 / 255,
-            bench="imagenet-small-10",  # on a thousand classes the small denoiser leaves nothing to attack
+            # on a thousand classes the small denoiser leaves nothing to attack
+            bench="imagenet-small-10",
         ),
         Table(
             "Table 7",
@@ -303,24 +515,64 @@ TABLES = {
             (
                 Claim("AP", "without block 1", "92.77", ("58.00",), "hetpure:blocks=1+2+3"),
                 Claim("AP", "without block 2", "93.16", ("58.00",), "hetpure:blocks=0+2+3"),
-                Claim("AP", "without block 3", "93.35", ("57.61",), "hetpure:blocks=0+1+3", "E24: standard accuracy rises"),
+                Claim(
+                    "AP",
+                    "without block 3",
+                    "93.35",
+                    ("57.61",),
+                    "hetpure:blocks=0+1+3",
+                    "E24: standard accuracy rises",
+                ),
                 Claim("AP", "without block 4", "91.66", ("58.85",), "hetpure:blocks=0+1+2"),
                 Claim("AP", "all blocks", "93.16", ("59.38",), METHOD),
             ),
         ),
         Table(
             "Table 8",
-            "SVHN, WideResNet-28-10, l-infinity 8/255; rows of adversarial training under AutoAttack",
+            "SVHN, WideResNet-28-10, l-infinity 8/255; rows of adversarial training under"
+            " AutoAttack",
             ("PGD+EOT",),
             (
-                Claim("AT", "Rade & Moosavi-Dezfooli (ResNet-18)", "93.08", ("52.83",), "at", NO_SVHN),
+                Claim(
+                    "AT", "Rade & Moosavi-Dezfooli (ResNet-18)", "93.08", ("52.83",), "at", NO_SVHN
+                ),
                 Claim("AT", "Gowal et al. 2020", "92.87", ("56.83",), note=NO_SVHN),
                 Claim("AT", "Gowal et al. 2021", "94.15", ("60.90",), note=NO_SVHN),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.2)", "92.57", ("35.54",), "sde:t=0.2", "E25; by DDIM: uniform:t=0.2"),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.3)", "85.74", ("45.12",), "sde:t=0.3", "E25; by DDIM: uniform:t=0.3"),
-                Claim("AP", "Nie et al. (DiffPure, t* = 0.4)", "73.63", ("43.55",), "sde:t=0.4", "E25; by DDIM: uniform:t=0.4"),
-                Claim("AP", "Lee & Kim", "95.55", ("49.65",), GRADUAL["svhn"], "E25: other networks"),
-                Claim("AP", "the method", "90.04", ("62.50",), "hetpure:t_l=0.4,t_s=0.2", "E25: levels not stated"),
+                Claim(
+                    "AP",
+                    "Nie et al. (DiffPure, t* = 0.2)",
+                    "92.57",
+                    ("35.54",),
+                    "sde:t=0.2",
+                    "E25; by DDIM: uniform:t=0.2",
+                ),
+                Claim(
+                    "AP",
+                    "Nie et al. (DiffPure, t* = 0.3)",
+                    "85.74",
+                    ("45.12",),
+                    "sde:t=0.3",
+                    "E25; by DDIM: uniform:t=0.3",
+                ),
+                Claim(
+                    "AP",
+                    "Nie et al. (DiffPure, t* = 0.4)",
+                    "73.63",
+                    ("43.55",),
+                    "sde:t=0.4",
+                    "E25; by DDIM: uniform:t=0.4",
+                ),
+                Claim(
+                    "AP", "Lee & Kim", "95.55", ("49.65",), GRADUAL["svhn"], "E25: other networks"
+                ),
+                Claim(
+                    "AP",
+                    "the method",
+                    "90.04",
+                    ("62.50",),
+                    "hetpure:t_l=0.4,t_s=0.2",
+                    "E25: levels not stated",
+                ),
             ),
             bench="svhn-small",
         ),
@@ -328,8 +580,9 @@ TABLES = {
 }
 
 
-# Fig 8 and §7 as (multi-step, single-step) for U = 20 and 10 sampling steps: seconds, and gigabytes of GPU memory.
+# Fig 8 and §7 as (multi-step, single-step) for U = 20 and 10 sampling steps: seconds, and gigabytes
+# of GPU memory.
 COST = {"time": (64.0, 7.0), "memory": (27.4, 3.4)}
 
 
-# ---- every element and where it is -----------------------------------------------------------------------------------------------
+# ---- every element and where it is ---------------------------------------------------------------

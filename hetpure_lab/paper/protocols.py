@@ -1,10 +1,12 @@
-"""The protocol of every table, with the source of every value, so that ``budget=paper`` means exactly one thing.
+"""The protocol of every table, with the source of every value, so that ``budget=paper`` means
+exactly one thing.
 
-Sources: a section, figure or table of the paper; a file of its released code (commit fbb99ce); or *our choice*, where neither says it.
+Sources: a section, figure or table of the paper; a file of its released code (commit fbb99ce); or
+    *our choice*, where neither says it.
 Where paper and release differ, the paper's value stands and the source names the other one.
 
-    hetpure protocols --table 1                            # its queue on the table's bench, in lines like results/queue.txt's
-    hetpure protocols --table 1 --bench cifar10-paper+bf16
+    hetpure protocols --table 1                            # its queue on the table's bench, in
+    lines like results/queue.txt's hetpure protocols --table 1 --bench cifar10-paper+bf16
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One table of the paper: the bench that runs it, its robust columns, and its settings with their sources."""
+    """One table of the paper: the bench that runs it, its robust columns, and its settings with
+    their sources.
+    """
 
     table: str
     bench: str
@@ -54,7 +58,12 @@ class Protocol:
     @property
     def method(self) -> HetPure:
         """The method's row."""
-        return HetPure(**{name: self[name] for name in ("t_l", "t_s", "tau", "U", "steps", "reading", "sampler", "p")})
+        return HetPure(
+            **{
+                name: self[name]
+                for name in ("t_l", "t_s", "tau", "U", "steps", "reading", "sampler", "p")
+            }
+        )
 
     @property
     def baseline(self) -> Uniform:
@@ -65,9 +74,17 @@ class Protocol:
         """The attack of one of the robust columns, on a randomised defence."""
         same = {name: self[name] for name in ("norm", "eps", "eot", "gradient")}
         if column == "AutoAttack":
-            return AutoAttack(**same, iterations=self["autoattack_iterations"], version=self["autoattack_version"])
+            return AutoAttack(
+                **same, iterations=self["autoattack_iterations"], version=self["autoattack_version"]
+            )
         kind = BPDA if column == "BPDA+EOT" else PGD
-        return kind(**same, iterations=self["iterations"], step=self["step"], l2_step=self["l2_step"], confirm=0)
+        return kind(
+            **same,
+            iterations=self["iterations"],
+            step=self["step"],
+            l2_step=self["l2_step"],
+            confirm=0,
+        )
 
     def unknown(self) -> dict[str, object]:
         """The settings that neither paper nor release states: ours."""
@@ -75,12 +92,16 @@ class Protocol:
 
     def describe(self) -> pd.DataFrame:
         """Every setting with its source."""
-        return pd.DataFrame({name: {"value": v.value, "source": v.source} for name, v in self.values.items()}).T
+        return pd.DataFrame(
+            {name: {"value": v.value, "source": v.source} for name, v in self.values.items()}
+        ).T
 
     def statement(self) -> str:
         """One sentence that names what is our choice."""
         ours = ", ".join(f"{name} = {value}" for name, value in self.unknown().items())
-        return f"{self.table}: neither the paper nor its release states {ours}; these are our choice."
+        return (
+            f"{self.table}: neither the paper nor its release states {ours}; these are our choice."
+        )
 
 
 def _values(**settings: tuple[object, str]) -> dict[str, Value]:
@@ -91,9 +112,15 @@ _T1 = _values(
     classifier=("WRN-28-10, RobustBench Standard", "paper §5.1; release load_model.py"),
     denoiser=(
         "EDM, CIFAR-10 unconditional, vp",
-        "paper §5.1 (which of vp and ve: our choice); the release uses score_sde: cifar10-paper-released",
+        (
+            "paper §5.1 (which of vp and ve: our choice); the release uses score_sde:"
+            " cifar10-paper-released"
+        ),
     ),
-    images=("RandomState(0).choice(10000, 512), split test512", "paper §5.1: a fixed subset of 512; the draw: release load_data.py"),
+    images=(
+        "RandomState(0).choice(10000, 512), split test512",
+        "paper §5.1: a fixed subset of 512; the draw: release load_data.py",
+    ),
     n_images=(512, "paper §5.1"),
     runs=(3, "paper §5.1"),
     votes=(20, "release ddp_test.py; the paper does not say"),
@@ -102,7 +129,13 @@ _T1 = _values(
     tau=(0.8, "paper §5.3; the release uses 0.9"),
     p=(2, "release purification.py; the paper does not say"),
     U=(10, "paper Fig 3 (§4 and §7 say 20); the release uses 3"),
-    steps=(10, "paper §7, said of the timing; the release defends with 500 strided over T and attacks with 10"),
+    steps=(
+        10,
+        (
+            "paper §7, said of the timing; the release defends with 500 strided over T and attacks"
+            " with 10"
+        ),
+    ),
     reading=("paper", f"{OURS}: Algorithm 1 with the errata"),
     sampler=("ddim", "release purification.py; the paper prints DDPM steps (Eq 7, 9)"),
     t_star=(0.1, "DiffPure, CIFAR-10 l-infinity"),
@@ -112,10 +145,19 @@ _T1 = _values(
     eot=(20, "paper §5.1"),
     step=(0.007, "paper §5.1"),
     autoattack_iterations=(100, "paper §5.1, and the library's"),
-    autoattack_version=("rand", "paper §5.1: the random version, APGD-CE and APGD-DLR, for randomised defences"),
-    static_version=("standard", "paper §5.1: for static defences; these need one run, and one gradient per iteration"),
+    autoattack_version=(
+        "rand",
+        "paper §5.1: the random version, APGD-CE and APGD-DLR, for randomised defences",
+    ),
+    static_version=(
+        "standard",
+        "paper §5.1: for static defences; these need one run, and one gradient per iteration",
+    ),
     l2_step=("normalised", f"{OURS}; not used for l-infinity"),
-    gradient=("exact", f"{OURS}: the paper says a surrogate process, the release differentiates 2 calls"),
+    gradient=(
+        "exact",
+        f"{OURS}: the paper says a surrogate process, the release differentiates 2 calls",
+    ),
 )
 _70 = _values(
     classifier=(
@@ -144,7 +186,11 @@ _TABLES = (
         "Table 5",
         "cifar10-paper",
         ("BPDA+EOT",),
-        _T1 | _values(iterations=(100, "paper §5.1; the release's default is 200"), gradient=("bpda", "paper Table 5")),
+        _T1
+        | _values(
+            iterations=(100, "paper §5.1; the release's default is 200"),
+            gradient=("bpda", "paper Table 5"),
+        ),
     ),
     Protocol(
         "Table 6",
@@ -152,7 +198,10 @@ _TABLES = (
         ("PGD+EOT",),
         _T1
         | _values(
-            classifier=("ResNet-50, torchvision V1", "paper §5.1 'provided by PyTorch'; peers use V1, the release V2: imagenet-paper-v2"),
+            classifier=(
+                "ResNet-50, torchvision V1",
+                "paper §5.1 'provided by PyTorch'; peers use V1, the release V2: imagenet-paper-v2",
+            ),
             denoiser=("guided-diffusion 256x256 unconditional", "paper §5.1"),
             images=(
                 "RandomState(0).choice(50000, 512), Resize 256 and CenterCrop 224",
@@ -171,7 +220,12 @@ _TABLES = (
         "Table 7",
         "cifar10-paper",
         ("PGD+EOT",),
-        _T1 | _values(runs=(3, f"{OURS}: as Table 1"), t_s=(0.05, f"{OURS}: as Table 1"), tau=(0.8, f"{OURS}: as Table 1")),
+        _T1
+        | _values(
+            runs=(3, f"{OURS}: as Table 1"),
+            t_s=(0.05, f"{OURS}: as Table 1"),
+            tau=(0.8, f"{OURS}: as Table 1"),
+        ),
     ),
     Protocol(
         "Table 8",
@@ -180,8 +234,14 @@ _TABLES = (
         _T1
         | _70
         | _values(
-            classifier=("WRN-28-10 of Lee & Kim", f"{OURS}: the paper's own classifier is not published"),
-            denoiser=("DDPM U-Net in Lee & Kim's configuration", "release; the weights are not published"),
+            classifier=(
+                "WRN-28-10 of Lee & Kim",
+                f"{OURS}: the paper's own classifier is not published",
+            ),
+            denoiser=(
+                "DDPM U-Net in Lee & Kim's configuration",
+                "release; the weights are not published",
+            ),
             t_l=(0.4, f"{OURS}: as on ImageNet; chapter 6 derives it from Table 8"),
             t_s=(0.2, f"{OURS}: as on ImageNet; chapter 6 derives it from Table 8"),
             images=("RandomState(0).choice(26032, 512), split test512", "Lee & Kim load_data.py"),
@@ -193,7 +253,9 @@ PROTOCOLS = {p.table: p for p in _TABLES}
 
 
 def main_table(bench: str) -> Protocol:
-    """The first table that `bench`, or the bench it is a variant of, runs; a small bench borrows its data set's, anything else Table 1."""
+    """The first table that `bench`, or the bench it is a variant of, runs; a small bench borrows
+    its data set's, anything else Table 1.
+    """
     family = bench.partition("+")[0]
     if benches.scale(bench) != "paper":
         family = f"{DATASETS[benches.dataset(bench)].folder}-paper"
@@ -202,14 +264,18 @@ def main_table(bench: str) -> Protocol:
 
 
 def attack_of(column: str, bench: str) -> str:
-    """The attack whose records fill a column: the paper's own at its scale; on other benches AutoAttack is corrected for randomness."""
+    """The attack whose records fill a column: the paper's own at its scale; on other benches
+    AutoAttack is corrected for randomness.
+    """
     corrected = column == "AutoAttack" and benches.scale(bench) != "paper"
     return "autoattack-corrected" if corrected else printed.ATTACK_NAMES[column]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A budget on a bench: the `attacks` by column, how many images of which `split`, `K` purifications that score each, and `repeats`."""
+    """A budget on a bench: the `attacks` by column, how many images of which `split`, `K`
+    purifications that score each, and `repeats`.
+    """
 
     protocol: Protocol
     bench: str
@@ -228,20 +294,32 @@ class Run:
 def under(budget: Budget, bench: str, number: int | str | None = None) -> Run:
     """What `budget` runs on `bench`, for table `number` or the bench's main table.
 
-    ``paper`` is the table's protocol: no image is set aside early, and on the benches at the paper's scale the images are the literature's
-    512. The smaller budgets take the table's threat and step, their own numbers of images, iterations and purifications, and confirm
+    ``paper`` is the table's protocol: no image is set aside early, and on the benches at the
+    paper's scale the images are the literature's
+    512. The smaller budgets take the table's threat and step, their own numbers of images,
+         iterations and purifications, and confirm
     failures early.
     """
     protocol = main_table(bench) if number is None else table(number)
     attacks = {column: protocol.attack(column) for column in protocol.columns}
     if budget.name != "paper":
-        return Run(protocol, bench, {column: shortened(a, budget) for column, a in attacks.items()}, budget.n_images, budget.K)
+        return Run(
+            protocol,
+            bench,
+            {column: shortened(a, budget) for column, a in attacks.items()},
+            budget.n_images,
+            budget.K,
+        )
     split = "test512" if benches.scale(bench) == "paper" else "test"
-    return Run(protocol, bench, attacks, protocol["n_images"], protocol["votes"], split, protocol["runs"])
+    return Run(
+        protocol, bench, attacks, protocol["n_images"], protocol["votes"], split, protocol["runs"]
+    )
 
 
 def shortened(attack: Attack, budget: Budget) -> Attack:
-    """The attack with the iterations and copies of a smaller budget, which confirms failures early where the attack can."""
+    """The attack with the iterations and copies of a smaller budget, which confirms failures early
+    where the attack can.
+    """
     early = {"confirm": PGD.confirm} if attack.ascends else {}
     return replace(attack, iterations=budget.iterations, eot=budget.eot, **early)
 
@@ -253,12 +331,14 @@ def table(number: int | str) -> Protocol:
     return PROTOCOLS[name]
 
 
-# ---- the queue of a table ----------------------------------------------------------------------------------------------------
+# ---- the queue of a table ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Line:
-    """An experiment on `n_images` that measures a `row` of a table in a `column` once; as text, options of ``evidence run``."""
+    """An experiment on `n_images` that measures a `row` of a table in a `column` once; as text,
+    options of ``evidence run``.
+    """
 
     row: str
     column: str
@@ -267,34 +347,58 @@ class Line:
 
     def __str__(self) -> str:
         e = self.experiment
-        options = {"bench": e.bench, "defence": e.defence, "attack": e.attack, "split": e.split, "n-images": self.n_images}
+        options = {
+            "bench": e.bench,
+            "defence": e.defence,
+            "attack": e.attack,
+            "split": e.split,
+            "n-images": self.n_images,
+        }
         options |= {"K": e.K, "seed": e.seed}
-        return shlex.join(word for name, value in options.items() for word in (f"--{name}", str(value)))
+        return shlex.join(
+            word for name, value in options.items() for word in (f"--{name}", str(value))
+        )
 
 
 def queue(run: Run) -> list[Line]:
-    """The experiments of a table: every row in every column, seed after seed, so that the table is whole as early as can be.
+    """The experiments of a table: every row in every column, seed after seed, so that the table is
+    whole as early as can be.
 
-    A static defence runs once, with one gradient per iteration and one answer, and meets AutoAttack's standard version.
+    A static defence runs once, with one gradient per iteration and one answer, and meets
+    AutoAttack's standard version.
     """
     lines = []
     for seed in range(run.repeats):
         for row, defence in rows(run.protocol, run.bench).items():
             for column, attack in run.attacks.items() if seed == 0 or not static(defence) else ():
-                attack, K = (against_static(attack, run.protocol), 1) if static(defence) else (attack, run.K)
-                experiment = Experiment(defence, specs.describe(attack, ATTACKS), run.bench, run.split, K, seed)
+                attack, K = (
+                    (against_static(attack, run.protocol), 1)
+                    if static(defence)
+                    else (attack, run.K)
+                )
+                experiment = Experiment(
+                    defence, specs.describe(attack, ATTACKS), run.bench, run.split, K, seed
+                )
                 lines.append(Line(row, column, experiment, run.n_images))
     return lines
 
 
 def rows(protocol: Protocol, bench: str) -> dict[str, str]:
-    """A table's rows and the defences that measure them on `bench`: the bare classifier, uniform purification and the bench's method, and
+    """A table's rows and the defences that measure them on `bench`: the bare classifier, uniform
+    purification and the bench's method, and
     at the paper's scale all other rows of the table whose networks are published.
     """
-    found = {"no defence": None, "uniform purification": protocol.baseline, "the method": benches.method(bench)}
+    found = {
+        "no defence": None,
+        "uniform purification": protocol.baseline,
+        "the method": benches.method(bench),
+    }
     found = {row: specs.describe(purifier, DEFENCES) for row, purifier in found.items()}
     for claim in printed.TABLES[protocol.table].rows if benches.scale(bench) == "paper" else ():
-        spec = next((specs.normal(spec, DEFENCES) for spec in claim.specs if is_published(spec, bench)), None)
+        spec = next(
+            (specs.normal(spec, DEFENCES) for spec in claim.specs if is_published(spec, bench)),
+            None,
+        )
         if spec and spec not in found.values():
             found.setdefault(claim.method, spec)
     return found
@@ -315,13 +419,17 @@ def static(defence: str) -> bool:
 
 
 def against_static(attack: Attack, protocol: Protocol) -> Attack:
-    """The attack on a defence without noise; AutoAttack's standard version has a budget of its own, which smaller ones cannot cut."""
+    """The attack on a defence without noise; AutoAttack's standard version has a budget of its own,
+    which smaller ones cannot cut.
+    """
     whole = attack.is_library and attack == protocol.attack("AutoAttack")
     return replace(attack, eot=1, **({"version": protocol["static_version"]} if whole else {}))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure protocols", description="Print the queue of a table of the paper.")
+    parser = argparse.ArgumentParser(
+        prog="hetpure protocols", description="Print the queue of a table of the paper."
+    )
     parser.add_argument("--table", type=int, required=True, help="its number")
     parser.add_argument("--bench", help="where to run it (default: the table's)")
     args = parser.parse_args(argv)

@@ -1,11 +1,13 @@
 """A report card of any defence: ``hetpure audit``, and `audit` for programs.
 
-    hetpure audit --defence hetpure                       # the checklist, and the commands for what is missing
-    hetpure audit --defence uniform:t=0.1 --html card.html --latex card.tex
-    hetpure audit --defence mymodule:purify --budget hour  # a function from images to images, attacked here and now
+    hetpure audit --defence hetpure                       # the checklist, and the commands for what
+    is missing hetpure audit --defence uniform:t=0.1 --html card.html --latex card.tex
+    hetpure audit --defence mymodule:purify --budget hour  # a function from images to images,
+    attacked here and now
 
-The card is one self-contained page: the verdict of every check, the worst case over attacks with its
-interval, curves over radius and budget, null controls, cost, and the hashes of all that decided it.
+The card is one self-contained page: the verdict of every check, the worst case over attacks with
+its interval, curves over radius and budget, null controls, cost, and the hashes of all that decided
+it.
 """
 
 from __future__ import annotations
@@ -59,7 +61,11 @@ class Budget:
     K: int
 
 
-BUDGETS = {"minute": Budget(4, 4, 1, 4), "hour": Budget(16, 10, 2, 8), "night": Budget(64, 20, 8, 20)}
+BUDGETS = {
+    "minute": Budget(4, 4, 1, 4),
+    "hour": Budget(16, 10, 2, 8),
+    "night": Budget(64, 20, 8, 20),
+}
 
 
 class BadDefence(ValueError):
@@ -83,7 +89,10 @@ def load(name: str) -> Callable[[Tensor], Tensor]:
     try:
         found = getattr(importlib.import_module(module), function)
     except ImportError as error:
-        raise BadDefence(f"cannot import {module!r} ({error}); give MODULE:FUNCTION, or a defence: {', '.join(DEFENCES)}") from error
+        raise BadDefence(
+            f"cannot import {module!r} ({error}); give MODULE:FUNCTION, or a defence:"
+            f" {', '.join(DEFENCES)}"
+        ) from error
     except AttributeError as error:
         raise BadDefence(f"module {module!r} has no {function!r}") from error
     if not callable(found):
@@ -97,21 +106,34 @@ def trusted(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
         with torch.no_grad():
             y = function(x)
     except Exception as error:
-        raise BadDefence(f"the defence fails on images of shape {tuple(x.shape)}: {type(error).__name__}: {error}") from error
+        raise BadDefence(
+            f"the defence fails on images of shape {tuple(x.shape)}: {type(error).__name__}:"
+            f" {error}"
+        ) from error
     if not isinstance(y, Tensor):
         raise BadDefence(f"the defence returns {type(y).__name__}, not a tensor of images")
     if y.shape != x.shape:
-        raise BadDefence(f"the defence returns shape {tuple(y.shape)} for images of shape {tuple(x.shape)}; it must keep it")
+        raise BadDefence(
+            f"the defence returns shape {tuple(y.shape)} for images of shape {tuple(x.shape)}; it"
+            " must keep it"
+        )
     if not torch.isfinite(y).all():
-        raise BadDefence(f"the defence returns {int((~torch.isfinite(y)).sum())} values that are NaN or infinite")
+        raise BadDefence(
+            f"the defence returns {int((~torch.isfinite(y)).sum())} values that are NaN or infinite"
+        )
     if y.min() < -0.5 or y.max() > 1.5:
-        raise BadDefence(f"the defence returns values from {y.min():.2f} to {y.max():.2f}; images are in [0, 1]")
+        raise BadDefence(
+            f"the defence returns values from {y.min():.2f} to {y.max():.2f}; images are in [0, 1]"
+        )
 
 
 def enough(images: Images) -> None:
     """Raise `ValueError` for too few images."""
     if len(images) < LEAST:
-        raise ValueError(f"an audit needs at least {LEAST} images, not {len(images)}; {compare.ENOUGH} for a verdict that is no toy")
+        raise ValueError(
+            f"an audit needs at least {LEAST} images, not {len(images)}; {compare.ENOUGH} for a"
+            " verdict that is no toy"
+        )
 
 
 # ---- the card --------------------------------------------------------------------------------
@@ -156,7 +178,13 @@ class Card:
         points = {}
         for (defence, attack, seed), e in self.case.found.items():
             slug, s = specs.parse(attack, ATTACKS)
-            plain = slug == "pgd" and s.norm == "Linf" and s.gradient == "exact" and not s.frozen and s.restarts == 1
+            plain = (
+                slug == "pgd"
+                and s.norm == "Linf"
+                and s.gradient == "exact"
+                and not s.frozen
+                and s.restarts == 1
+            )
             if (defence, seed) == (self.case.defence, 0) and plain:
                 at = 255 * s.eps if over == "radius" else s.iterations * s.eot
                 if over == "radius" or abs(255 * s.eps - 8) < 1e-6:
@@ -168,7 +196,9 @@ class Card:
     @property
     def hashes(self) -> dict[str, str]:
         """SHA-256, shortened, of every file of records and source that decided."""
-        of = lambda thing: hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()[:16]
+        of = lambda thing: hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
         return {
             e.about: of(e.records)
             for e in self.case.found.values()
@@ -177,16 +207,34 @@ class Card:
 
     def as_json(self) -> dict:
         """The card as values."""
-        checked = [{"check": c.name, "question": c.question, "chapter": c.chapter} | asdict(v) for c, v in self.rows]
+        checked = [
+            {"check": c.name, "question": c.question, "chapter": c.chapter} | asdict(v)
+            for c, v in self.rows
+        ]
         left = self.left and asdict(self.left[0]) | {"attacks": self.left[1]}
-        curves = {over: [[at, asdict(a)] for at, a in self.curve(over)] for over in ("radius", "budget")}
+        curves = {
+            over: [[at, asdict(a)] for at, a in self.curve(over)] for over in ("radius", "budget")
+        }
         controls = {k: asdict(a) for k, a in self.controls.items()}
-        about = {"defence": self.name, "bench": self.case.bench, "scale": self.scale, "seconds": round(self.seconds, 1)}
-        return about | {"worst": left, "controls": controls, "curves": curves, "checks": checked, "hashes": self.hashes}
+        about = {
+            "defence": self.name,
+            "bench": self.case.bench,
+            "scale": self.scale,
+            "seconds": round(self.seconds, 1),
+        }
+        return about | {
+            "worst": left,
+            "controls": controls,
+            "curves": curves,
+            "checks": checked,
+            "hashes": self.hashes,
+        }
 
     def latex(self) -> str:
         """The checks as a LaTeX table."""
-        escaped = lambda s: "".join({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}.get(c, c) for c in s)
+        escaped = lambda s: "".join(
+            {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}.get(c, c) for c in s
+        )
         lines = [f"{escaped(c.name)} & {v.state} & {escaped(v.seen)} \\\\" for c, v in self.rows]
         left = (
             f"Worst of {self.left[1]} attacks per image: {self.left[0]} \\% (n = {self.left[0].n})."
@@ -207,26 +255,50 @@ class Card:
 
     def html(self) -> str:
         """The card as one self-contained page."""
-        parts = [f"<h1>{escape(title(self.name))}</h1>", f"<p>{escape(names.bench(self.case.bench))}; scale: <b>{self.scale}</b></p>"]
+        parts = [
+            f"<h1>{escape(title(self.name))}</h1>",
+            f"<p>{escape(names.bench(self.case.bench))}; scale: <b>{self.scale}</b></p>",
+        ]
         if self.left:
             parts.append(
-                f"<p class=big>{self.left[0]} %</p><p>left by the worst of {self.left[1]} attacks per image, n = {self.left[0].n}</p>"
+                f"<p class=big>{self.left[0]} %</p><p>left by the worst of {self.left[1]} attacks"
+                f" per image, n = {self.left[0].n}</p>"
             )
         else:
             parts.append("<p class=big>not measured</p>")
         parts.append(f"<p>{escape(checks.summary(self.rows))}</p>")
         parts += [svg(self.curve(over), over) for over in ("radius", "budget")]
         rows = [[t, f"{a} %", str(a.n)] for t, a in self.controls.items()]
-        parts.append(f"<h2>Null controls</h2>{table(['images', 'right answers', 'n'], rows)}" if rows else "")
+        parts.append(
+            f"<h2>Null controls</h2>{table(['images', 'right answers', 'n'], rows)}" if rows else ""
+        )
         rows = [[c.name, c.question, v.state, v.seen or v.run] for c, v in self.rows]
-        parts.append(f"<h2>Checks</h2>{table(['check', 'question', 'state', 'seen, or how to measure it'], rows)}")
+        head = ["check", "question", "state", "seen, or how to measure it"]
+        parts.append(f"<h2>Checks</h2>{table(head, rows)}")
         took = sum(r.get("seconds", 0) for e in self.attacks.values() for r in e.records.values())
-        parts.append(f"<h2>Cost</h2><p>{took / 3600:.2f} processor hours for the attacks; {self.seconds:.0f} s for this card.</p>")
-        parts.append(f"<h2>What decided</h2>{table(['file', 'sha256'], [[k, v] for k, v in self.hashes.items()])}")
-        style = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}table{border-collapse:collapse;font-size:80%}"
-        style += "td,th{border:1px solid #999;padding:.2em .5em;text-align:left;vertical-align:top}.big{font-size:2em;margin:0}"
-        head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title(self.name))}</title>'
-        return f'<!doctype html><html lang="en"><head>{head}<style>{style}</style></head><body>{"".join(parts)}</body></html>'
+        parts.append(
+            f"<h2>Cost</h2><p>{took / 3600:.2f} processor hours for the attacks; {self.seconds:.0f}"
+            " s for this card.</p>"
+        )
+        parts.append(
+            "<h2>What"
+            f" decided</h2>{table(['file', 'sha256'], [[k, v] for k, v in self.hashes.items()])}"
+        )
+        style = (
+            "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0"
+            " 1em}table{border-collapse:collapse;font-size:80%}"
+        )
+        style += (
+            "td,th{border:1px solid #999;padding:.2em"
+            " .5em;text-align:left;vertical-align:top}.big{font-size:2em;margin:0}"
+        )
+        head = (
+            '<meta charset="utf-8"><meta name="viewport"'
+            f' content="width=device-width"><title>{escape(title(self.name))}</title>'
+        )
+        head += f"<style>{style}</style>"
+        body = "".join(parts)
+        return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
 
 
 def title(name: str) -> str:
@@ -236,7 +308,9 @@ def title(name: str) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An HTML table."""
-    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>"
+    line = lambda cells, tag: (
+        "<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>"
+    )
     return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
 
 
@@ -249,7 +323,12 @@ def svg(points: Sequence[tuple[float, Accuracy]], over: str) -> str:
     figure, axis = plt.subplots(figsize=(4, 2.4))
     axis.errorbar(at, values[0], values[1:].clip(0), marker="o", capsize=3)
     label = "radius, of 255" if over == "radius" else "gradients per image"
-    axis.set(xlabel=label, ylabel="right answers, %", ylim=(0, 100), xscale="linear" if over == "radius" else "log")
+    axis.set(
+        xlabel=label,
+        ylabel="right answers, %",
+        ylim=(0, 100),
+        xscale="linear" if over == "radius" else "log",
+    )
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight")
     plt.close(figure)
@@ -266,7 +345,8 @@ def audit(
     live: bool = True,
     results: Path = RESULTS,
 ) -> Card:
-    """The card of a defence by its spec, from its records and a short live run, or of a function from
+    """The card of a defence by its spec, from its records and a short live run, or of a function
+    from
     images (n, 3, h, w) in [0, 1] to such images, attacked within a `budget` of `BUDGETS`.
 
     Raises `ValueError` for unknown defences and budgets, functions that return no images, and fewer
@@ -294,16 +374,24 @@ def audit(
             flags = checks.look(lab, name, images)
         case = Case.of(bench if isinstance(bench, str) else bench.name, name, results, live=flags)
     rows = tuple(checks.checklist(case))
-    n = max((len(e.records) for cell, e in case.found.items() if cell[0] == case.defence), default=0)
+    n = max(
+        (len(e.records) for cell, e in case.found.items() if cell[0] == case.defence), default=0
+    )
     return Card(name, case, rows, compare.scale(case.bench, n), time.monotonic() - start)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hetpure audit", description=__doc__.split("\n")[0])
     parser.add_argument("--bench", default="cifar10-small")
-    parser.add_argument("--defence", default="hetpure", help="a defence, or MODULE:FUNCTION from images to images")
-    parser.add_argument("--budget", default="hour", choices=BUDGETS, help="of a function's live audit")
-    parser.add_argument("--n-images", type=int, help="of a function's live audit, instead of the budget's")
+    parser.add_argument(
+        "--defence", default="hetpure", help="a defence, or MODULE:FUNCTION from images to images"
+    )
+    parser.add_argument(
+        "--budget", default="hour", choices=BUDGETS, help="of a function's live audit"
+    )
+    parser.add_argument(
+        "--n-images", type=int, help="of a function's live audit, instead of the budget's"
+    )
     parser.add_argument("--records-only", action="store_true", help="skip the live run")
     parser.add_argument("--json", action="store_true", help="the checks as JSON")
     parser.add_argument("--html", metavar="FILE", help="write the card as one page")
@@ -313,13 +401,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = None
     if args.n_images is not None:
         if args.n_images < LEAST:
-            raise ValueError(f"an audit needs at least {LEAST} images, not {args.n_images}; {compare.ENOUGH} for a verdict that is no toy")
+            raise ValueError(
+                f"an audit needs at least {LEAST} images, not {args.n_images}; {compare.ENOUGH} for"
+                " a verdict that is no toy"
+            )
         images = data.load(benches.load(args.bench).dataset, quiet=True).take(args.n_images)
     try:
         card = audit(args.defence, args.bench, args.budget, images, not args.records_only)
     except NotMeasured as missing:
         raise ValueError(str(missing)) from missing
-    for path, said in ((args.html, card.html), (args.latex, card.latex), (args.card, lambda: json.dumps(card.as_json(), indent=1))):
+    for path, said in (
+        (args.html, card.html),
+        (args.latex, card.latex),
+        (args.card, lambda: json.dumps(card.as_json(), indent=1)),
+    ):
         if path:
             Path(path).write_text(said())
             print(f"wrote {path}", file=sys.stderr)

@@ -22,7 +22,8 @@ from hetpure_lab.paper import claims
 from hetpure_lab.paper.claims import Row
 
 PAPER = "https://arxiv.org/abs/2503.01407"
-WITH_PAGE = ("statement", "arithmetic", "erratum")  # comparisons stand on the scorecard, line by line
+# comparisons stand on the scorecard, line by line
+WITH_PAGE = ("statement", "arithmetic", "erratum")
 KINDS = {
     "statement": "Statements of the text and the figures",
     "arithmetic": "Arithmetic on printed numbers",
@@ -33,8 +34,9 @@ KINDS = {
 
 INDEX = """# Claims
 
-Every claim of the paper {{cite:p}}`pei2025divide`: {count} of them, each with a verdict, its scale, what was measured, the records and
-the command that repeats it. Verdicts and scales are explained on the [scorecard](scorecard.md). All rows with all fields:
+Every claim of the paper {{cite:p}}`pei2025divide`: {count} of them, each with a verdict, its scale,
+what was measured, the records and the command that repeats it. Verdicts and scales are explained on
+the [scorecard](scorecard.md). All rows with all fields:
 
 ```bash
 hetpure claims --json      # every row as values
@@ -44,20 +46,31 @@ hetpure claims ID          # one claim, judged again from the records
 
 {counts}
 
-The JSON-LD is a list of [ClaimReview](https://schema.org/ClaimReview) objects. `claimReviewed` is the statement in our words,
-`itemReviewed.appearance` the paper, `reviewRating.alternateName` the verdict. `additionalProperty` holds, as `PropertyValue` pairs: `kind`,
-`place`, `scale`, `conditions`, `difference` with `low`, `high` (points) and `n`, `records`, `seconds`, `command`, `remark`, `erratum`.
+The JSON-LD is a list of [ClaimReview](https://schema.org/ClaimReview) objects. `claimReviewed` is
+the statement in our words, `itemReviewed.appearance` the paper, `reviewRating.alternateName` the
+verdict. `additionalProperty` holds, as `PropertyValue` pairs: `kind`, `place`, `scale`,
+`conditions`, `difference` with `low`, `high` (points) and `n`, `records`, `seconds`, `command`,
+`remark`, `erratum`.
 """
 
 MINDS = {
-    "verified": "The same difference on other images or larger networks, below zero or not established.",
-    NOT_HERE: "The difference above zero on the published networks under the published protocol, or on larger ones trained here.",
-    "falsified": "A mistake in the records: an attack that was too weak for one side only, or too strong.",
+    "verified": (
+        "The same difference on other images or larger networks, below zero or not established."
+    ),
+    NOT_HERE: (
+        "The difference above zero on the published networks under the published protocol, or on"
+        " larger ones trained here."
+    ),
+    "falsified": (
+        "A mistake in the records: an attack that was too weak for one side only, or too strong."
+    ),
     "inconclusive": "More images, or networks whose accuracies lie farther from the floor.",
     "not tested": "Any record of it: the command begins one.",
     "right": "Another edition of the paper with other numbers.",
     "wrong": "Another edition of the paper, or a reading under which the numbers agree.",
-    "impossible as printed": "The accuracies of the three runs, or another number of images or runs.",
+    "impossible as printed": (
+        "The accuracies of the three runs, or another number of images or runs."
+    ),
 }
 
 
@@ -68,11 +81,21 @@ def file(row: Row) -> str:
 
 def page(row: Row) -> str:
     """The page of one claim: verdict and scale first, then the statement, what we know and how."""
-    lines = [f"# {row.id}", "", f"**{row.verdict}**{f', scale: {row.scale}' if row.scale else ''}", ""]
+    lines = [
+        f"# {row.id}",
+        "",
+        f"**{row.verdict}**{f', scale: {row.scale}' if row.scale else ''}",
+        "",
+    ]
     lines += [f"> {text(row.statement)} ({row.place})", ""]
     if row.measured:
         m = row.measured
-        lines += [f"**Here:** {m} points, 95 % interval, n = {m.n}. {row.found}.", "", picture(row), ""]
+        lines += [
+            f"**Here:** {m} points, 95 % interval, n = {m.n}. {row.found}.",
+            "",
+            picture(row),
+            "",
+        ]
     elif row.found:
         lines += [f"**Here:** {text(row.found)}.", ""]
     if row.remark:
@@ -86,7 +109,14 @@ def page(row: Row) -> str:
         links = ", ".join(f'<a href="../../{name}">{name}</a>' for name in row.records)
         took = f" They took {row.seconds / 3600:.1f} processor hours." if row.seconds else ""
         lines += [f"**Records:** {links}.{took}", ""]
-    lines += ["**To repeat it:**", "", "```bash", row.command or f"hetpure claims {row.id}", "```", ""]
+    lines += [
+        "**To repeat it:**",
+        "",
+        "```bash",
+        row.command or f"hetpure claims {row.id}",
+        "```",
+        "",
+    ]
     lines += [f"**History:** {history(row)}", ""]
     return "\n".join(lines)
 
@@ -99,13 +129,21 @@ def text(said: str) -> str:
 def picture(row: Row) -> str:
     """The difference with its interval on a line from -50 to 50 points, as SVG."""
     place = lambda v: 150 + 2.8 * max(-50, min(50, 100 * v))
-    low, middle, high = (place(v) for v in (row.measured.low, row.measured.value, row.measured.high))
+    low, middle, high = (
+        place(v) for v in (row.measured.low, row.measured.value, row.measured.high)
+    )
     said = f"Difference {row.measured} points, on a line from -50 to 50 with zero in the middle."
-    bar = f'<line x1="{low:.0f}" x2="{high:.0f}" y1="15" y2="15" stroke="currentColor" stroke-width="3"/>'
+    bar = (
+        f'<line x1="{low:.0f}" x2="{high:.0f}" y1="15" y2="15" stroke="currentColor"'
+        ' stroke-width="3"/>'
+    )
     dot = f'<circle cx="{middle:.0f}" cy="15" r="5" fill="currentColor"/>'
     zero = '<line x1="150" x2="150" y1="3" y2="27" stroke="currentColor" stroke-dasharray="2 2"/>'
     axis = '<line x1="10" x2="290" y1="27" y2="27" stroke="currentColor"/>'
-    return f'<svg role="img" aria-label="{escape(said)}" width="300" height="30">{axis}{zero}{bar}{dot}</svg>'
+    return (
+        f'<svg role="img" aria-label="{escape(said)}" width="300"'
+        f' height="30">{axis}{zero}{bar}{dot}</svg>'
+    )
 
 
 def history(row: Row) -> str:
@@ -114,7 +152,11 @@ def history(row: Row) -> str:
         return "first judged in November 2026."
     same = {"supported": "verified", "contradicted": NOT_HERE, "open": "inconclusive"}[row.before]
     why = "the side of zero on which the interval lay decided, without correction for other tests"
-    end = "the rule of today agrees." if row.verdict == same else "the sign-flip test after Holm's correction, and the floor, decide now."
+    end = (
+        "the rule of today agrees."
+        if row.verdict == same
+        else "the sign-flip test after Holm's correction, and the floor, decide now."
+    )
     return f"until November 2026 this would have read *{row.before}*: {why}; {end}"
 
 
@@ -123,7 +165,10 @@ def index(rows: Sequence[Row]) -> str:
     count = Counter((row.kind, row.verdict) for row in rows)
     words = [*compare.VERDICTS, *compare.ARITHMETIC]
     head = f"| kind | {' | '.join(words)} |\n|{'---|' * (len(words) + 1)}"
-    counts = [f"| {title} | {' | '.join(str(count[kind, word] or '–') for word in words)} |" for kind, title in KINDS.items()]
+    counts = [
+        f"| {title} | {' | '.join(str(count[kind, word] or '–') for word in words)} |"
+        for kind, title in KINDS.items()
+    ]
     parts = [INDEX.format(count=len(rows), counts="\n".join([head, *counts]))]
     for kind, title in KINDS.items():
         chosen = [row for row in rows if row.kind == kind]
@@ -133,19 +178,24 @@ def index(rows: Sequence[Row]) -> str:
 
 def _listed(kind: str, rows: Sequence[Row]) -> str:
     if kind == "number":
-        return "Beside each printed number: the tables of chapters 5 to 8, and `hetpure claims --json`."
+        return (
+            "Beside each printed number: the tables of chapters 5 to 8, and `hetpure claims"
+            " --json`."
+        )
     if kind == "comparison":
         return "Line by line on the [scorecard](scorecard.md)."
     head = "| claim | says | verdict | scale | here |\n|---|---|---|---|---|\n"
     here = lambda row: str(row.measured or text(row.found)[:60] or "–")
     line = lambda row: (
-        f"| [{row.id}](claims/{file(row)}) | {text(row.statement)[:160]} | **{row.verdict}** | {row.scale or '–'} | {here(row)} |"
+        f"| [{row.id}](claims/{file(row)}) | {text(row.statement)[:160]} | **{row.verdict}** |"
+        f" {row.scale or '–'} | {here(row)} |"
     )
     return head + "\n".join(map(line, rows))
 
 
 def write(book: Path = ROOT / "book", results: Path = RESULTS) -> list[Path]:
-    """Write the index and a page per claim that is more than a number or a line of a table; pages of
+    """Write the index and a page per claim that is more than a number or a line of a table; pages
+    of
     claims that are gone are removed."""
     rows, folder = claims.every(results), book / "claims"
     folder.mkdir(exist_ok=True)
@@ -164,14 +214,39 @@ def review(row: Row) -> dict:
     """A row as a ClaimReview of schema.org."""
     values = row.as_json()
     m = values["measured"] or {}
-    about = {k: values[k] for k in ("kind", "place", "scale", "conditions", "records", "seconds", "command", "remark", "erratum")}
-    about |= {"difference": m.get("value"), "low": m.get("low"), "high": m.get("high"), "n": m.get("n")}
-    pairs = [{"@type": "PropertyValue", "name": k, "value": v} for k, v in about.items() if v not in (None, "", [])]
+    about = {
+        k: values[k]
+        for k in (
+            "kind",
+            "place",
+            "scale",
+            "conditions",
+            "records",
+            "seconds",
+            "command",
+            "remark",
+            "erratum",
+        )
+    }
+    about |= {
+        "difference": m.get("value"),
+        "low": m.get("low"),
+        "high": m.get("high"),
+        "n": m.get("n"),
+    }
+    pairs = [
+        {"@type": "PropertyValue", "name": k, "value": v}
+        for k, v in about.items()
+        if v not in (None, "", [])
+    ]
     return {
         "@type": "ClaimReview",
         "@id": f"#{row.id}",
         "claimReviewed": row.statement,
-        "itemReviewed": {"@type": "Claim", "appearance": {"@type": "ScholarlyArticle", "url": PAPER}},
+        "itemReviewed": {
+            "@type": "Claim",
+            "appearance": {"@type": "ScholarlyArticle", "url": PAPER},
+        },
         "reviewRating": {"@type": "Rating", "alternateName": row.verdict},
         "additionalProperty": pairs,
     }
@@ -190,7 +265,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("claim", nargs="?", help="the id of one claim")
     parser.add_argument("--json", action="store_true", help="all rows as JSON")
     parser.add_argument("--jsonld", action="store_true", help="all rows as JSON-LD")
-    parser.add_argument("--pages", action="store_true", help="write book/claims.md and book/claims/")
+    parser.add_argument(
+        "--pages", action="store_true", help="write book/claims.md and book/claims/"
+    )
     args = parser.parse_args(argv)
     if args.pages:
         print(f"book/claims.md and {len(write())} pages")
@@ -203,4 +280,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.claim:
         print(page(rows[0]))
     else:
-        print("\n".join(f"{row.id:45} {row.verdict:28} {row.scale:12} {row.measured or ''}" for row in rows))
+        print(
+            "\n".join(
+                f"{row.id:45} {row.verdict:28} {row.scale:12} {row.measured or ''}" for row in rows
+            )
+        )

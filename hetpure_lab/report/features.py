@@ -1,4 +1,6 @@
-"""What each registered defence is made of, found out by running it on networks that take note, not by declaration."""
+"""What each registered defence is made of, found out by running it on networks that take note, not
+by declaration.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from hetpure_lab.defences.behind import Behind
 
 
 class Noting(nn.Module):
-    """A smooth stand-in for a network that notes whether gradients were on, and whether images had different times."""
+    """A smooth stand-in for a network that notes whether gradients were on, and whether images had
+    different times.
+    """
 
     def __init__(self, classes: int = 0):
         super().__init__()
@@ -33,18 +37,40 @@ class Noting(nn.Module):
 
 def features(slugs: Iterable[str] | None = None) -> pd.DataFrame:
     """One line per registered defence at its defaults, as `row` or `trained_row` finds it."""
-    return pd.DataFrame([trained_row(slug) if slug in TRAINED else row(slug) for slug in slugs or METHODS | RIVALS | TRAINED])
+    return pd.DataFrame(
+        [
+            trained_row(slug) if slug in TRAINED else row(slug)
+            for slug in slugs or METHODS | RIVALS | TRAINED
+        ]
+    )
 
 
 def trained_row(slug: str) -> dict:
-    """What `row` finds, for defences with networks of their own: one step, one vote, and nothing differentiated inside."""
+    """What `row` finds, for defences with networks of their own: one step, one vote, and nothing
+    differentiated inside.
+    """
     settings, networks, is_random = TRAINED[slug](), _networks(), False
     if capabilities(settings).purifies:
         defended, images = settings.rehearse(*networks), _images(8)
         is_random = not torch.equal(*(_purified(defended, images, [c] * 3) for c in (0, 1)))
-    found = {"spec": slug, "settings": type(settings).__name__, "calls": settings.calls(linear_schedule()), "votes": 1}
-    found |= {"random": is_random, "mask": False, "level per image": False, "looks back": False, "differentiates": ""}
-    own = [name.removeprefix("bench-") for name in settings.weights("bench") if name != "bench-classifier"]
+    found = {
+        "spec": slug,
+        "settings": type(settings).__name__,
+        "calls": settings.calls(linear_schedule()),
+        "votes": 1,
+    }
+    found |= {
+        "random": is_random,
+        "mask": False,
+        "level per image": False,
+        "looks back": False,
+        "differentiates": "",
+    }
+    own = [
+        name.removeprefix("bench-")
+        for name in settings.weights("bench")
+        if name != "bench-classifier"
+    ]
     return found | {"stand-in here": False, "trained": ", ".join(own)}
 
 
@@ -59,17 +85,25 @@ def _networks() -> tuple[Noting, Noting]:
 
 def _images(size: int) -> Tensor:
     """Three images of different contrast."""
-    images = torch.rand(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(
+        3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     images[1:] = images[1:] * torch.tensor([0.1, 0.9], dtype=torch.float64).reshape(2, 1, 1, 1)
     return images
 
 
 def row(slug: str) -> dict:
-    """Calls and votes; whether it is random, has a mask, a level per image, a memory of the input, networks inside guidance, a stand-in."""
+    """Calls and votes; whether it is random, has a mask, a level per image, a memory of the input,
+    networks inside guidance, a stand-in.
+    """
     (classifier, denoiser), images = _networks(), _images(32)
     defended = assemble(DEFENCES[slug](), classifier, denoiser)
     first, again = (_purified(defended, images, [c] * 3) for c in (0, defended.votes))
-    guided = [name for name, net in (("denoiser", denoiser), ("classifier", classifier)) if net.differentiated]
+    guided = [
+        name
+        for name, net in (("denoiser", denoiser), ("classifier", classifier))
+        if net.differentiated
+    ]
     return {
         "spec": slug,
         "settings": DEFENCES[slug].__name__,
@@ -91,7 +125,9 @@ def _purified(defended: Purified | Behind, images: Tensor, copies: list[int]) ->
 
 
 def _looks_back(defended: Purified, images: Tensor) -> bool:
-    """Whether two inputs, brought to the same first state, end differently: the input is used again later on."""
+    """Whether two inputs, brought to the same first state, end differently: the input is used again
+    later on.
+    """
     noise, state = defended.noise(3, range(3)), torch.zeros_like(images)
     mask = torch.zeros_like(images[:, :1])
     mask[..., :16] = 1

@@ -28,7 +28,9 @@ LEVELS = {
     },
     "L2": {
         "exact gradient": f"pgd:{L2},step=0.05",
-        "AutoAttack, averaged decisions": f"autoattack-corrected:{L2},iterations=20,eot=8,accept=16",
+        "AutoAttack, averaged decisions": (
+            f"autoattack-corrected:{L2},iterations=20,eot=8,accept=16"
+        ),
         "AutoAttack as packaged": f"autoattack:{L2},iterations=20,eot=8",
     },
 }
@@ -50,7 +52,9 @@ class Statement:
     bench: str = "cifar10-small"
 
 
-def versus(text: str, sides: str, chapter: int, attack: str, other: Callable[[Case], str] | str, **options) -> Statement:
+def versus(
+    text: str, sides: str, chapter: int, attack: str, other: Callable[[Case], str] | str, **options
+) -> Statement:
     """The defence minus `other`, another one or a function that finds it, both under `attack`."""
 
     def answer(case: Case) -> tuple[Judged, str]:
@@ -84,7 +88,11 @@ def of_noise(which: Callable[[Case], str], attack: str, other: str) -> Answer:
 def noise_levels(case: Case, attack: str, enough: int = 1) -> dict[str, float]:
     """What uniform noise by DDIM leaves under `attack`, by defence, on `enough` images."""
     cell, known = case.cell(attack), case.known.cells
-    same = {d: r for (d, *rest), r in known.items() if d.startswith("uniform") and tuple(rest) == cell[1:]}
+    same = {
+        d: r
+        for (d, *rest), r in known.items()
+        if d.startswith("uniform") and tuple(rest) == cell[1:]
+    }
     same = {d: r for d, r in same.items() if len(r) >= enough}
     return {d: sum(compare.shares(r, "adversarial").values()) / len(r) for d, r in same.items()}
 
@@ -99,7 +107,11 @@ def best_noise(attack: str, enough: int = tables.ENOUGH) -> Callable[[Case], str
     def name(case: Case) -> str:
         left = noise_levels(case, attack, enough)
         if len(left) < 2:
-            raise NotMeasured("\n".join(case.command(case.cell(attack, f"uniform:t={t}")) for t in (0.05, 0.1, 0.2)))
+            raise NotMeasured(
+                "\n".join(
+                    case.command(case.cell(attack, f"uniform:t={t}")) for t in (0.05, 0.1, 0.2)
+                )
+            )
         return max(left, key=left.get)
 
     BEST.add(name)
@@ -111,17 +123,27 @@ def edge(case: Case, attack: str, name: str) -> str:
     lie beyond it; else nothing."""
     t = lambda d: specs.parse(d, DEFENCES)[1].t
     levels = sorted({t(d) for d in noise_levels(case, attack)})
-    return "the best level is at the edge of those measured" if t(name) in (levels[0], levels[-1]) else ""
+    return (
+        "the best level is at the edge of those measured"
+        if t(name) in (levels[0], levels[-1])
+        else ""
+    )
 
 
-def on_the_curve(text: str, attack: str, chapter: int = 5, bench: str = "cifar10-small") -> Statement:
+def on_the_curve(
+    text: str, attack: str, chapter: int = 5, bench: str = "cifar10-small"
+) -> Statement:
     """The method minus the curve of uniform noise at the method's own clean accuracy."""
 
     def answer(case: Case) -> tuple[Judged, str]:
         case.get(case.cell(attack))
         found = case.known.at_equal_clean(case.defence, case.cell(attack)[1])
         if found is None:
-            raise NotMeasured("\n".join(case.command(case.cell(attack, f"uniform:t={t}")) for t in (0.05, 0.1, 0.2)))
+            raise NotMeasured(
+                "\n".join(
+                    case.command(case.cell(attack, f"uniform:t={t}")) for t in (0.05, 0.1, 0.2)
+                )
+            )
         return found, ""
 
     return Statement(text, "the method minus the curve of uniform noise", chapter, answer, bench)
@@ -132,7 +154,9 @@ def best_point(*grids: str) -> Callable[[Case], str]:
     attack."""
 
     def name(case: Case) -> str:
-        points = {e.defence for grid in grids for e in ablations.experiments(grid).values()} - {case.defence}
+        points = {e.defence for grid in grids for e in ablations.experiments(grid).values()} - {
+            case.defence
+        }
         found = {d: case.found.get(case.cell(ablations.ATTACK, d)) for d in sorted(points)}
         left = {d: e.outcomes.single("adversarial").value for d, e in found.items() if e}
         return max(left, key=left.get, default=min(points))
@@ -142,7 +166,9 @@ def best_point(*grids: str) -> Callable[[Case], str]:
 
 def vote(case: Case) -> tuple[Judged, str]:
     (e,) = case.get(case.cell())
-    pair = compare.Pair(e.outcomes.majority_correct("adversarial").astype(float), e.rates("adversarial"))
+    pair = compare.Pair(
+        e.outcomes.majority_correct("adversarial").astype(float), e.rates("adversarial")
+    )
     return compare.judge({"": pair})[""], ""
 
 
@@ -162,30 +188,109 @@ STATEMENTS = (
         4,
         between(ATTEMPTS["surrogate"], HEADLINE),
     ),
-    Statement("AutoAttack as packaged, deciding by single purifications, overstates it.", PACKAGED, 4, between(*ACCEPTED)),
-    Statement("It does for uniform noise at its best level.", PACKAGED, 4, of_noise(BEST_LINF, *ACCEPTED)),
+    Statement(
+        "AutoAttack as packaged, deciding by single purifications, overstates it.",
+        PACKAGED,
+        4,
+        between(*ACCEPTED),
+    ),
+    Statement(
+        "It does for uniform noise at its best level.", PACKAGED, 4, of_noise(BEST_LINF, *ACCEPTED)
+    ),
     Statement("It does in the l2 ball.", PACKAGED, 4, between(PACKAGED_L2, CORRECTED_L2)),
-    Statement("Twice the iterations and purifications break more.", "once minus twice", 5, between(HEADLINE, ATTEMPTS["budget"])),
+    Statement(
+        "Twice the iterations and purifications break more.",
+        "once minus twice",
+        5,
+        between(HEADLINE, ATTEMPTS["budget"]),
+    ),
     Statement("The literature's 200 iterations of 20 break more.", LONG, 5, between(*LENGTHS)),
-    Statement("They break more of uniform noise of the nearest clean accuracy.", LONG, 5, of_noise(equal_accuracy, *LENGTHS)),
-    Statement("Steering the mask breaks more.", "exact gradient minus the best steered attack", 4, between(HEADLINE, *STEERED)),
+    Statement(
+        "They break more of uniform noise of the nearest clean accuracy.",
+        LONG,
+        5,
+        of_noise(equal_accuracy, *LENGTHS),
+    ),
+    Statement(
+        "Steering the mask breaks more.",
+        "exact gradient minus the best steered attack",
+        4,
+        between(HEADLINE, *STEERED),
+    ),
     Statement("A vote helps under attack.", "majority minus one purification", 8, vote),
-    versus("It helps to mask where the classifier looks.", "attention minus a random mask", 8, HEADLINE, random_mask),
-    versus("Noise on two levels leaves more than one level of equal energy and cost.", UNIFORM, 11, HEADLINE, equal_energy),
+    versus(
+        "It helps to mask where the classifier looks.",
+        "attention minus a random mask",
+        8,
+        HEADLINE,
+        random_mask,
+    ),
+    versus(
+        "Noise on two levels leaves more than one level of equal energy and cost.",
+        UNIFORM,
+        11,
+        HEADLINE,
+        equal_energy,
+    ),
     on_the_curve("It leaves more than uniform noise at the same clean accuracy.", HEADLINE),
     on_the_curve("It does under 200 iterations of 20.", LENGTHS[1]),
-    versus("It does, than the level of the nearest clean accuracy.", UNIFORM, 5, LENGTHS[1], equal_accuracy),
+    versus(
+        "It does, than the level of the nearest clean accuracy.",
+        UNIFORM,
+        5,
+        LENGTHS[1],
+        equal_accuracy,
+    ),
     on_the_curve("It does under AutoAttack with averaged decisions.", ACCEPTED[1]),
     on_the_curve("It does in the l2 ball.", EXACT_L2),
-    on_the_curve("It does on CIFAR-10 with networks that nobody here trained.", HEADLINE, 14, "cifar10-independent"),
-    on_the_curve("It does on digits with networks that nobody here trained.", HEADLINE, 14, "svhn-independent"),
-    on_the_curve("It does on photographs with networks that nobody here trained.", HEADLINE, 14, "photographs-independent-10"),
+    on_the_curve(
+        "It does on CIFAR-10 with networks that nobody here trained.",
+        HEADLINE,
+        14,
+        "cifar10-independent",
+    ),
+    on_the_curve(
+        "It does on digits with networks that nobody here trained.",
+        HEADLINE,
+        14,
+        "svhn-independent",
+    ),
+    on_the_curve(
+        "It does on photographs with networks that nobody here trained.",
+        HEADLINE,
+        14,
+        "photographs-independent-10",
+    ),
     versus("It leaves more than uniform noise at its best level.", UNIFORM, 5, HEADLINE, BEST_LINF),
-    versus("In the l2 ball it leaves more than uniform noise at its best level.", UNIFORM, 5, EXACT_L2, BEST_L2),
-    versus("In the l2 ball it leaves more than uniform noise at t = 0.2.", UNIFORM, 5, EXACT_L2, STRONG_NOISE),
-    versus("It does under AutoAttack with averaged decisions, l2.", UNIFORM, 5, CORRECTED_L2, STRONG_NOISE),
+    versus(
+        "In the l2 ball it leaves more than uniform noise at its best level.",
+        UNIFORM,
+        5,
+        EXACT_L2,
+        BEST_L2,
+    ),
+    versus(
+        "In the l2 ball it leaves more than uniform noise at t = 0.2.",
+        UNIFORM,
+        5,
+        EXACT_L2,
+        STRONG_NOISE,
+    ),
+    versus(
+        "It does under AutoAttack with averaged decisions, l2.",
+        UNIFORM,
+        5,
+        CORRECTED_L2,
+        STRONG_NOISE,
+    ),
     versus("It does under AutoAttack as packaged, l2.", UNIFORM, 5, PACKAGED_L2, STRONG_NOISE),
-    versus("It leaves more than noise at t = 0.2 under AutoAttack with averaged decisions.", UNIFORM, 5, ACCEPTED[1], STRONG_NOISE),
+    versus(
+        "It leaves more than noise at t = 0.2 under AutoAttack with averaged decisions.",
+        UNIFORM,
+        5,
+        ACCEPTED[1],
+        STRONG_NOISE,
+    ),
     versus("It does under AutoAttack as packaged.", UNIFORM, 5, ACCEPTED[0], STRONG_NOISE),
     versus(
         "The paper's threshold and levels leave the most (Fig 7).",
@@ -201,7 +306,13 @@ STATEMENTS = (
         ablations.ATTACK,
         "hetpure:reading=released",
     ),
-    versus("The method is more robust than adversarial training of its classifier.", TRAINED, 11, HEADLINE, "at"),
+    versus(
+        "The method is more robust than adversarial training of its classifier.",
+        TRAINED,
+        11,
+        HEADLINE,
+        "at",
+    ),
     versus(
         "On digits it leaves more than uniform noise at its best level.",
         UNIFORM,
@@ -218,7 +329,14 @@ STATEMENTS = (
         best_noise(PHOTOGRAPHS, 16),
         bench=TEN,
     ),
-    versus("It is more robust than adversarial training there.", TRAINED, 7, PHOTOGRAPHS, "at:model=fast-at-linf", bench=TEN),
+    versus(
+        "It is more robust than adversarial training there.",
+        TRAINED,
+        7,
+        PHOTOGRAPHS,
+        "at:model=fast-at-linf",
+        bench=TEN,
+    ),
 )
 
 
@@ -244,7 +362,10 @@ class Answered:
 
 def answers(results: Path = RESULTS) -> Iterator[Answered]:
     """Every statement, judged where there are records."""
-    cases = {bench: Case.of(bench, specs.describe(benches.method(bench), DEFENCES), results) for bench in {q.bench for q in STATEMENTS}}
+    cases = {
+        bench: Case.of(bench, specs.describe(benches.method(bench), DEFENCES), results)
+        for bench in {q.bench for q in STATEMENTS}
+    }
     for statement in STATEMENTS:
         try:
             yield Answered(statement, *statement.answer(cases[statement.bench]))
@@ -253,7 +374,9 @@ def answers(results: Path = RESULTS) -> Iterator[Answered]:
 
 
 def left(results: Path = RESULTS, norm: str = "Linf") -> dict[str, dict[str, str]]:
-    """Per cent of right answers of the main defences on CIFAR-10, one purification, clean and under each of `LEVELS`."""
+    """Per cent of right answers of the main defences on CIFAR-10, one purification, clean and under
+    each of `LEVELS`.
+    """
     case, levels = Case.of("cifar10-small", "hetpure", results), LEVELS[norm]
     try:
         best = (BEST_LINF if norm == "Linf" else BEST_L2)(case)
@@ -262,14 +385,20 @@ def left(results: Path = RESULTS, norm: str = "Linf") -> dict[str, dict[str, str
     trained = "at" if norm == "Linf" else "at:model=pgd-at-l2"
     rows = {}
     for defence in ("none", "hetpure", best, trained):
-        found = {column: case.found.get(case.cell(attack, defence)) for column, attack in levels.items()}
+        found = {
+            column: case.found.get(case.cell(attack, defence)) for column, attack in levels.items()
+        }
         first = found["exact gradient"]
         if not any(found.values()) and norm != "Linf":
             continue
         cells = {"clean": _cell(first and first.outcomes.single("clean"))}
-        cells |= {column: _cell(e and e.outcomes.single("adversarial")) for column, e in found.items()}
+        cells |= {
+            column: _cell(e and e.outcomes.single("adversarial")) for column, e in found.items()
+        }
         sizes = {len(e.records) for e in found.values() if e}
-        rows[names.markup(defence)] = cells | {"images": f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(*sizes) or "–"}
+        rows[names.markup(defence)] = cells | {
+            "images": f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(*sizes) or "–"
+        }
     return rows
 
 
@@ -278,17 +407,20 @@ def _cell(a: Accuracy | None) -> str:
     return str(a).replace(", ", ",\u00a0") if a else "–"
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 PAGE = r"""# Findings
 
-What the records say today, on one page; derivations, controls and limits are in the chapters. All of it is computed from `results/` by
-`hetpure pages`, and a test fails if it is not up to date. The networks are small ones trained by this project. Their denoiser has 0.39
-million weights and costs about 13 points of clean accuracy: a larger one could change the direction of an effect, not only its size.
+What the records say today, on one page; derivations, controls and limits are in the chapters. All
+of it is computed from `results/` by `hetpure pages`, and a test fails if it is not up to date. The
+networks are small ones trained by this project. Their denoiser has 0.39 million weights and costs
+about 13 points of clean accuracy: a larger one could change the direction of an effect, not only
+its size.
 
 ## What is left
 
-CIFAR-10, $\ell_\infty$ 8/255, per cent of right answers of one purification with a 95 % interval over images.
+CIFAR-10, $\ell_\infty$ 8/255, per cent of right answers of one purification with a 95 % interval
+over images.
 """
 
 IN_L2 = r"""
@@ -298,17 +430,19 @@ In the $\ell_2$ ball of radius 0.5:
 ANSWERS = r"""
 ## Statements
 
-Each is judged by one difference of what is left under attack, paired on the same images, in points, with a 95 % interval for its size. The
-verdict follows from a sign-flip test after Holm's correction over the family of the comparison, by the rule of the
-[scorecard](scorecard.md), which also explains verdicts and scales. *Without attack* is the difference of the same records without attack:
-a gain in one can be weighed against a loss in the other. The best level of uniform noise and the best point of a grid are chosen on the
-images that they are compared on.
+Each is judged by one difference of what is left under attack, paired on the same images, in points,
+with a 95 % interval for its size. The verdict follows from a sign-flip test after Holm's correction
+over the family of the comparison, by the rule of the [scorecard](scorecard.md), which also explains
+verdicts and scales. *Without attack* is the difference of the same records without attack: a gain
+in one can be weighed against a loss in the other. The best level of uniform noise and the best
+point of a grid are chosen on the images that they are compared on.
 """
 
 RIVALS = r"""
 ## Rivals
 
-Every defence that has met the same attack, by the same rule ([chapter 11](../chapters/11_rivals.ipynb)):
+Every defence that has met the same attack, by the same rule 
+([chapter 11](../chapters/11_rivals.ipynb)):
 """
 
 
@@ -321,7 +455,10 @@ def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
     """The page; `chapter` makes a link of a chapter's number."""
     shown = {norm: left(results, norm) for norm in LEVELS}
     levels = {
-        norm: table(["defence", *next(iter(rows.values()))], [[name, *cells.values()] for name, cells in rows.items()])
+        norm: table(
+            ["defence", *next(iter(rows.values()))],
+            [[name, *cells.values()] for name, cells in rows.items()],
+        )
         for norm, rows in shown.items()
         if rows
     }
@@ -330,10 +467,32 @@ def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
         q, j = found.statement, found.judged
         said = "; ".join(filter(None, (found.remark, j.beside if j else "")))
         equal = j and j.clean and j.clean.low == j.clean.high == 0
-        cells = [_cell(j and j.difference), "equal" if equal else _cell(j and j.clean), str(j.difference.n) if j else "–"]
-        lines.append([q.text, q.sides, f"**{found.verdict}**", found.scale, *cells, said, chapter(q.chapter)])
-    head = ["statement", "difference", "verdict", "scale", "points", "without attack", "images", "beside", "chapter"]
+        cells = [
+            _cell(j and j.difference),
+            "equal" if equal else _cell(j and j.clean),
+            str(j.difference.n) if j else "–",
+        ]
+        lines.append(
+            [q.text, q.sides, f"**{found.verdict}**", found.scale, *cells, said, chapter(q.chapter)]
+        )
+    head = [
+        "statement",
+        "difference",
+        "verdict",
+        "scale",
+        "points",
+        "without attack",
+        "images",
+        "beside",
+        "chapter",
+    ]
     sentences = tables.conclusions(tables.against_the_method("cifar10-small", results=results))
-    parts = [PAGE, levels["Linf"], *((IN_L2, levels["L2"]) if "L2" in levels else ()), ANSWERS, table(head, lines), RIVALS]
+    parts = [
+        PAGE,
+        levels["Linf"],
+        *((IN_L2, levels["L2"]) if "L2" in levels else ()),
+        ANSWERS,
+        table(head, lines),
+        RIVALS,
+    ]
     return "\n".join([*parts, *(f"- {line}" for line in sentences), ""])
-

@@ -1,6 +1,8 @@
-"""Networks as ONNX graphs with their gradients written out, for onnxruntime-web: what the live page asks of them.
+"""Networks as ONNX graphs with their gradients written out, for onnxruntime-web: what the live page
+asks of them.
 
-Four graphs share one file of weights: noise prediction, its vector-Jacobian product, logits with attention maps, and loss with gradient.
+Four graphs share one file of weights: noise prediction, its vector-Jacobian product, logits with
+attention maps, and loss with gradient.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class ExportError(RuntimeError):
 
 @dataclass(frozen=True)
 class Function:
-    """A function of tensors to export: examples of its `inputs`, by name, and the names of its `outputs`."""
+    """A function of tensors to export: examples of its `inputs`, by name, and the names of its
+    `outputs`.
+    """
 
     function: Callable[..., Tensor | tuple[Tensor, ...]]
     inputs: dict[str, Tensor]
@@ -42,11 +46,13 @@ class Function:
 
 
 def functions(bench: Bench) -> dict[str, Function]:
-    """What the page asks of the networks, for one image (1, 3, 32, 32): names, example inputs and outputs.
+    """What the page asks of the networks, for one image (1, 3, 32, 32): names, example inputs and
+    outputs.
 
-    ``eps`` is the predicted noise, ``product`` its vector-Jacobian product with respect to x, ``look`` are logits and the maps of
-    Eq 2 and 3, ``ascend`` is the cross-entropy with its gradient with respect to the image. Noise and vectors are in the [-1, 1] scale,
-    images in [0, 1], `time` is (1,) in 1..T, `label` is one-hot (1, classes).
+    ``eps`` is the predicted noise, ``product`` its vector-Jacobian product with respect to x,
+    ``look`` are logits and the maps of Eq 2 and 3, ``ascend`` is the cross-entropy with its
+    gradient with respect to the image. Noise and vectors are in the [-1, 1] scale, images in [0,
+    1], `time` is (1,) in 1..T, `label` is one-hot (1, classes).
     """
     denoiser, classifier = bench.denoiser, bench.classifier
     size = DATASETS[bench.dataset].size
@@ -86,7 +92,8 @@ def convolution_backward(
     groups: int,
     wanted: list[bool],
 ) -> tuple[Tensor, None, None]:
-    """The gradient of a convolution with respect to its input: a transposed convolution, and the other way round.
+    """The gradient of a convolution with respect to its input: a transposed convolution, and the
+    other way round.
 
     ONNX has no operator for it. The gradient with respect to weights is never wanted here.
     """
@@ -118,7 +125,9 @@ def convolution_backward(
 
 
 def export(wanted: Function) -> onnx.ModelProto:
-    """A function as an ONNX graph, gradients written out. Raises `ExportError` where the exporter is not installed."""
+    """A function as an ONNX graph, gradients written out. Raises `ExportError` where the exporter
+    is not installed.
+    """
     try:
         import onnxscript  # noqa: F401 (torch's exporter needs it and says so at length)
     except ImportError as error:

@@ -1,7 +1,7 @@
 """The first page: what the paper proposes, what is left of it here, and a card for each chapter.
 
-Sentences and numbers are functions of records: ``hetpure pages`` writes them into ``book/_include``.
-The picture with the same message is `picture`, in ``figures/landing.svg``.
+Sentences and numbers are functions of records: ``hetpure pages`` writes them into
+``book/_include``. The picture with the same message is `picture`, in ``figures/landing.svg``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Found:
         return cls(point(METHOD), tuple(map(point, sorted(levels))))
 
     def distance(self) -> frontier.Distance | None:
-        """The method minus the curve at equal clean accuracy, or None where the curve does not reach."""
+        """The method minus the curve at equal clean accuracy, or None where the curve does not
+        reach.
+        """
         try:
             return frontier.distance(self.method, self.curve)
         except OffTheCurve:
@@ -70,17 +72,18 @@ def answer(results: Path = RESULTS) -> str:
     """Three sentences: the claim, what is left of it, and what plain noise leaves. Markdown."""
     claim = TABLES["Table 1"].rows[-1]
     paper = (
-        "The paper proposes strong noise where the classifier looks and weak noise elsewhere, which a diffusion "
-        f"model then takes away. It reports **{_number(claim.robust[0])} %** right under attack and "
-        f"{_number(claim.standard)} % without."
+        "The paper proposes strong noise where the classifier looks and weak noise elsewhere,"
+        f" which a diffusion model then takes away. It reports **{_number(claim.robust[0])} %**"
+        f" right under attack and {_number(claim.standard)} % without."
     )
     found = Found.of(results)
     if found is None:
         return f"{paper}\n\nNothing is measured here yet.\n"
     clean, left = (mean_rate(rates) for rates in (found.method.clean, found.method.attacked))
     here = (
-        "We rebuilt it from its equations and attacked it through every step: "
-        f"**{_percent(clean)}** right without attack, **{_percent(left)}** left {_between(left)} under it."
+        "We rebuilt it from its equations and attacked it through every step:"
+        f" **{_percent(clean)}** right without attack, **{_percent(left)}** left {_between(left)}"
+        " under it."
     )
     return f"{paper}\n\n{here} {_beside_noise(found)}\n"
 
@@ -104,8 +107,9 @@ def scale(results: Path = RESULTS) -> str:
         return ""
     n = len(frontier.shared([found.method, *found.curve])[0].images)
     return (
-        f"{names.bench(BENCH)} trained by this project, {n} images, ℓ∞ radius 8/255, {names.attack(ATTACK)}. "
-        "Brackets are 95 % intervals over images. Read the direction: the paper's networks are larger.\n"
+        f"{names.bench(BENCH)} trained by this project, {n} images, ℓ∞ radius 8/255,"
+        f" {names.attack(ATTACK)}. Brackets are 95 % intervals over images. Read the direction: the"
+        " paper's networks are larger.\n"
     )
 
 
@@ -133,19 +137,31 @@ def outcomes(results: Path = RESULTS) -> dict[int, str]:
     """What came out of each chapter, in a sentence or two."""
     return {
         1: "Noise in, noise out: one formula takes an image to any time and back, by DDPM or DDIM.",
-        2: "Read to the letter, the printed mask holds at most one pixel per block. Min-max scaling repairs it.",
+        2: (
+            "Read to the letter, the printed mask holds at most one pixel per block. Min-max"
+            " scaling repairs it."
+        ),
         3: _readings(results),
         4: _surrogate(results),
         5: _at_equal_accuracy(results),
         6: _other_bench("svhn-small", None, results),
         7: _other_bench("imagenet-small-10", 4 / 255, results),
         8: _masks(results),
-        9: "The paper's pictures, drawn from live objects: maps, masks, states and what purification changes.",
+        9: (
+            "The paper's pictures, drawn from live objects: maps, masks, states and what"
+            " purification changes."
+        ),
         10: _savings(),
         11: _field(results),
         12: "A sceptic's checklist, answered from records, for every defence here, and for yours.",
-        13: "In a world where the best attack is known, two noise levels help as far as the mask is right.",
-        14: "A denoiser that is told every pixel's level needs no sampler: the premise, put to the test.",
+        13: (
+            "In a world where the best attack is known, two noise levels help as far as the mask is"
+            " right."
+        ),
+        14: (
+            "A denoiser that is told every pixel's level needs no sampler: the premise, put to the"
+            " test."
+        ),
     }
 
 
@@ -163,7 +179,10 @@ def _said(pair: dict | None, what: str, than: str) -> str:
     d = pair["difference"]
     if _open(d):
         return f"{what} and {than} are not told apart under attack {_between(d)}."
-    return f"{what} leaves {abs(100 * d.value):.1f} points {'more' if d.value > 0 else 'less'} than {than} {_between(d)}."
+    return (
+        f"{what} leaves {abs(100 * d.value):.1f} points {'more' if d.value > 0 else 'less'} than"
+        f" {than} {_between(d)}."
+    )
 
 
 def _rows(results: Path, attack: str = ATTACK) -> dict[str, dict]:
@@ -173,7 +192,10 @@ def _rows(results: Path, attack: str = ATTACK) -> dict[str, dict]:
 def _readings(results: Path) -> str:
     found = ablations.records(ablations.experiments("order"), results)
     if not {"paper", "released"} <= set(found):
-        return "One algorithm, three readings: the paper's, the released code's, and repeated resampling."
+        return (
+            "One algorithm, three readings: the paper's, the released code's, and repeated"
+            " resampling."
+        )
     a, b = ablations.rates(found["released"], found["paper"], "adversarial")
     points = 100 * float(a.mean() - b.mean())
     word = "more" if points > 0 else "less"
@@ -188,8 +210,13 @@ def _surrogate(results: Path) -> str:
     named = {r["attack"]: r for r in rows if r["defence"] == METHOD and r["seed"] == 0}
     if not {"pgd", "pgd:gradient=surrogate"} <= set(named):
         return "Exact gradients through every step, in memory that does not grow with the defence."
-    exact, released = (named[a]["adversarial_single"]["value"] for a in ("pgd", "pgd:gradient=surrogate"))
-    return f"The released attack leaves {100 * released:.0f} %, the exact gradient {100 * exact:.0f} %: the first tests a stand-in."
+    exact, released = (
+        named[a]["adversarial_single"]["value"] for a in ("pgd", "pgd:gradient=surrogate")
+    )
+    return (
+        f"The released attack leaves {100 * released:.0f} %, the exact gradient {100 * exact:.0f}"
+        " %: the first tests a stand-in."
+    )
 
 
 def _at_equal_accuracy(results: Path) -> str:
@@ -199,13 +226,18 @@ def _at_equal_accuracy(results: Path) -> str:
 
 def _other_bench(bench: str, eps: float | None, results: Path) -> str:
     rows = {r["defence"]: r for r in tables.field(bench, eps=eps, results=results)}
-    method = next((r for name, r in rows.items() if name.startswith("hetpure") and "mask_kind" not in name), None)
+    method = next(
+        (r for name, r in rows.items() if name.startswith("hetpure") and "mask_kind" not in name),
+        None,
+    )
     noise = max(
         (r for name, r in rows.items() if name.startswith("uniform")),
         key=lambda r: r["adversarial_single"]["value"],
         default=None,
     )
-    said = _said(_pair(method, noise, bench, results), "The method", "uniform noise at its best level")
+    said = _said(
+        _pair(method, noise, bench, results), "The method", "uniform noise at its best level"
+    )
     n = f" ({min(noise['n'], method['n'])} images)" if noise and method else ""
     return said.removesuffix(".") + f"{n}."
 
@@ -217,7 +249,9 @@ def _masks(results: Path) -> str:
 
 
 def _savings() -> str:
-    multi, one = (HetPure(U=20, reading=r).calls(linear_schedule()) for r in ("multi-step", "paper"))
+    multi, one = (
+        HetPure(U=20, reading=r).calls(linear_schedule()) for r in ("multi-step", "paper")
+    )
     repeated, single = COST["time"]
     return (
         f"At U = 20 the single step saves {1 - one / multi:.0%} of the denoiser calls; "
@@ -251,14 +285,18 @@ def _chapters() -> Iterator[tuple[int, Path, str]]:
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         number = int(re.match(r"\d+", path.stem)[0])
         cells = json.loads(path.read_text())["cells"]
-        lines = "".join(line for c in cells if c["cell_type"] == "markdown" for line in [*c["source"], "\n"])
+        lines = "".join(
+            line for c in cells if c["cell_type"] == "markdown" for line in [*c["source"], "\n"]
+        )
         yield number, path, re.search(r"^# (.*)$", lines, re.MULTILINE)[1].strip()
 
 
 INCLUDES: dict[str, Callable[[Path], str]] = {
     "answer.md": answer,
     "scale.md": scale,
-    "cards.md": lambda results=RESULTS: "::::{grid} 1 2 2 3\n:gutter: 2\n\n" + cards(results) + "::::\n",
+    "cards.md": lambda results=RESULTS: (
+        "::::{grid} 1 2 2 3\n:gutter: 2\n\n" + cards(results) + "::::\n"
+    ),
 }
 
 
@@ -273,30 +311,58 @@ def picture(found: Found, results: Path = RESULTS) -> Figure:
 
 
 def draw(axis: Axes, found: Found, results: Path = RESULTS) -> None:
-    """Attacked against clean accuracy: uniform noise as a line with its band, the rest as points."""
+    """Attacked against clean accuracy: uniform noise as a line with its band, the rest as
+    points.
+    """
     band = frontier.band(found.curve)
     uniform, method = plots.COLOURS["uniform"], plots.COLOURS["hetpure"]
-    axis.fill_between(100 * band.clean, 100 * band.low, 100 * band.high, color=uniform, alpha=0.2, linewidth=0)
+    axis.fill_between(
+        100 * band.clean, 100 * band.low, 100 * band.high, color=uniform, alpha=0.2, linewidth=0
+    )
     axis.plot(100 * band.clean, 100 * band.height, color=uniform, linewidth=2)
     for level in found.curve:
         place = 100 * level.clean.mean(), 100 * level.attacked.mean()
         axis.plot(*place, "o", color=uniform, markersize=4)
     first, last = max(found.curve, key=_attacked), min(found.curve, key=_attacked)
-    for level, text, offset, side in ((first, "much uniform noise", (8, 4), "left"), (last, "little", (6, 8), "left")):
+    for level, text, offset, side in (
+        (first, "much uniform noise", (8, 4), "left"),
+        (last, "little", (6, 8), "left"),
+    ):
         place = 100 * level.clean.mean(), 100 * level.attacked.mean()
-        axis.annotate(text, place, offset, textcoords="offset points", color=uniform, fontsize=10, ha=side)
+        axis.annotate(
+            text, place, offset, textcoords="offset points", color=uniform, fontsize=10, ha=side
+        )
     if d := found.distance():
         x, y, line = 100 * d.clean, 100 * d.attacked, 100 * d.height
-        axis.annotate("", (x, line), (x, y), arrowprops={"arrowstyle": "<->", "color": method, "shrinkA": 4, "shrinkB": 1})
+        axis.annotate(
+            "",
+            (x, line),
+            (x, y),
+            arrowprops={"arrowstyle": "<->", "color": method, "shrinkA": 4, "shrinkB": 1},
+        )
         words = f"{abs(100 * d.difference.value):.1f} points"
-        axis.annotate(words, (x, (y + line) / 2), (-6, 0), textcoords="offset points", color=method, fontsize=10, ha="right", va="center")
+        axis.annotate(
+            words,
+            (x, (y + line) / 2),
+            (-6, 0),
+            textcoords="offset points",
+            color=method,
+            fontsize=10,
+            ha="right",
+            va="center",
+        )
     _cross(axis, found.method, method, "the method")
     rows = _rows(results)
     for name, label in BESIDE.items():
         if name in rows:
             point = Point.of(name, read(results / BENCH / rows[name]["file"]))
             _cross(axis, point, plots.colour(name) if name != METHOD else method, label)
-    axis.set(xlabel="right without attack, %", ylabel="right under attack, %", xlim=(58, 105), ylim=(-2, 45))
+    axis.set(
+        xlabel="right without attack, %",
+        ylabel="right under attack, %",
+        xlim=(58, 105),
+        ylim=(-2, 45),
+    )
     axis.tick_params(labelsize=9)
     axis.xaxis.label.set_size(10), axis.yaxis.label.set_size(10)
 
@@ -319,4 +385,6 @@ def _cross(axis: Axes, point: Point, colour: str, label: str) -> None:
     left = (label != "the method" and x > 95) or "random" in label
     style = {"color": colour, "fontsize": 10, "ha": "right" if left else "left"}
     style["weight"] = "bold" if label == "the method" else "normal"
-    axis.annotate(label, (x, y), (-7, -12) if left else (8, -3), textcoords="offset points", **style)
+    axis.annotate(
+        label, (x, y), (-7, -12) if left else (8, -3), textcoords="offset points", **style
+    )

@@ -65,7 +65,12 @@ def found(known: Known, defence: str, norm: str, eps: float) -> dict[str, Eviden
     for (d, attack, seed), records in known.cells.items():
         slug, settings = specs.parse(attack, ATTACKS)
         ball = settings.norm == norm and math.isclose(settings.eps, eps, rel_tol=1e-5)
-        if (d, seed) == (defence, 0) and slug in DECLARED and ball and not getattr(settings, "frozen", ""):
+        if (
+            (d, seed) == (defence, 0)
+            and slug in DECLARED
+            and ball
+            and not getattr(settings, "frozen", "")
+        ):
             kept[attack] = Evidence(known.files[d, attack, seed], records)
     return kept
 
@@ -75,9 +80,15 @@ def worst_case(attacks: dict[str, Evidence]) -> dict:
     attack seen on fewer than half as many as the longest is left out, and named so."""
     longest = max(len(e.records) for e in attacks.values())
     used = {a: e for a, e in attacks.items() if 2 * len(e.records) >= longest}
-    shared = [key for key in next(iter(used.values())).records if all(key in e.records for e in used.values())]
+    shared = [
+        key
+        for key in next(iter(used.values())).records
+        if all(key in e.records for e in used.values())
+    ]
     if min(e.outcomes.K for e in used.values()) < 2 or len(used) == 1:
-        left = min((np.array([e.rates("adversarial", shared)]).mean(0) for e in used.values()), key=np.mean)
+        left = min(
+            (np.array([e.rates("adversarial", shared)]).mean(0) for e in used.values()), key=np.mean
+        )
     else:
         left = worst(list(used.values()), shared)
     return _value(stats.mean_rate(left)) | {"attacks": sorted(used)}
@@ -95,7 +106,10 @@ def entry(defence: str, bench: str = "cifar10-small", results: Path = RESULTS) -
                 files += [e.about for e in attacks.values()]
                 clean += list(attacks.values())
     if not clean:
-        raise BadEntry(f"{defence} has no records on {bench}: hetpure run --bench {bench} --defence {defence} --attack pgd --n-images 64")
+        raise BadEntry(
+            f"{defence} has no records on {bench}: hetpure run --bench {bench} --defence {defence}"
+            " --attack pgd --n-images 64"
+        )
     longest = max(clean, key=lambda e: len(e.records))
     scale = compare.scale(bench, min(w["n"] for w in worst_by.values()))
     return {
@@ -141,17 +155,25 @@ def check(given: dict, results: Path = RESULTS) -> None:
         raise BadEntry(f"the entry lacks {', '.join(missing)}; it needs {', '.join(FIELDS)}")
     for name, kind in FIELDS.items():
         if not isinstance(given[name], kind):
-            raise BadEntry(f"{name} must be of type {kind.__name__}, not {type(given[name]).__name__}")
+            raise BadEntry(
+                f"{name} must be of type {kind.__name__}, not {type(given[name]).__name__}"
+            )
     if not given["records"]:
         raise BadEntry(f"the entry of {given['defence']} names no records")
     if absent := [f for f in given["records"] if not (results / f).exists()]:
         raise BadEntry(f"no such records: {', '.join(absent)}")
     if given["rescored"].get("differing"):
-        raise BadEntry(f"{given['rescored']['differing']} labels of {given['defence']} come out differently when scored again")
+        raise BadEntry(
+            f"{given['rescored']['differing']} labels of {given['defence']} come out differently"
+            " when scored again"
+        )
     truth = entry(given["defence"], given["bench"], results)
     for name in ("clean", "worst", "scale", "records"):
         if given[name] != truth[name]:
-            raise BadEntry(f"{name} of {given['defence']} is not what its records say: hetpure leaderboard --entry {given['defence']}")
+            raise BadEntry(
+                f"{name} of {given['defence']} is not what its records say: hetpure leaderboard"
+                f" --entry {given['defence']}"
+            )
 
 
 def entries(results: Path = RESULTS) -> Iterator[dict]:
@@ -170,32 +192,38 @@ def eligible(bench: str, results: Path = RESULTS) -> list[str]:
 
 PAGE = """# Leaderboard
 
-Randomised defences under one protocol, on the same images and networks: for each image the attack that hurts it most, of those declared
-({declared}), through the whole defence. Half of the purifications choose the worst attack, the other half score it. Per cent of right
-answers of one purification, with a 95 % interval over images. *Claimed* is what the paper's tables print for the same method on other
-networks: it cannot be compared with a cell, it says what was promised. *Front* marks what no cheaper defence surpasses at the largest
-radius. Click a head to sort.
+Randomised defences under one protocol, on the same images and networks: for each image the attack
+that hurts it most, of those declared ({declared}), through the whole defence. Half of the
+purifications choose the worst attack, the other half score it. Per cent of right answers of one
+purification, with a 95 % interval over images. *Claimed* is what the paper's tables print for the
+same method on other networks: it cannot be compared with a cell, it says what was promised. *Front*
+marks what no cheaper defence surpasses at the largest radius. Click a head to sort.
 
 """
 
 SUBMIT = """
 ## Enter a defence
 
-1. Write it as a plug-in: a frozen class with `plan` and `calls`, as [chapter 12](../chapters/12_audit.ipynb) shows, or a function from
+1. Write it as a plug-in: a frozen class with `plan` and `calls`, as
+   [chapter 12](../chapters/12_audit.ipynb) shows, or a function from
    images to images for a first look with `hetpure audit --defence module:function`.
-2. Measure it: `hetpure run --defence NAME --attack pgd --n-images 64`, and the same with the other declared attacks.
+2. Measure it: `hetpure run --defence NAME --attack pgd --n-images 64`, and the same with the other
+   declared attacks.
 3. Score a part of it again: `hetpure rescore results/cifar10-small/FILE --n-images 4`.
 4. Make the entry: `hetpure leaderboard --entry NAME > results/leaderboard/NAME.json`, and see that
    `hetpure leaderboard --check results/leaderboard/NAME.json` finds nothing.
 
-An entry is JSON with these fields: {fields}. Numbers that its records do not say, records that are missing, or labels that come out
-differently when scored again, are refused in a sentence.
+An entry is JSON with these fields: {fields}. Numbers that its records do not say, records that are
+missing, or labels that come out differently when scored again, are refused in a sentence.
 """
 
 SORT = """<script>
-document.querySelectorAll("table.leaderboard th").forEach((head, column) => head.addEventListener("click", () => {
-  const body = head.closest("table").tBodies[0], rows = [...body.rows], up = head.dataset.up !== "1";
-  const key = row => { const cell = row.cells[column].dataset.value ?? row.cells[column].textContent;
+document.querySelectorAll("table.leaderboard th").forEach((head, column) =>
+ head.addEventListener("click", () => {
+  const body = head.closest("table").tBodies[0], rows = [...body.rows];
+  const up = head.dataset.up !== "1";
+  const key = row => {
+    const cell = row.cells[column].dataset.value ?? row.cells[column].textContent;
     const n = parseFloat(cell); return isNaN(n) ? cell : n; };
   const order = (x, y) => x < y ? -1 : x > y ? 1 : 0;
   rows.sort((a, b) => (up ? 1 : -1) * order(key(a), key(b))).forEach(row => body.append(row));
@@ -212,38 +240,76 @@ class Column:
     key: str
 
 
-COLUMNS = [Column(f"{'ℓ∞' if norm == 'Linf' else 'ℓ2'} {radius}", f"{norm} {radius}") for norm, rs in RADII.items() for radius in rs]
+COLUMNS = [
+    Column(f"{'ℓ∞' if norm == 'Linf' else 'ℓ2'} {radius}", f"{norm} {radius}")
+    for norm, rs in RADII.items()
+    for radius in rs
+]
 
 
 def page(rows: Sequence[dict]) -> str:
     """The page of entries."""
     top = "Linf 8/255"
-    points = {e["defence"]: (e["calls"], e["worst"][top]["value"]) for e in rows if top in e["worst"]}
+    points = {
+        e["defence"]: (e["calls"], e["worst"][top]["value"]) for e in rows if top in e["worst"]
+    }
     front = set(tables.pareto(points))
-    heads = ["defence", "clean", *(c.head for c in COLUMNS), "attacks", "calls", "front", "scale", "claimed", "scored again", "version"]
+    heads = [
+        "defence",
+        "clean",
+        *(c.head for c in COLUMNS),
+        "attacks",
+        "calls",
+        "front",
+        "scale",
+        "claimed",
+        "scored again",
+        "version",
+    ]
     lines = sorted(rows, key=lambda e: -e["worst"].get(top, {"value": -1})["value"])
     body = "".join(f"<tr>{''.join(_cells(e, front))}</tr>\n" for e in lines)
     head = "".join(f"<th>{h}</th>" for h in heads)
-    table = f'<table class="leaderboard dataframe" style="font-size: 75%"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>'
+    table = (
+        '<table class="leaderboard dataframe" style="font-size:'
+        f' 75%"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>'
+    )
     raw = f"```{{raw}} html\n{table}\n{SORT}\n```\n"
     fields = ", ".join(f"`{name}`" for name in FIELDS)
-    return PAGE.format(declared=", ".join(names.ATTACKS.get(a, a) for a in DECLARED)) + raw + SUBMIT.format(fields=fields)
+    return (
+        PAGE.format(declared=", ".join(names.ATTACKS.get(a, a) for a in DECLARED))
+        + raw
+        + SUBMIT.format(fields=fields)
+    )
 
 
 def _cells(e: dict, front: set[str]) -> Iterator[str]:
-    cell = lambda said, value="": f'<td data-value="{value}">{said}</td>' if value != "" else f"<td>{said}</td>"
-    number = lambda w: cell(f"{w['value']:.1f} [{w['low']:.1f}, {w['high']:.1f}] ({w['n']})", w["value"]) if w else cell("–", -1)
+    cell = lambda said, value="": (
+        f'<td data-value="{value}">{said}</td>' if value != "" else f"<td>{said}</td>"
+    )
+    number = lambda w: (
+        cell(f"{w['value']:.1f} [{w['low']:.1f}, {w['high']:.1f}] ({w['n']})", w["value"])
+        if w
+        else cell("–", -1)
+    )
     yield cell(names.markup(e["defence"]))
     yield number(e["clean"])
     yield from (number(e["worst"].get(c.key)) for c in COLUMNS)
     attacks = {a for w in e["worst"].values() for a in w["attacks"]}
-    yield cell(f'<abbr title="{escape("; ".join(sorted(attacks)))}">{len(attacks)}</abbr>', len(attacks))
+    yield cell(
+        f'<abbr title="{escape("; ".join(sorted(attacks)))}">{len(attacks)}</abbr>', len(attacks)
+    )
     yield cell(e["calls"], e["calls"])
     yield cell("✓" if e["defence"] in front else "")
     yield cell(e["scale"])
     said = "; ".join(f"{k}: {v}" for k, v in e["claimed"].items() if k != "source")
-    yield cell(f'<abbr title="{escape(e["claimed"]["source"])}">{escape(said)}</abbr>' if said else "–")
-    yield cell(f"{e['rescored']['differing']} of {e['rescored']['labels']} labels differ" if e["rescored"]["labels"] else "not yet")
+    yield cell(
+        f'<abbr title="{escape(e["claimed"]["source"])}">{escape(said)}</abbr>' if said else "–"
+    )
+    yield cell(
+        f"{e['rescored']['differing']} of {e['rescored']['labels']} labels differ"
+        if e["rescored"]["labels"]
+        else "not yet"
+    )
     yield cell(escape(e["date"]))
 
 
@@ -260,10 +326,14 @@ def write(results: Path = RESULTS, book: Path = ROOT / "book") -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hetpure leaderboard", description=__doc__.split("\n")[0])
-    parser.add_argument("--entry", metavar="DEFENCE", help="print a defence's entry, from its records")
+    parser.add_argument(
+        "--entry", metavar="DEFENCE", help="print a defence's entry, from its records"
+    )
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument("--check", metavar="FILE", help="does an entry hold what its records say?")
-    parser.add_argument("--write", action="store_true", help="write all entries and book/leaderboard.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write all entries and book/leaderboard.md"
+    )
     args = parser.parse_args(argv)
     if args.entry:
         print(json.dumps(entry(args.entry, args.bench), indent=1, ensure_ascii=False))
@@ -276,6 +346,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.write:
         write()
     else:
-        for e in sorted(entries(), key=lambda e: -e["worst"].get("Linf 8/255", {"value": -1})["value"]):
+        for e in sorted(
+            entries(), key=lambda e: -e["worst"].get("Linf 8/255", {"value": -1})["value"]
+        ):
             left = "  ".join(f"{k} {w['value']:.1f}" for k, w in e["worst"].items())
             print(f"{e['defence']:40} clean {e['clean']['value']:.1f}  {left}")

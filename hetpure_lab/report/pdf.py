@@ -1,7 +1,8 @@
-"""The whole book as one PDF with an outline: ``python -m hetpure_lab.report.pdf`` after ``make book``'s single page.
+"""The whole book as one PDF with an outline: ``python -m hetpure_lab.report.pdf`` after ``make
+book``'s single page.
 
-Chromium prints the page that ``jupyter-book build --builder singlehtml`` wrote, once every formula is set
-and every picture is there.
+Chromium prints the page that ``jupyter-book build --builder singlehtml`` wrote, once every formula
+is set and every picture is there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def chromium() -> str:
     """The browser: named in ``HETPURE_CHROMIUM``, or on the path. Raises `PrintError`."""
     found = os.environ.get("HETPURE_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), "")
     if not found:
-        raise PrintError("no Chromium: install one (apt-get install chromium), or name it in HETPURE_CHROMIUM")
+        raise PrintError(
+            "no Chromium: install one (apt-get install chromium), or name it in HETPURE_CHROMIUM"
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""One style and one colour per method for every picture in the book: plots as SVG, photographs as PNG."""
+"""One style and one colour per method for every picture in the book: plots as SVG, photographs as
+PNG.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,21 @@ from hetpure_lab.defences import DEFENCES
 
 ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
 COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
-READINGS = {"multi-step": "#555555", "paper": COLOURS["hetpure"], "released": "#8c6bb1"}  # the method's three orders of operations
-HUES = [*range(55, 140), *range(170, 232), *range(256, 308), *range(328, 370)]  # degrees that are far from those of the roles: for rivals
+# the method's three orders of operations
+READINGS = {"multi-step": "#555555", "paper": COLOURS["hetpure"], "released": "#8c6bb1"}
+# degrees that are far from those of the roles: for rivals
+HUES = [*range(55, 140), *range(170, 232), *range(256, 308), *range(328, 370)]
 WIDTH = 6.8
-UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}  # so that a rerun writes the same bytes
+# so that a rerun writes the same bytes
+UNDATED = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 
 
 def colour(defence: str) -> str:
-    """The one colour of a defence in the whole book, by its slug: that of its role, or for rivals one by their place in `DEFENCES`.
+    """The one colour of a defence in the whole book, by its slug: that of its role, or for rivals
+    one by their place in `DEFENCES`.
 
-    Rivals go through `HUES` in steps of the golden section, in three shades, so that a new one changes no other's colour. Raises
-    `ValueError` for unknown slugs.
+    Rivals go through `HUES` in steps of the golden section, in three shades, so that a new one
+    changes no other's colour. Raises `ValueError` for unknown slugs.
     """
     slug = defence.partition(":")[0]
     if slug not in DEFENCES:
@@ -35,21 +41,43 @@ def colour(defence: str) -> str:
         return COLOURS.get(slug, COLOURS["clean"])
     rank = list(DEFENCES).index(slug)
     hue = HUES[int(rank * 0.618034 % 1 * len(HUES))]
-    return sns.husl_palette(1, h=hue / 360 % 1, s=(0.6, 0.9)[rank % 2], l=(0.35, 0.7, 0.5)[rank % 3]).as_hex()[0]
+    return sns.husl_palette(
+        1, h=hue / 360 % 1, s=(0.6, 0.9)[rank % 2], l=(0.35, 0.7, 0.5)[rank % 3]
+    ).as_hex()[0]
 
 
 def style() -> None:
-    """Apply the book's style: white ground (legible on light and dark pages), 8 pt, colour-blind-safe; notebooks show SVG or PNG."""
-    sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font="DejaVu Sans", font_scale=0.9)
+    """Apply the book's style: white ground (legible on light and dark pages), 8 pt,
+    colour-blind-safe; notebooks show SVG or PNG.
+    """
+    sns.set_theme(
+        context="paper", style="whitegrid", palette="colorblind", font="DejaVu Sans", font_scale=0.9
+    )
     plt.rcParams.update(
-        {"figure.dpi": 110, "savefig.dpi": 220, "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "hetpure"}
-        | {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "magma"}
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 220,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "svg.hashsalt": "hetpure",
+        }
+        | {
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "image.cmap": "magma",
+        }
     )
     if shell := get_ipython():
-        plt.switch_backend(plt.get_backend())  # loading the backend of notebooks registers formats of its own: that comes first
+        # loading the backend of notebooks registers formats of its own: that comes first
+        plt.switch_backend(plt.get_backend())
         formatters = shell.display_formatter.formatters
-        formatters["image/svg+xml"].for_type(Figure, lambda f: None if photographs(f) else (_print(f, "svg"), origin(f)))
-        formatters["image/png"].for_type(Figure, lambda f: (_print(f, "png", base64=True), origin(f)) if photographs(f) else None)
+        formatters["image/svg+xml"].for_type(
+            Figure, lambda f: None if photographs(f) else (_print(f, "svg"), origin(f))
+        )
+        formatters["image/png"].for_type(
+            Figure, lambda f: (_print(f, "png", base64=True), origin(f)) if photographs(f) else None
+        )
 
 
 def _print(figure: Figure, kind: str, **options) -> str:
@@ -62,7 +90,9 @@ def note(figure: Figure, records: Sequence[str]) -> None:
 
 
 def origin(figure: Figure) -> dict:
-    """What a notebook keeps beside a figure, in its output's metadata; `chapters.execute` adds the cell and the commit."""
+    """What a notebook keeps beside a figure, in its output's metadata; `chapters.execute` adds the
+    cell and the commit.
+    """
     return {"records": getattr(figure, "records", [])}
 
 
@@ -77,10 +107,19 @@ def to_numpy(image: Tensor):
     return image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
 
 
-def show_rows(rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.85) -> plt.Figure:
-    """A grid of pictures: one labelled row per entry, one optional title per column. Maps are drawn in `magma` on [0, 1]."""
+def show_rows(
+    rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.85
+) -> plt.Figure:
+    """A grid of pictures: one labelled row per entry, one optional title per column. Maps are drawn
+    in `magma` on [0, 1].
+    """
     n_columns = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(len(rows), n_columns, figsize=(size * n_columns + 0.9, size * len(rows) + 0.15), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows),
+        n_columns,
+        figsize=(size * n_columns + 0.9, size * len(rows) + 0.15),
+        squeeze=False,
+    )
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)

@@ -152,9 +152,15 @@ def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figu
         clean, attacked = (stats.mean_rate(v) for v in (r.point.clean, r.point.attacked))
         reach = lambda a: [[100 * (a.value - a.low)], [100 * (a.high - a.value)]]
         axis.errorbar(
-            100 * clean.value, 100 * attacked.value, xerr=reach(clean), yerr=reach(attacked),
-            fmt="osD^vPX"[k % 7], ms=4, lw=0.6, label=r.name,
-        )  # fmt: skip
+            100 * clean.value,
+            100 * attacked.value,
+            xerr=reach(clean),
+            yerr=reach(attacked),
+            fmt="osD^vPX"[k % 7],
+            ms=4,
+            lw=0.6,
+            label=r.name,
+        )
     axis.set(xlabel="clean, %", ylabel="attacked, %")
     axis.legend(frameon=False, fontsize=6)
     plots.note(figure, record_files(setting, [p.name for p in curve]))

@@ -1,4 +1,6 @@
-"""What the chapters that regenerate a table share: images, the live run, the networks behind it, and what records allow one to say."""
+"""What the chapters that regenerate a table share: images, the live run, the networks behind it,
+and what records allow one to say.
+"""
 
 from __future__ import annotations
 
@@ -35,38 +37,63 @@ def spec(method: HetPure) -> str:
 
 
 def images_for(bench: Bench, folder: str = "", split: str = "test") -> Images:
-    """The bench's images, or the sample that a package ships where there are none. Refuses labels that the classifier cannot give."""
+    """The bench's images, or the sample that a package ships where there are none. Refuses labels
+    that the classifier cannot give.
+    """
     images = lab_data.load_or_sample(bench.dataset, split, folder or None)
     closed = getattr(bench.classifier, "closed", None)
     if closed is not None and (other := images.labels[closed.cpu()[images.labels] > 0]).numel():
-        raise BenchError(f"{bench.name} decides between ten classes only, but {images.source} has label {int(other[0])}")
+        raise BenchError(
+            f"{bench.name} decides between ten classes only, but {images.source} has label"
+            f" {int(other[0])}"
+        )
     return images
 
 
 LIVE = HOME / "out" / "live" / code.fingerprint()  # of all sources that decide an outcome
 
 
-def live(bench: Bench, defences: Sequence[str], attack: str | Attack, images: Images, K: int, seed: int = 0, split: str = "test") -> Runs:
-    """Attack and score `images` behind each defence. Records are kept in `LIVE`, so that a stopped run continues; those of the paper's
+def live(
+    bench: Bench,
+    defences: Sequence[str],
+    attack: str | Attack,
+    images: Images,
+    K: int,
+    seed: int = 0,
+    split: str = "test",
+) -> Runs:
+    """Attack and score `images` behind each defence. Records are kept in `LIVE`, so that a stopped
+    run continues; those of the paper's
     networks in `RESULTS`, where `evidence run` adds to them."""
     split = images.split or split  # a sample does not pass for what it stands in for
-    runs = {defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences}
+    runs = {
+        defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences
+    }
     home = RESULTS if benches.scale(bench.name) == "paper" else LIVE
-    missing = [name for name, e in runs.items() if not set(images.ids) <= set(evidence.read(e.path(home)))]
+    missing = [
+        name for name, e in runs.items() if not set(images.ids) <= set(evidence.read(e.path(home)))
+    ]
     settings = runs[missing[0]].settings if missing else None
     if settings and settings.ascends:
         rates = planner.calibrate(bench, rows=4)
         seconds = planner.at_most(bench.name, missing, settings, len(images), K, rates)
         notebook.announce(f"{len(images)} images behind {len(missing)} defences, at most", seconds)
-    return {name: evidence.run(e, images, bench, str(bench.device), results=home) for name, e in runs.items()}
+    return {
+        name: evidence.run(e, images, bench, str(bench.device), results=home)
+        for name, e in runs.items()
+    }
 
 
 def outcome_table(runs: Runs) -> pd.DataFrame:
-    """Accuracy with 95 % intervals per defence: clean, under random noise and attacked, for one purification and for the vote of all."""
+    """Accuracy with 95 % intervals per defence: clean, under random noise and attacked, for one
+    purification and for the vote of all.
+    """
     outcomes = {name: Outcomes.of(records) for name, records in runs.items()}
     table = {
-        name: {f"{title}, single": str(o.single(c)) for c, title in figures.COLUMNS.items()}
-        | {f"{title}, vote": str(o.majority(c)) for c, title in figures.COLUMNS.items()}
+        name: (
+            {f"{title}, single": str(o.single(c)) for c, title in figures.COLUMNS.items()}
+            | {f"{title}, vote": str(o.majority(c)) for c, title in figures.COLUMNS.items()}
+        )
         for name, o in outcomes.items()
     }
     n, K = max((o.correct("clean").shape for o in outcomes.values()), key=lambda shape: shape[1])
@@ -83,36 +110,58 @@ def _facts(about: dict) -> dict[str, str]:
     if "licence" in about:  # somebody else's: how it was trained is their story
         facts |= {"from": about.get("package") or about["origin"], "licence": about["licence"]}
     else:
-        facts |= {"images seen": f"{about['images_seen']:,}", "hours": f"{about['seconds'] / 3600:.1f}"}
-    metrics = {f"{split}: {k}": f"{v:.1%}" for split, m in about.get("metrics", {}).items() for k, v in m.items() if k != "n"}
+        facts |= {
+            "images seen": f"{about['images_seen']:,}",
+            "hours": f"{about['seconds'] / 3600:.1f}",
+        }
+    metrics = {
+        f"{split}: {k}": f"{v:.1%}"
+        for split, m in about.get("metrics", {}).items()
+        for k, v in m.items()
+        if k != "n"
+    }
     return facts | {"sha256": about["sha256"][:12]} | metrics
 
 
 def training_curves(bench: Bench) -> Figure | Markdown:
-    """Held-out metrics over the images seen, a panel per network that was trained here, or why there is none."""
+    """Held-out metrics over the images seen, a panel per network that was trained here, or why
+    there is none.
+    """
     cards = [card for name in bench.weights if "curve" in (card := benches.card(name))]
     if not cards:
-        return Markdown("No network of this bench was trained by this project: there are no curves to show.")
-    figure, axes = plt.subplots(1, len(cards), figsize=(plots.WIDTH * len(cards) / 2, 2.2), squeeze=False)
+        return Markdown(
+            "No network of this bench was trained by this project: there are no curves to show."
+        )
+    figure, axes = plt.subplots(
+        1, len(cards), figsize=(plots.WIDTH * len(cards) / 2, 2.2), squeeze=False
+    )
     for axis, card in zip(axes[0], cards):
         curve = pd.DataFrame(card["curve"])
         for metric in curve.columns.difference(["step", "images", "loss", "seconds"]):
             axis.plot(curve["images"] / 1e3, curve[metric], label=metric.replace("mse_", "t = "))
         denoiser = "accuracy" not in curve
-        axis.set(xlabel="thousand images seen", title=card["name"], yscale="log" if denoiser else "linear")
+        axis.set(
+            xlabel="thousand images seen",
+            title=card["name"],
+            yscale="log" if denoiser else "linear",
+        )
         axis.set_ylabel("noise MSE" if denoiser else "accuracy")
         axis.legend(fontsize=7)
     return figure
 
 
 def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
-    """The record of `method` among `rows` against every other under the same attack, image by image: difference of attacked accuracy with
-    its sign-flip test, McNemar's test of the votes, both after Holm's correction over the table, and what the first allows one to say."""
+    """The record of `method` among `rows` against every other under the same attack, image by
+    image: difference of attacked accuracy with
+    its sign-flip test, McNemar's test of the votes, both after Holm's correction over the table,
+    and what the first allows one to say."""
     files = {r["defence"]: RESULTS / bench / r["file"] for r in rows}
     attack = next((r["attack"] for r in rows if r["defence"] == method), None)
     same = [r["defence"] for r in rows if r["attack"] == attack or r["defence"] == "none"]
     lines = {}
-    for name, p in tables.together({n: (files[method], files[n]) for n in same if attack and n != method}).items():
+    for name, p in tables.together(
+        {n: (files[method], files[n]) for n in same if attack and n != method}
+    ).items():
         corrected = {column: f"{p[column]:.2g}" for column in tables.TESTS.values()}
         said = {"n": p["n"], "difference, points": str(p["difference"])}
         lines[name] = said | corrected | {"the method is": p["verdict"]}
@@ -120,7 +169,9 @@ def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
 
 
 def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Styler | Markdown:
-    """A table for display, with links to its records if it names them, or a sentence where there is no record yet."""
+    """A table for display, with links to its records if it names them, or a sentence where there is
+    no record yet.
+    """
     if not len(frame):
         return Markdown("Not measured yet.")
     if not pd.api.types.is_integer_dtype(frame.index):  # the index names what was compared
@@ -141,20 +192,32 @@ def verdicts(pairs: pd.DataFrame) -> str:
 
 def radius_effect(rows: dict[float, Sequence[dict]], bench: str) -> pd.DataFrame:
     """Records of the same defences at two radii, image by image: what the larger radius costs."""
-    (_, small), (_, large) = sorted((eps, {r["defence"]: r["file"] for r in found}) for eps, found in rows.items())
+    (_, small), (_, large) = sorted(
+        (eps, {r["defence"]: r["file"] for r in found}) for eps, found in rows.items()
+    )
     both = [name for name in small if name in large]
-    pairs = {name: tables.compare(RESULTS / bench / large[name], RESULTS / bench / small[name]) for name in both}
-    return pd.DataFrame({name: {"n": p["n"], "change, points": str(p["difference"])} for name, p in pairs.items()}).T
+    pairs = {
+        name: tables.compare(RESULTS / bench / large[name], RESULTS / bench / small[name])
+        for name in both
+    }
+    return pd.DataFrame(
+        {name: {"n": p["n"], "change, points": str(p["difference"])} for name, p in pairs.items()}
+    ).T
 
 
 def claimed_points(table: str) -> list[tuple[str, str, float, float]]:
     """(kind, method, standard, robust) of a table's rows as numbers, without the ± part."""
     number = lambda text: float(text.partition("±")[0])
-    return [(c.kind, c.method, number(c.standard), number(c.robust[0])) for c in tables.TABLES[table].rows]
+    return [
+        (c.kind, c.method, number(c.standard), number(c.robust[0]))
+        for c in tables.TABLES[table].rows
+    ]
 
 
 def claims_plot(table: str) -> Figure:
-    """A table of the paper as a plane: standard against robust accuracy, uniform noise as a line through its levels."""
+    """A table of the paper as a plane: standard against robust accuracy, uniform noise as a line
+    through its levels.
+    """
     figure, axis = plt.subplots(figsize=(0.75 * plots.WIDTH, 2.8))
     colours = {"AT": plots.COLOURS["paper"], "AP": plots.COLOURS["null"]}
     points = claimed_points(table)
@@ -162,9 +225,13 @@ def claims_plot(table: str) -> Figure:
     axis.plot(*diffpure.T, "-", color=plots.COLOURS["uniform"], linewidth=1)
     for kind, name, x, y in points:
         role = "hetpure" if name == "the method" else "uniform" if "DiffPure" in name else None
-        axis.plot(x, y, "o" if kind == "AP" else "x", color=plots.COLOURS[role] if role else colours[kind])
+        axis.plot(
+            x, y, "o" if kind == "AP" else "x", color=plots.COLOURS[role] if role else colours[kind]
+        )
         label = name.replace("Nie et al. (DiffPure, ", "").rstrip(")").partition(" (")[0]
         axis.annotate(label, (x, y), (4, 3), textcoords="offset points", fontsize=6)
     axis.margins(0.22, 0.12)
-    axis.set(xlabel="standard accuracy, %", ylabel="robust accuracy, %", title=f"the paper's {table}")
+    axis.set(
+        xlabel="standard accuracy, %", ylabel="robust accuracy, %", title=f"the paper's {table}"
+    )
     return figure

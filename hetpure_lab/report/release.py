@@ -1,7 +1,7 @@
 """What a version is known by, from ``pyproject.toml`` alone: how to cite it, its notes, its files.
 
-    python -m hetpure_lab.report.release                 # write CITATION.cff and book/hetpure.bib
-    python -m hetpure_lab.report.release --tag v0.1.0    # check the tag, collect out/release
+python -m hetpure_lab.report.release                 # write CITATION.cff and book/hetpure.bib
+python -m hetpure_lab.report.release --tag v0.1.0    # check the tag, collect out/release
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ OUT = ROOT / "out"
 BIBTEX = """\
 @software{{hetpure,
   author  = {{{{{author}}}}},
-  title   = {{{{HetPure}}: an executable reproduction of heterogeneous diffusion-based adversarial purification}},
+  title   = {{{{HetPure}}: an executable reproduction of
+             heterogeneous diffusion-based adversarial purification}},
   version = {{{version}}},
   url     = {{{repository}}},
 }}
@@ -60,16 +61,22 @@ def write() -> list[Path]:
 
 def notes(changelog: str, version: str) -> str:
     """The section of a version. Raises `ReleaseError` if it has none, or is marked unreleased."""
-    found = re.search(rf"(?ms)^## {re.escape(version)}(?P<mark>[^\n]*)\n(?P<text>.*?)(?=^## |\Z)", changelog)
+    found = re.search(
+        rf"(?ms)^## {re.escape(version)}(?P<mark>[^\n]*)\n(?P<text>.*?)(?=^## |\Z)", changelog
+    )
     if not found or not found["text"].strip():
         raise ReleaseError(f"CHANGELOG.md has no section '## {version}': write what changed")
     if "unreleased" in found["mark"]:
-        raise ReleaseError(f"CHANGELOG.md still says that {version} is unreleased: put its date there")
+        raise ReleaseError(
+            f"CHANGELOG.md still says that {version} is unreleased: put its date there"
+        )
     return found["text"].strip() + "\n"
 
 
 def collect(tag: str, out: Path = OUT) -> Path:
-    """Check that `tag` is this version, and collect book, PDF, wheel and archive with their checksums."""
+    """Check that `tag` is this version, and collect book, PDF, wheel and archive with their
+    checksums.
+    """
     version = project()["version"]
     if tag != f"v{version}":
         raise ReleaseError(f"the tag {tag!r} is not v{version}, the version of pyproject.toml")
@@ -79,21 +86,27 @@ def collect(tag: str, out: Path = OUT) -> Path:
     if missing := [str(p) for p in (html, out / "book.pdf") if not p.exists()]:
         raise ReleaseError(f"not built: {', '.join(missing)}; run: make book pdf")
     if len(files) < 3:
-        raise ReleaseError(f"no wheel and archive of {version} in {out / 'dist'}; run: python -m build -o out/dist")
+        raise ReleaseError(
+            f"no wheel and archive of {version} in {out / 'dist'}; run: python -m build -o out/dist"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in files:
         shutil.copy(path, folder / path.name.replace("book.pdf", f"hetpure-{version}.pdf"))
     shutil.make_archive(str(folder / f"hetpure-{version}-book"), "zip", html)
     (folder / "hetpure.bib").write_text(bibtex(project()))
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in sorted(folder.iterdir())]
+    sums = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in sorted(folder.iterdir())
+    ]
     (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
     (folder / "NOTES.md").write_text(said)
     return folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hetpure_lab.report.release", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m hetpure_lab.report.release", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--tag", help="collect the files of this release into out/release")
     tag = parser.parse_args(argv).tag
     try:

@@ -21,13 +21,16 @@ from hetpure_lab.report import plots
 def slider(frames: Mapping[object, Figure], label: str, chosen: object, alt: str) -> HTML:
     """One picture per value of a setting, and a slider that chooses among them.
 
-    `label` is said beside the slider; `chosen` is the value shown first, and alone without a script.
-    `alt` describes the pictures; each frame's value is added to it. The figures are closed.
+    `label` is said beside the slider; `chosen` is the value shown first, and alone without a
+    script. `alt` describes the pictures; each frame's value is added to it. The figures are closed.
     """
     if chosen not in frames:
         known = ", ".join(map(str, frames))
         raise ValueError(f"no frame for the chosen value {chosen!r}; there are: {known}")
-    parts = [_frame(value, figure, value == chosen, f"{alt}; {label} {value}") for value, figure in frames.items()]
+    parts = [
+        _frame(value, figure, value == chosen, f"{alt}; {label} {value}")
+        for value, figure in frames.items()
+    ]
     hide = "" if len(parts) < 2 else "<style>.slider figure:not(.chosen) { display: none; }</style>"
     return HTML(f'{hide}<div class="slider" data-label="{escape(label)}">{"".join(parts)}</div>')
 
@@ -40,4 +43,7 @@ def _frame(value: object, figure: Figure, chosen: bool, alt: str) -> str:
     mime = "image/png" if kind == "png" else "image/svg+xml"
     source = f"data:{mime};base64,{base64.b64encode(written.getvalue()).decode()}"
     mark = ' class="chosen"' if chosen else ""
-    return f'<figure{mark} data-value="{escape(str(value))}"><img src="{source}" alt="{escape(alt)}"></figure>'
+    return (
+        f'<figure{mark} data-value="{escape(str(value))}"><img src="{source}"'
+        f' alt="{escape(alt)}"></figure>'
+    )

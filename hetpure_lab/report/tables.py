@@ -1,4 +1,6 @@
-"""Tables as functions of records: what the paper prints, what we measured, on how many images, from which file."""
+"""Tables as functions of records: what the paper prints, what we measured, on how many images, from
+which file.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from hetpure_lab.paper.protocols import attack_of
 
 ENOUGH = 64  # images, for a level of uniform noise to be named, and called the best
 
-# The attack budget that every row gets: 20 iterations with 8 gradients each; AutoAttack spends it on each of its two losses.
+# The attack budget that every row gets: 20 iterations with 8 gradients each; AutoAttack spends it
+# on each of its two losses.
 BUDGET = {
     "pgd": "pgd",
     "bpda": "bpda:iterations=20,eot=8",
@@ -53,37 +56,67 @@ def _summaries(results: Path, files: tuple) -> list[dict]:
     return listing.rows(results)
 
 
-def evidence_rows(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
-    """Summaries of a bench's experiments at radius `eps` (the norm's headline radius); the most images first, then the most iterations."""
-    rows = _summaries(results, tuple((path, path.stat().st_mtime_ns) for path in sorted(results.glob("*/*.jsonl"))))
-    keep = [r for r in rows if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)]
+def evidence_rows(
+    bench: str,
+    norm: str = "Linf",
+    attack: str = "pgd",
+    results: Path = RESULTS,
+    eps: float | None = None,
+) -> list[dict]:
+    """Summaries of a bench's experiments at radius `eps` (the norm's headline radius); the most
+    images first, then the most iterations.
+    """
+    rows = _summaries(
+        results,
+        tuple((path, path.stat().st_mtime_ns) for path in sorted(results.glob("*/*.jsonl"))),
+    )
+    keep = [
+        r
+        for r in rows
+        if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)
+    ]
     keep = [r for r in keep if np.isclose(r["eps"], eps or HEADLINE[norm])]
     return sorted(keep, key=lambda r: (-r["n"], -r["iterations"]))
 
 
 def headline(bench: str, results: Path = RESULTS, eps: float | None = None) -> list[dict]:
-    """The rows to show first: seed 0 and the standard attack budget; the undefended network, then uniform noise, then the method."""
-    rows = [r for r in evidence_rows(bench, results=results, eps=eps) if r["seed"] == 0 and within_budget(r)]
+    """The rows to show first: seed 0 and the standard attack budget; the undefended network, then
+    uniform noise, then the method.
+    """
+    rows = [
+        r
+        for r in evidence_rows(bench, results=results, eps=eps)
+        if r["seed"] == 0 and within_budget(r)
+    ]
     order = {"none": 0, "uniform": 1, "hetpure": 2}
     slug = lambda r: r["defence"].partition(":")[0]
-    return sorted((r for r in rows if slug(r) in order), key=lambda r: (order[slug(r)], r["defence"]))
+    return sorted(
+        (r for r in rows if slug(r) in order), key=lambda r: (order[slug(r)], r["defence"])
+    )
 
 
 def within_budget(row: dict) -> bool:
-    """Whether a record's attack is the one of `BUDGET`, at whatever radius; the undefended network needs no expectation."""
+    """Whether a record's attack is the one of `BUDGET`, at whatever radius; the undefended network
+    needs no expectation.
+    """
     slug, attack = specs.parse(row["attack"], ATTACKS)
     if slug not in BUDGET:
         return False
     budget = replace(specs.parse(BUDGET[slug], ATTACKS)[1], norm=attack.norm, eps=attack.eps)
     if row["defence"] == "none":
-        budget = replace(budget, **{name: getattr(attack, name) for name in ("eot", "confirm") if hasattr(attack, name)})
+        budget = replace(
+            budget,
+            **{name: getattr(attack, name) for name in ("eot", "confirm") if hasattr(attack, name)},
+        )
     if attack.norm == "L2" and attack.ascends:
         budget = replace(budget, step=attack.eps / 10)
     return budget == attack
 
 
 def measured(rows: list[dict]) -> pd.DataFrame:
-    """One line per experiment: single-shot and majority accuracy in the three columns, with 95 % intervals."""
+    """One line per experiment: single-shot and majority accuracy in the three columns, with 95 %
+    intervals.
+    """
     return pd.DataFrame(
         {
             "defence": r["defence"],
@@ -101,29 +134,45 @@ def measured(rows: list[dict]) -> pd.DataFrame:
     )
 
 
-def beside_the_paper(name: str, bench: str, norm: str, results: Path = RESULTS, eps: float | None = None) -> pd.DataFrame:
-    """A table of the paper, and beside every row what was measured here (single-shot, with interval), or nothing yet; without a
+def beside_the_paper(
+    name: str, bench: str, norm: str, results: Path = RESULTS, eps: float | None = None
+) -> pd.DataFrame:
+    """A table of the paper, and beside every row what was measured here (single-shot, with
+    interval), or nothing yet; without a
     bench, as printed.
 
-    One radius at a time, the table's own if `eps` is not given; numbers that the paper quotes from an attack of another are not shown.
-    Each measured value has its own number of images, in parentheses. Which attack fills a column: `protocols.attack_of`.
+    One radius at a time, the table's own if `eps` is not given; numbers that the paper quotes from
+    an attack of another are not shown. Each measured value has its own number of images, in
+    parentheses. Which attack fills a column: `protocols.attack_of`.
     """
     table = TABLES[name]
     eps = eps or table.eps
-    rows = lambda attack: field(bench, norm, attack_of(attack, bench), results, eps) if bench else []
+    rows = lambda attack: (
+        field(bench, norm, attack_of(attack, bench), results, eps) if bench else []
+    )
     found = {attack: rows(attack) for attack in table.attacks}
-    return pd.DataFrame(_line(claim.at(eps or HEADLINE[norm]), table.attacks, found) for claim in table.rows)
+    return pd.DataFrame(
+        _line(claim.at(eps or HEADLINE[norm]), table.attacks, found) for claim in table.rows
+    )
 
 
 def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) -> dict:
     line = {"type": claim.kind, "method": claim.method, "paper: standard": claim.standard}
     line |= {f"paper: {c}": value for c, value in zip(columns, claim.robust)}
-    matches = {c: next((r for spec in claim.specs for r in found[c] if r["defence"] == spec), None) for c in columns}
+    matches = {
+        c: next((r for spec in claim.specs for r in found[c] if r["defence"] == spec), None)
+        for c in columns
+    }
     any_match = next((r for r in matches.values() if r), None)
     line["defence here"] = any_match["defence"] if any_match else " or ".join(claim.specs)
     line["here: standard"] = counted(any_match, "clean_single") if any_match else ""
-    line |= {f"here: {c}": counted(r, "adversarial_single") if r else "" for c, r in matches.items()}
-    return line | {"note": claim.note, "record": f"{any_match['bench']}/{any_match['file']}" if any_match else ""}
+    line |= {
+        f"here: {c}": counted(r, "adversarial_single") if r else "" for c, r in matches.items()
+    }
+    return line | {
+        "note": claim.note,
+        "record": f"{any_match['bench']}/{any_match['file']}" if any_match else "",
+    }
 
 
 SPECS = ("defence", "defence here", "attack", "spec", "longer", "strided")  # columns
@@ -133,21 +182,34 @@ BAD = ("contradicted", "no", "failed", "lower", "farther")
 
 
 def show(frame: pd.DataFrame, caption: str = "") -> Styler:
-    """A table for the page: small print, no index, the verdict first, people's names with the spec one hover away, whole intervals.
+    """A table for the page: small print, no index, the verdict first, people's names with the spec
+    one hover away, whole intervals.
 
-    Each record is a link to its file, which the book carries along, or the options that make it; notes stand below the caption, each
-    once. The page's script folds a table of more than `LONG` rows and gives it a filter.
+    Each record is a link to its file, which the book carries along, or the options that make it;
+    notes stand below the caption, each once. The page's script folds a table of more than `LONG`
+    rows and gives it a filter.
     """
-    notes = {text: i for i, text in enumerate(dict.fromkeys(filter(None, frame.get("note", []))), 1)}
+    notes = {
+        text: i for i, text in enumerate(dict.fromkeys(filter(None, frame.get("note", []))), 1)
+    }
     frame = frame[sorted(frame, key=lambda column: column != "verdict")]
-    formats = dict.fromkeys(frame.select_dtypes(exclude="number"), unbroken) | dict.fromkeys(SPECS, called)
+    formats = dict.fromkeys(frame.select_dtypes(exclude="number"), unbroken) | dict.fromkeys(
+        SPECS, called
+    )
     formats |= {"record": linked, "note": lambda text: str(notes.get(text, "")), "verdict": verdict}
     styled = frame.style.hide(axis="index").format({c: f for c, f in formats.items() if c in frame})
-    styled = styled.format_index(lambda column: called(column) if column in ("none", "hetpure") or ":" in column else column, axis=1)
+    styled = styled.format_index(
+        lambda column: called(column) if column in ("none", "hetpure") or ":" in column else column,
+        axis=1,
+    )
     said = [escape(caption)] if caption else []
     if said or notes:
-        styled = styled.set_caption("<br>".join([*said, *(f"{i}: {escape(text)}" for text, i in notes.items())]))
-        styled = styled.set_table_styles([{"selector": "caption", "props": "caption-side: top; text-align: left"}])
+        styled = styled.set_caption(
+            "<br>".join([*said, *(f"{i}: {escape(text)}" for text, i in notes.items())])
+        )
+        styled = styled.set_table_styles(
+            [{"selector": "caption", "props": "caption-side: top; text-align: left"}]
+        )
     kind = "dataframe beside" if "type" in frame else "dataframe"  # its first column is narrow
     kind += " long" if len(frame) > LONG else ""
     return styled.set_table_attributes(f'class="{kind}" style="font-size: 75%"')
@@ -157,7 +219,9 @@ def linked(record: str) -> str:
     """A record file as a link that says its key, or the command line that makes it as code."""
     if record.startswith("--") or record.startswith("hetpure "):
         return f"<code>{escape(record)}</code>"
-    return record and f'<a href="../{record}">{record.rpartition("--")[2].removesuffix(".jsonl")}</a>'
+    return (
+        record and f'<a href="../{record}">{record.rpartition("--")[2].removesuffix(".jsonl")}</a>'
+    )
 
 
 def called(spec: object) -> str:
@@ -169,55 +233,93 @@ def called(spec: object) -> str:
 
 def unbroken(cell: object) -> str:
     """Text whose intervals stay on one line: ``64.1 [51.6, 76.6]``."""
-    return re.sub(r"-?[\d.]+ \[[^\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), escape(str(cell)))
+    return re.sub(
+        r"-?[\d.]+ \[[^\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), escape(str(cell))
+    )
 
 
 def verdict(word: str) -> str:
-    """A verdict that survives print and colour blindness: a sign, the word, and a class for the colour."""
-    state, sign = ("good", "✓") if word in GOOD else ("bad", "✗") if word in BAD else ("undecided", "–")
-    return f'<span class="verdict {state}"><span aria-hidden="true">{sign}</span>\u00a0{escape(str(word))}</span>'
+    """A verdict that survives print and colour blindness: a sign, the word, and a class for the
+    colour.
+    """
+    state, sign = (
+        ("good", "✓") if word in GOOD else ("bad", "✗") if word in BAD else ("undecided", "–")
+    )
+    return (
+        f'<span class="verdict {state}"><span'
+        f' aria-hidden="true">{sign}</span>\u00a0{escape(str(word))}</span>'
+    )
 
 
-# ---- every purifier on one bench ---------------------------------------------------------------------------------------------
+# ---- every purifier on one bench -----------------------------------------------------------------
 
 
 def cost(defence: str, schedule: Schedule | None = None) -> int:
-    """Denoiser calls per answer of a defence: calls of one purification times the votes that it prescribes itself."""
+    """Denoiser calls per answer of a defence: calls of one purification times the votes that it
+    prescribes itself.
+    """
     _, purifier = specs.parse(defence, DEFENCES)
     return purifier.calls(schedule or linear_schedule()) * votes(purifier) if purifier else 0
 
 
-def field(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS, eps: float | None = None) -> list[dict]:
-    """One record per defence under the same attack, seed 0: within the common budget if there is one, then the largest."""
+def field(
+    bench: str,
+    norm: str = "Linf",
+    attack: str = "pgd",
+    results: Path = RESULTS,
+    eps: float | None = None,
+) -> list[dict]:
+    """One record per defence under the same attack, seed 0: within the common budget if there is
+    one, then the largest.
+    """
     rows = [r for r in evidence_rows(bench, norm, attack, results, eps) if r["seed"] == 0]
     rows.sort(key=within_budget, reverse=True)  # stable: the largest stays first
     return list({r["defence"]: r for r in reversed(rows)}.values())
 
 
-def common(bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS) -> list[dict]:
+def common(
+    bench: str, norm: str = "Linf", attack: str = "pgd", results: Path = RESULTS
+) -> list[dict]:
     """`field`, of records within the common budget alone."""
     return [r for r in field(bench, norm, attack, results) if within_budget(r)]
 
 
 def every_attack(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFrame:
-    """Single-shot accuracy (and n) of the method, uniform noise by DDIM and the bare classifier under every attack that has a record."""
-    rows = [r for slug in ATTACKS for r in evidence_rows(bench, norm, slug, results) if r["seed"] == 0]
+    """Single-shot accuracy (and n) of the method, uniform noise by DDIM and the bare classifier
+    under every attack that has a record.
+    """
+    rows = [
+        r for slug in ATTACKS for r in evidence_rows(bench, norm, slug, results) if r["seed"] == 0
+    ]
     lines: dict[str, dict[str, str]] = {}
     for r in rows:
-        if r["defence"] in ("hetpure", "none") or (r["defence"].startswith("uniform") and "," not in r["defence"]):
+        if r["defence"] in ("hetpure", "none") or (
+            r["defence"].startswith("uniform") and "," not in r["defence"]
+        ):
             lines.setdefault(r["attack"], {})[r["defence"]] = counted(r, "adversarial_single")
     columns = sorted({name for line in lines.values() for name in line}, key=_price, reverse=True)
-    return pd.DataFrame({"attack": a} | {name: line.get(name, "") for name in columns} for a, line in lines.items())
+    return pd.DataFrame(
+        {"attack": a} | {name: line.get(name, "") for name in columns} for a, line in lines.items()
+    )
 
 
 def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, str]:
-    """Every defence that the queue measures within the budget, and the options that do it: the last, which ask for the most images."""
+    """Every defence that the queue measures within the budget, and the options that do it: the
+    last, which ask for the most images.
+    """
     found = {}
     for words in evidence.queue():
         options = dict(zip(words[::2], words[1::2]))
         slug, settings = specs.parse(options["--attack"], ATTACKS)
-        same = options.get("--bench", "cifar10-small") == bench and options.get("--seed", "0") == "0"
-        if same and slug == attack and settings.norm == norm and np.isclose(settings.eps, HEADLINE[norm]):
+        same = (
+            options.get("--bench", "cifar10-small") == bench and options.get("--seed", "0") == "0"
+        )
+        if (
+            same
+            and slug == attack
+            and settings.norm == norm
+            and np.isclose(settings.eps, HEADLINE[norm])
+        ):
             defence = specs.normal(options["--defence"], DEFENCES)
             if within_budget({"defence": defence, "attack": options["--attack"]}):
                 found[defence] = shlex.join(words)
@@ -230,8 +332,15 @@ def by_cost(rows: list[dict]) -> list[dict]:
 
 
 def command(defence: str, bench: str) -> str:
-    """What measures a defence under exact PGD, or under another attack of the queue, or how to begin if the queue lacks it."""
-    found = {name: text for attack in reversed(BUDGET) for norm in ("L2", "Linf") for name, text in planned(bench, norm, attack).items()}
+    """What measures a defence under exact PGD, or under another attack of the queue, or how to
+    begin if the queue lacks it.
+    """
+    found = {
+        name: text
+        for attack in reversed(BUDGET)
+        for norm in ("L2", "Linf")
+        for name, text in planned(bench, norm, attack).items()
+    }
     start = f"--bench {bench} --defence {defence} --attack pgd"
     return f"hetpure run {found.get(specs.normal(defence, DEFENCES), start)}"
 
@@ -240,14 +349,22 @@ COLUMNS = {"PGD": "pgd", "BPDA": "bpda", "AutoAttack, corrected": "autoattack-co
 
 
 def fair(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.DataFrame:
-    """The same bench, votes and attack budget for every row: calls, and accuracy clean and under each attack.
+    """The same bench, votes and attack budget for every row: calls, and accuracy clean and under
+    each attack.
 
-    One row per defence that has a record or stands in the queue; without a record, `record` has the options that make one.
+    One row per defence that has a record or stands in the queue; without a record, `record` has the
+    options that make one.
     """
-    found = {title: {r["defence"]: r for r in common(bench, norm, slug, results)} for title, slug in COLUMNS.items()}
+    found = {
+        title: {r["defence"]: r for r in common(bench, norm, slug, results)}
+        for title, slug in COLUMNS.items()
+    }
     options = planned(bench, norm, "bpda") | planned(bench, norm)
     every = sorted({name for rows in found.values() for name in rows} | set(options), key=_price)
-    return pd.DataFrame(_fair_line(name, {t: rows.get(name) for t, rows in found.items()}, options) for name in every)
+    return pd.DataFrame(
+        _fair_line(name, {t: rows.get(name) for t, rows in found.items()}, options)
+        for name in every
+    )
 
 
 def _price(defence: str) -> tuple[int, str]:
@@ -257,7 +374,10 @@ def _price(defence: str) -> tuple[int, str]:
 def _fair_line(defence: str, rows: dict[str, dict | None], options: dict[str, str]) -> dict:
     first = next(filter(None, rows.values()), None)
     line = {"defence": defence, "calls": cost(defence), "n": first["n"] if first else ""}
-    line |= {title: percent(first, f"{column}_single") if first else "" for title, column in (("clean", "clean"), ("random noise", "null"))}
+    line |= {
+        title: percent(first, f"{column}_single") if first else ""
+        for title, column in (("clean", "clean"), ("random noise", "null"))
+    }
     for title, row in rows.items():
         line[title] = percent(row, "adversarial_single") if row else ""
         if title == "PGD":
@@ -266,50 +386,89 @@ def _fair_line(defence: str, rows: dict[str, dict | None], options: dict[str, st
 
 
 def against_the_method(
-    bench: str, norm: str = "Linf", attack: str = "pgd", method: str = "hetpure", results: Path = RESULTS
+    bench: str,
+    norm: str = "Linf",
+    attack: str = "pgd",
+    method: str = "hetpure",
+    results: Path = RESULTS,
 ) -> pd.DataFrame:
-    """Every row under the method's own attack, paired with the method on shared images, by the rule of `compare`.
+    """Every row under the method's own attack, paired with the method on shared images, by the rule
+    of `compare`.
 
-    `difference` is attacked accuracy, row minus method, with its interval, `without attack` that of the same images without it.
+    `difference` is attacked accuracy, row minus method, with its interval, `without attack` that of
+    the same images without it.
     """
     rows = {r["defence"]: r for r in common(bench, norm, attack, results)}
     if method not in rows:
         return pd.DataFrame()
-    same = [r for name, r in rows.items() if name != method and (name == "none" or r["attack"] == rows[method]["attack"])]
+    same = [
+        r
+        for name, r in rows.items()
+        if name != method and (name == "none" or r["attack"] == rows[method]["attack"])
+    ]
     reference = results / bench / rows[method]["file"]
-    found = together({r["defence"]: (results / bench / r["file"], reference) for r in sorted(same, key=lambda r: _price(r["defence"]))})
+    found = together(
+        {
+            r["defence"]: (results / bench / r["file"], reference)
+            for r in sorted(same, key=lambda r: _price(r["defence"]))
+        }
+    )
     known, spec, lines = known_bench(bench, results), rows[method]["attack"], []
     for name, pair in found.items():
         judged = known.rivals(method, spec, rows[method]["seed"])[name, "adversarial"].opposite
-        line = {"defence": name, "calls": cost(name), "n": judged.difference.n, "difference": judged.difference}
+        line = {
+            "defence": name,
+            "calls": cost(name),
+            "n": judged.difference.n,
+            "difference": judged.difference,
+        }
         line |= {"without attack": judged.clean, "detectable": pair["detectable"]}
-        tested = {TESTS["p (difference)"]: judged.holm, TESTS["p (vote, McNemar)"]: pair[TESTS["p (vote, McNemar)"]]}
+        tested = {
+            TESTS["p (difference)"]: judged.holm,
+            TESTS["p (vote, McNemar)"]: pair[TESTS["p (vote, McNemar)"]],
+        }
         lines.append(line | tested | {"verdict": judged.word, "beside": judged.beside})
     return pd.DataFrame(lines)
 
 
-# Longer chains, up to the published length, and the strided ones that stand for them; of the longest walk a tenth as well.
+# Longer chains, up to the published length, and the strided ones that stand for them; of the
+# longest walk a tenth as well.
 LONGER = {chain: specs.normal(slug, DEFENCES) for slug in DEFENCES if (chain := published(slug))}
 LONGER |= {"langevin:t=0.03,stride=10": "langevin:t=0.03"}
 
 
 def strides(bench: str, results: Path = RESULTS) -> pd.DataFrame:
-    """What the stride costs: longer chains minus strided ones on the images that both have, under exact PGD and, where planned, BPDA."""
-    return pd.DataFrame(line for title in ("PGD", "BPDA") for line in _strides(bench, title, results))
+    """What the stride costs: longer chains minus strided ones on the images that both have, under
+    exact PGD and, where planned, BPDA.
+    """
+    return pd.DataFrame(
+        line for title in ("PGD", "BPDA") for line in _strides(bench, title, results)
+    )
 
 
 def _strides(bench: str, title: str, results: Path) -> Iterator[dict]:
     attack = COLUMNS[title]
-    rows, options = {r["defence"]: r for r in common(bench, attack=attack, results=results)}, planned(bench, attack=attack)
+    rows, options = (
+        {r["defence"]: r for r in common(bench, attack=attack, results=results)},
+        planned(bench, attack=attack),
+    )
     for longer, strided in LONGER.items():
         if longer not in rows and longer not in options:
             continue
-        line = {"longer": longer, "calls": cost(longer), "calls, published": cost(published(strided.partition(":")[0]))}
+        line = {
+            "longer": longer,
+            "calls": cost(longer),
+            "calls, published": cost(published(strided.partition(":")[0])),
+        }
         line |= {"strided": strided, "calls, strided": cost(strided), "attack": title}
         line |= {"n": "", "longer minus strided": "", "record": options.get(longer, "")}
         if longer in rows and strided in rows:
             pair = compare(*(results / bench / rows[name]["file"] for name in (longer, strided)))
-            line |= {"n": pair["n"], "longer minus strided": pair["difference"], "record": f"{bench}/{rows[longer]['file']}"}
+            line |= {
+                "n": pair["n"],
+                "longer minus strided": pair["difference"],
+                "record": f"{bench}/{rows[longer]['file']}",
+            }
         yield line
 
 
@@ -321,27 +480,54 @@ SAMPLERS = {
 }
 
 
-def diffpure(bench: str, levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4), results: Path = RESULTS) -> pd.DataFrame:
-    """DiffPure by sampler and level under exact PGD: calls at every level, single-shot accuracy clean / attacked, in per cent, and n."""
+def diffpure(
+    bench: str, levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4), results: Path = RESULTS
+) -> pd.DataFrame:
+    """DiffPure by sampler and level under exact PGD: calls at every level, single-shot accuracy
+    clean / attacked, in per cent, and n.
+    """
     rows = {r["defence"]: r for r in common(bench, results=results)}
 
     def cell(spec: str) -> str:
         row = rows.get(specs.normal(spec, DEFENCES))
-        return f"{percent(row, 'clean_single')} / {percent(row, 'adversarial_single')}, n = {row['n']}" if row else "not measured yet"
+        return (
+            f"{percent(row, 'clean_single')} / {percent(row, 'adversarial_single')}, n = {row['n']}"
+            if row
+            else "not measured yet"
+        )
 
-    calls = {name: cost(spec.format(levels[0])) for name, spec in SAMPLERS.items()}  # a level changes the steps' size, not their number
-    cells = {name: {f"t* = {t}": cell(spec.format(t)) for t in levels} for name, spec in SAMPLERS.items()}
+    # a level changes the steps' size, not their number
+    calls = {name: cost(spec.format(levels[0])) for name, spec in SAMPLERS.items()}
+    cells = {
+        name: {f"t* = {t}": cell(spec.format(t)) for t in levels} for name, spec in SAMPLERS.items()
+    }
     return pd.DataFrame({"sampler": name, "calls": calls[name]} | cells[name] for name in SAMPLERS)
 
 
 def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) -> pd.DataFrame:
-    """What the paper prints for `method` (the start of its name in Tables 1, 3 and 5) beside what was measured here for `defence`."""
+    """What the paper prints for `method` (the start of its name in Tables 1, 3 and 5) beside what
+    was measured here for `defence`.
+    """
     lines, defence = [], specs.normal(defence, DEFENCES)
     for name, norm in (("Table 1", "Linf"), ("Table 3", "L2"), ("Table 5", "Linf")):
         claims = [c for c in TABLES[name].rows if method and c.method.startswith(method)]
-        accepted = {defence, *(spec for spec in (claims[0].specs if claims else ()) if spec.partition(":")[0] == defence.partition(":")[0])}
+        accepted = {
+            defence,
+            *(
+                spec
+                for spec in (claims[0].specs if claims else ())
+                if spec.partition(":")[0] == defence.partition(":")[0]
+            ),
+        }
         for i, attack in enumerate(TABLES[name].attacks):
-            row = next((r for r in common(bench, norm, attack_of(attack, bench), results) if r["defence"] in accepted), None)
+            row = next(
+                (
+                    r
+                    for r in common(bench, norm, attack_of(attack, bench), results)
+                    if r["defence"] in accepted
+                ),
+                None,
+            )
             paper = claims[0].robust[i] if claims else ""
             if row or paper:
                 lines.append({"attack": f"{attack}, {norm}", "paper": paper} | _measured_cells(row))
@@ -351,12 +537,17 @@ def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) ->
 def _measured_cells(row: dict | None) -> dict:
     if row is None:
         return {"clean": "", "measured [95 %]": "not measured yet", "n": "", "record": ""}
-    cells = {"clean": percent(row, "clean_single"), "measured [95 %]": percent(row, "adversarial_single")}
+    cells = {
+        "clean": percent(row, "clean_single"),
+        "measured [95 %]": percent(row, "adversarial_single"),
+    }
     return cells | {"n": row["n"], "record": f"{row['bench']}/{row['file']}"}
 
 
 def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
-    """The names that no other beats: no point with at most as many calls has a higher accuracy, and none with fewer the same."""
+    """The names that no other beats: no point with at most as many calls has a higher accuracy, and
+    none with fewer the same.
+    """
     beaten = lambda c, a: any((d <= c and b > a) or (d < c and b >= a) for d, b in points.values())
     return sorted((n for n, p in points.items() if not beaten(*p)), key=lambda n: points[n])
 
@@ -370,9 +561,25 @@ def conclusions(pairs: pd.DataFrame) -> list[str]:
         "lower": "Less accurate under attack than the method",
         "inconclusive": "Inconclusive",
     }
-    beside = lambda r: " (at the floor)" if "floor" in r.beside else " (another clean accuracy)" if r.beside else ""
-    called = {w: [names.markup(r.defence) + beside(r) for r in pairs.itertuples() if r.verdict == v] for v, w in words.items()}
+    beside = lambda r: (
+        " (at the floor)"
+        if "floor" in r.beside
+        else " (another clean accuracy)"
+        if r.beside
+        else ""
+    )
+    called = {
+        w: [names.markup(r.defence) + beside(r) for r in pairs.itertuples() if r.verdict == v]
+        for v, w in words.items()
+    }
     said = [f"**{word}**: {'; '.join(found)}." for word, found in called.items() if found]
-    told_apart = [names.markup(name) for name, p in zip(pairs["defence"], pairs["p (vote, McNemar, Holm)"]) if p < 0.05]
-    said.append(f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**: {'; '.join(told_apart) or 'none'}.")
+    told_apart = [
+        names.markup(name)
+        for name, p in zip(pairs["defence"], pairs["p (vote, McNemar, Holm)"])
+        if p < 0.05
+    ]
+    said.append(
+        f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**:"
+        f" {'; '.join(told_apart) or 'none'}."
+    )
     return said

@@ -1,4 +1,6 @@
-"""Write down every file that this process opens from now on, into the file named by HETPURE_WATCH: for `chapters`, in its kernels."""
+"""Write down every file that this process opens from now on, into the file named by HETPURE_WATCH:
+for `chapters`, in its kernels.
+"""
 
 from __future__ import annotations
 

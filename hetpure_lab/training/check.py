@@ -1,7 +1,8 @@
-"""Accuracies of a bench's networks on any parquet split: ``hetpure check --bench cifar10-small --split test --json``.
+"""Accuracies of a bench's networks on any parquet split: ``hetpure check --bench cifar10-small
+--split test --json``.
 
-`clean` is the classifier alone; `uniform_t` is its single-shot accuracy after uniform purification at that fraction of T (10 DDIM
-steps, one draw of noise per image).
+`clean` is the classifier alone; `uniform_t` is its single-shot accuracy after uniform purification
+at that fraction of T (10 DDIM steps, one draw of noise per image).
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ def levels(bench: Bench) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def accuracies(bench: Bench, images: Images, seed: int = 0, progress: bool = False) -> dict[str, float]:
+def accuracies(
+    bench: Bench, images: Images, seed: int = 0, progress: bool = False
+) -> dict[str, float]:
     """Fractions correct: `clean`, `uniform_t` for t in `levels`, and the number of images `n`."""
     batch, parts = max(1, PIXELS // images.pixels[0, 0].numel()), (bench.classifier, bench.denoiser)
-    models = {f"uniform_{t}": bench.defended(*parts, Uniform(t), schedule=bench.schedule, seed=seed) for t in levels(bench)}
+    models = {
+        f"uniform_{t}": bench.defended(*parts, Uniform(t), schedule=bench.schedule, seed=seed)
+        for t in levels(bench)
+    }
     correct, ids = dict.fromkeys(["clean", *models], 0), images.ids
     for start in tqdm(range(0, len(images), batch), desc="check", disable=not progress):
         rows = slice(start, start + batch)
@@ -52,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-images", type=int, help="only the first images of a seeded order")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--card", action="store_true", help="also write the result into the cards of the bench's networks")
+    parser.add_argument(
+        "--card",
+        action="store_true",
+        help="also write the result into the cards of the bench's networks",
+    )
     args = parser.parse_args(argv)
     bench = benches.load(args.bench, args.device)
     images = data.load(bench.dataset, args.split, args.data)
@@ -61,4 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.card:
         for name in bench.weights:
             benches.add_metrics(name, args.split, result)
-    print(json.dumps(result) if args.json else "\n".join(f"{k:13} {v:.4g}" for k, v in result.items()))
+    print(
+        json.dumps(result) if args.json else "\n".join(f"{k:13} {v:.4g}" for k, v in result.items())
+    )

@@ -1,7 +1,8 @@
 """Train the small benches' networks: ``hetpure train cifar10-small-classifier``.
 
-A run is a pure function of its recipe: batch k is drawn from a generator seeded by (seed, k), so a killed run continues from its
-last checkpoint as if nothing had happened. Finished weights go to ``weights/NAME.safetensors`` with a card beside them.
+A run is a pure function of its recipe: batch k is drawn from a generator seeded by (seed, k), so a
+killed run continues from its last checkpoint as if nothing had happened. Finished weights go to
+``weights/NAME.safetensors`` with a card beside them.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ N_VALIDATION = 256
 class Recipe:
     """Everything that decides a training run.
 
-    `shares` gives each source's share of every batch (the ``jpeg``, ``lossless`` or ``all`` images of a data set). Each of `cycles` is a
-    number of images over which the learning rate warms up and falls to zero once, from a peak that is halved for every cycle after the
-    first; `augment` is, per cycle, the probability of each of `OBJECT_AUGMENTATIONS` or `DIGIT_AUGMENTATIONS` (classifiers).
+    `shares` gives each source's share of every batch (the ``jpeg``, ``lossless`` or ``all`` images
+    of a data set). Each of `cycles` is a number of images over which the learning rate warms up and
+    falls to zero once, from a peak that is halved for every cycle after the first; `augment` is,
+    per cycle, the probability of each of `OBJECT_AUGMENTATIONS` or `DIGIT_AUGMENTATIONS`
+    (classifiers).
     """
 
     name: str
@@ -70,7 +73,9 @@ class Recipe:
 
     @property
     def digits(self) -> bool:
-        """Whether the images show digits, which a mirror or a narrow crop turns into something else."""
+        """Whether the images show digits, which a mirror or a narrow crop turns into something
+        else.
+        """
         return any(key.startswith("svhn/") for key in self.shares)
 
     @property
@@ -94,8 +99,9 @@ class Recipe:
 class DefenceRecipe(Recipe):
     """A recipe for one of `hetpure_lab.trained`.
 
-    `defence` is the spec that the network is for, `start` names the weights that training starts from, `classifier` the fixed one it
-    trains against. The attack inside training takes `inner` steps of `step` times `eps` from a random point of the ball.
+    `defence` is the spec that the network is for, `start` names the weights that training starts
+    from, `classifier` the fixed one it trains against. The attack inside training takes `inner`
+    steps of `step` times `eps` from a random point of the ball.
     """
 
     defence: str = ""
@@ -115,89 +121,178 @@ class DefenceRecipe(Recipe):
 
 
 _FINE_TUNED = {
-    "network": "wrn_16_2", "start": "cifar10-small-classifier", "shares": {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25},
-    "batch": 128, "augment": (0.25,), "weight_decay": 5e-4,
-}  # fmt: skip
+    "network": "wrn_16_2",
+    "start": "cifar10-small-classifier",
+    "shares": {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25},
+    "batch": 128,
+    "augment": (0.25,),
+    "weight_decay": 5e-4,
+}
 _AT = _FINE_TUNED | {"task": "adversarial", "lr": 0.05}  # as fine-tuning: Jeddi et al. 2020
 _PGD_AT = _AT | {"cycles": (140_000,), "inner": 2, "step": 0.75}  # Madry et al. 2018
 
 _DENOISER = {
     "shares": {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3},
-    "cycles": (1_600_000,), "batch": 64, "lr": 2e-3, "ema": 0.9995,
-}  # fmt: skip
+    "cycles": (1_600_000,),
+    "batch": 64,
+    "lr": 2e-3,
+    "ema": 0.9995,
+}
 
 RECIPES = {
     r.name: r
     for r in (
         Recipe(
-            "cifar10-small-classifier", "wrn_16_2", "classify",
-            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25}, cycles=(1_200_000, 800_000, 1_200_000, 400_000), batch=128, lr=0.2,
-            augment=(0.4, 0.25, 0.25, 0.1), weight_decay=5e-4, warmup=0.15,
+            "cifar10-small-classifier",
+            "wrn_16_2",
+            "classify",
+            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25},
+            cycles=(1_200_000, 800_000, 1_200_000, 400_000),
+            batch=128,
+            lr=0.2,
+            augment=(0.4, 0.25, 0.25, 0.1),
+            weight_decay=5e-4,
+            warmup=0.15,
         ),
         Recipe("cifar10-small-denoiser", "unet_64_64", "denoise", **_DENOISER),
         # the same recipe at a third and at three and a half times the size
         Recipe("cifar10-small-narrow-denoiser", "unet_32_32", "denoise", **_DENOISER),
         Recipe("cifar10-small-wide-denoiser", "unet_128_128", "denoise", **_DENOISER),
         Recipe(
-            "svhn-small-classifier", "wrn_16_2", "classify", {"svhn/all": 1.0}, cycles=(560_000,), batch=128, lr=0.1,
-            augment=(0.5,), weight_decay=5e-4, warmup=0.15,
+            "svhn-small-classifier",
+            "wrn_16_2",
+            "classify",
+            {"svhn/all": 1.0},
+            cycles=(560_000,),
+            batch=128,
+            lr=0.1,
+            augment=(0.5,),
+            weight_decay=5e-4,
+            warmup=0.15,
         ),
-        Recipe("svhn-small-denoiser", "unet_64_64", "denoise", {"svhn/all": 1.0}, cycles=(400_000,), batch=64, lr=2e-3, ema=0.999),
         Recipe(
-            "imagenet-small-denoiser", "unet_64_96_128", "denoise", {"imagenet/all": 1.0}, cycles=(200_000,), batch=32, lr=1e-3, ema=0.9995,
+            "svhn-small-denoiser",
+            "unet_64_64",
+            "denoise",
+            {"svhn/all": 1.0},
+            cycles=(400_000,),
+            batch=64,
+            lr=2e-3,
+            ema=0.999,
+        ),
+        Recipe(
+            "imagenet-small-denoiser",
+            "unet_64_96_128",
+            "denoise",
+            {"imagenet/all": 1.0},
+            cycles=(200_000,),
+            batch=32,
+            lr=1e-3,
+            ema=0.9995,
         ),
         DefenceRecipe(
-            "cifar10-small-map-denoiser", "unet_64_64_map", "denoise-map",
-            **_DENOISER | {"cycles": (96_000,), "lr": 1e-3, "ema": 0.998}, start="cifar10-small-denoiser",
+            "cifar10-small-map-denoiser",
+            "unet_64_64_map",
+            "denoise-map",
+            **_DENOISER | {"cycles": (96_000,), "lr": 1e-3, "ema": 0.998},
+            start="cifar10-small-denoiser",
         ),
         DefenceRecipe("cifar10-small-pgd-at-linf", **_PGD_AT),
         DefenceRecipe("cifar10-small-pgd-at-l2", norm="L2", eps=0.5, **_PGD_AT),
         DefenceRecipe("cifar10-small-fast-at-linf", cycles=(180_000,), **_AT),
         DefenceRecipe(
-            "svhn-small-pgd-at-linf", **_PGD_AT | {"start": "svhn-small-classifier", "shares": {"svhn/all": 1.0}, "lr": 0.02}
-        ),  # with the other's learning rate, training on digits easily falls back to naming the most frequent one
+            "svhn-small-pgd-at-linf",
+            **_PGD_AT | {"start": "svhn-small-classifier", "shares": {"svhn/all": 1.0}, "lr": 0.02},
+            # with the other's learning rate, training on digits easily falls back to naming the
+            # most frequent one
+        ),
         DefenceRecipe(
             "imagenet-small-10-fast-at-linf",
-            **_AT | {
-                "network": "wrn_16_2_imagenette_32", "start": "cifar10-small-fast-at-linf", "shares": {"imagenet/all": 1.0},
-                "cycles": (32_000,), "augment": (0.5,), "eps": 4 / 255,
-            }
+            **_AT
+            | {
+                "network": "wrn_16_2_imagenette_32",
+                "start": "cifar10-small-fast-at-linf",
+                "shares": {"imagenet/all": 1.0},
+                "cycles": (32_000,),
+                "augment": (0.5,),
+                "eps": 4 / 255,
+            },
         ),
-        # At a rate of 0.1 the loss of the first steps rises: what the classifier knew is lost before the estimates are learnt.
-        DefenceRecipe("cifar10-small-me-net", task="me-net", cycles=(260_000,), lr=0.02, defence="me-net", **_FINE_TUNED),
+        # At a rate of 0.1 the loss of the first steps rises: what the classifier knew is lost
+        # before the estimates are learnt.
         DefenceRecipe(
-            "cifar10-small-atop", "unet_64_64", "atop", {"cifar10/jpeg": 0.5, "cifar10/lossless": 0.5}, cycles=(96_000,), batch=64,
-            lr=5e-4, augment=(0.0,), ema=0.995, defence="atop", start="cifar10-small-denoiser", classifier="cifar10-small-classifier",
+            "cifar10-small-me-net",
+            task="me-net",
+            cycles=(260_000,),
+            lr=0.02,
+            defence="me-net",
+            **_FINE_TUNED,
+        ),
+        DefenceRecipe(
+            "cifar10-small-atop",
+            "unet_64_64",
+            "atop",
+            {"cifar10/jpeg": 0.5, "cifar10/lossless": 0.5},
+            cycles=(96_000,),
+            batch=64,
+            lr=5e-4,
+            augment=(0.0,),
+            ema=0.995,
+            defence="atop",
+            start="cifar10-small-denoiser",
+            classifier="cifar10-small-classifier",
         ),
         Recipe(
-            "cifar10-small-pixelcnn", "pixelcnn_96", "likelihood", {"cifar10/lossless": 0.6, "cinic10/lossless": 0.4}, cycles=(200_000,),
-            batch=32, lr=2e-3, ema=0.999,
+            "cifar10-small-pixelcnn",
+            "pixelcnn_96",
+            "likelihood",
+            {"cifar10/lossless": 0.6, "cinic10/lossless": 0.4},
+            cycles=(200_000,),
+            batch=32,
+            lr=2e-3,
+            ema=0.999,
         ),
     )
-}  # fmt: skip
+}
 
 
-# ---- data and augmentation --------------------------------------------------------------------------------------------
+# ---- data and augmentation -----------------------------------------------------------------------
 
 
 def sources(recipe: Recipe, folder: str | None) -> tuple[dict[str, Images], Images]:
-    """The recipe's training images by source, and lossless images held out of all of them for the validation curve."""
+    """The recipe's training images by source, and lossless images held out of all of them for the
+    validation curve.
+    """
     splits = {"cifar10": "train", "cinic10": "test", "svhn": "train", "imagenet": "train"}
-    found = {name: lab_data.load(name, splits[name], folder) for name in {key.split("/")[0] for key in recipe.shares}}
+    found = {
+        name: lab_data.load(name, splits[name], folder)
+        for name in {key.split("/")[0] for key in recipe.shares}
+    }
     validation = None
     pools = {}
     for key in recipe.shares:
         name, kind = key.split("/")
         images = found[name]
-        pools[key] = images[(images.lossless == (kind == "lossless")).nonzero()[:, 0]] if kind != "all" else images
+        pools[key] = (
+            images[(images.lossless == (kind == "lossless")).nonzero()[:, 0]]
+            if kind != "all"
+            else images
+        )
         if validation is None and kind != "jpeg":
             order = torch.from_numpy(np.random.RandomState(0).permutation(len(pools[key])))
-            validation, pools[key] = pools[key][order[:N_VALIDATION]], pools[key][order[N_VALIDATION:]]
+            validation, pools[key] = (
+                pools[key][order[:N_VALIDATION]],
+                pools[key][order[N_VALIDATION:]],
+            )
     return pools, validation
 
 
-def draw(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
-    """One batch of raw pixels (n, h, w, 3) and labels, each row's source chosen by the recipe's shares."""
+def draw(
+    pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator
+) -> tuple[np.ndarray, Tensor]:
+    """One batch of raw pixels (n, h, w, 3) and labels, each row's source chosen by the recipe's
+    shares.
+    """
     keys = list(recipe.shares)
     choice = rng.choice(len(keys), recipe.batch, p=list(recipe.shares.values()))
     pixels, labels = [], []
@@ -208,7 +303,9 @@ def draw(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> 
     return np.stack(pixels), torch.tensor(labels)
 
 
-def shift_and_flip(pixels: np.ndarray, rng: np.random.Generator, pad: int, flip: bool = True) -> np.ndarray:
+def shift_and_flip(
+    pixels: np.ndarray, rng: np.random.Generator, pad: int, flip: bool = True
+) -> np.ndarray:
     """Random translation by up to `pad` pixels with reflection, and a random horizontal flip."""
     n, h, w, _ = pixels.shape
     padded = np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
@@ -225,41 +322,61 @@ def zoom(image: np.ndarray, rng: np.random.Generator, low: float = 0.65) -> np.n
     h = image.shape[0]
     side = int(round(h * rng.uniform(low, 1)))
     y, x = rng.integers(0, h - side + 1, 2)
-    return np.asarray(Image.fromarray(image[y : y + side, x : x + side]).resize((h, h), Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.fromarray(image[y : y + side, x : x + side]).resize((h, h), Image.Resampling.BILINEAR)
+    )
 
 
 def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Compress and decompress at a random quality: the bridge between lossless and compressed images."""
+    """Compress and decompress at a random quality: the bridge between lossless and compressed
+    images.
+    """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=int(rng.integers(20, 96)))
     return np.asarray(Image.open(buffer))
 
 
 def warp(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random rotation by up to 12 degrees, scale of 0.8 to 1.25 and shear, about the centre; edges are reflected."""
+    """A random rotation by up to 12 degrees, scale of 0.8 to 1.25 and shear, about the centre;
+    edges are reflected.
+    """
     h, pad = image.shape[0], image.shape[0] // 2
-    angle, scale, shear = math.radians(rng.uniform(-12, 12)), rng.uniform(0.8, 1.25), rng.uniform(-0.15, 0.15)
+    angle, scale, shear = (
+        math.radians(rng.uniform(-12, 12)),
+        rng.uniform(0.8, 1.25),
+        rng.uniform(-0.15, 0.15),
+    )
     a, b = scale * math.cos(angle), scale * (shear - math.sin(angle))
     c, d = scale * math.sin(angle), scale * math.cos(angle)
     centre, source = (h - 1) / 2, pad + (h - 1) / 2
     padded = Image.fromarray(np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect"))
     moved = (a, b, source - (a + b) * centre, c, d, source - (c + d) * centre)
-    return np.asarray(padded.transform((h, h), Image.Transform.AFFINE, moved, Image.Resampling.BILINEAR))
+    return np.asarray(
+        padded.transform((h, h), Image.Transform.AFFINE, moved, Image.Resampling.BILINEAR)
+    )
 
 
 def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random contrast, brightness and colour cast, and now and then the negative: a digit may be darker or lighter than its ground."""
+    """Random contrast, brightness and colour cast, and now and then the negative: a digit may be
+    darker or lighter than its ground.
+    """
     x = image.astype(np.float32)
     if rng.random() < 0.3:
         x = 255 - x
     mean = x.mean((0, 1))
     gain = rng.uniform(0.6, 1.4) * rng.uniform(0.85, 1.15, 3)
-    return ((x - mean) * gain + mean + rng.uniform(-30, 30) + rng.uniform(-10, 10, 3)).clip(0, 255).astype(np.uint8)
+    return (
+        ((x - mean) * gain + mean + rng.uniform(-30, 30) + rng.uniform(-10, 10, 3))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 
 def blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A Gaussian blur of up to one pixel, as the purified images of a small denoiser have."""
-    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.0))))
+    return np.asarray(
+        Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.0)))
+    )
 
 
 def cutout(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -279,7 +396,9 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
 
 
-def classifier_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator, augment: float) -> tuple[Tensor, Tensor]:
+def classifier_batch(
+    pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator, augment: float
+) -> tuple[Tensor, Tensor]:
     pixels, labels = draw(pools, recipe, rng)
     pixels = shift_and_flip(pixels, rng, pad=2 if recipe.digits else 4, flip=not recipe.digits)
     for i in range(len(pixels)):
@@ -291,10 +410,14 @@ def classifier_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Ge
 
 def denoiser_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Generator) -> Tensor:
     pixels, _ = draw(pools, recipe, rng)
-    return to_tensor(shift_and_flip(pixels, rng, pad=pixels.shape[1] // 16, flip=not recipe.digits)) * 2 - 1
+    return (
+        to_tensor(shift_and_flip(pixels, rng, pad=pixels.shape[1] // 16, flip=not recipe.digits))
+        * 2
+        - 1
+    )
 
 
-# ---- the tasks: loss on a batch, metrics on the validation images ---------------------------------------------------------
+# ---- the tasks: loss on a batch, metrics on the validation images --------------------------------
 
 
 def rng_of(recipe: Recipe, step: int) -> np.random.Generator:
@@ -303,7 +426,9 @@ def rng_of(recipe: Recipe, step: int) -> np.random.Generator:
 
 
 def classify_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step: int) -> Tensor:
-    x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
+    x, y = classifier_batch(
+        pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]]
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
         logits = net(x)
     return F.cross_entropy(logits.float(), y)
@@ -311,14 +436,22 @@ def classify_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step
 
 @torch.no_grad()
 def classify_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
-    return {"accuracy": float((net(validation.floats).argmax(1) == validation.labels).float().mean())}
+    return {
+        "accuracy": float((net(validation.floats).argmax(1) == validation.labels).float().mean())
+    }
 
 
 def denoise_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, step: int) -> Tensor:
-    """E || eps - eps_theta(x_t, t) ||^2 (Ho et al. 2020, Eq 14), t drawn towards the low levels that purification uses."""
+    """E || eps - eps_theta(x_t, t) ||^2 (Ho et al. 2020, Eq 14), t drawn towards the low levels
+    that purification uses.
+    """
     rng = rng_of(recipe, step)
     x0 = denoiser_batch(pools, recipe, rng)
-    t = torch.from_numpy(1 + np.floor(recipe.t_max * rng.random(len(x0)) ** recipe.t_power)).long().clamp(1, recipe.t_max)
+    t = (
+        torch.from_numpy(1 + np.floor(recipe.t_max * rng.random(len(x0)) ** recipe.t_power))
+        .long()
+        .clamp(1, recipe.t_max)
+    )
     eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
     xt = q_xt_x0(x0, t, eps, linear_schedule())
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
@@ -338,14 +471,19 @@ def denoise_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[
 
 
 def times_map(recipe: Recipe, rng: np.random.Generator, n: int, size: tuple[int, int]) -> Tensor:
-    """Maps of times (n, 1, h, w): each has two levels drawn as for `denoise_loss`, the first in a random share of blocks of 1, 2, 4 or 8
+    """Maps of times (n, 1, h, w): each has two levels drawn as for `denoise_loss`, the first in a
+    random share of blocks of 1, 2, 4 or 8
     pixels; one map in five has a single level."""
     maps = np.empty((n, 1, *size), dtype=np.int64)
     for i in range(n):
-        levels = np.clip(1 + np.floor(recipe.t_max * rng.random(2) ** recipe.t_power), 1, recipe.t_max)
+        levels = np.clip(
+            1 + np.floor(recipe.t_max * rng.random(2) ** recipe.t_power), 1, recipe.t_max
+        )
         side, share = int(rng.choice((1, 2, 4, 8))), rng.choice((0.0, rng.random()), p=(0.2, 0.8))
         blocks = rng.random([-(-length // side) for length in size]) < share
-        maps[i, 0] = np.where(np.kron(blocks, np.ones((side, side), dtype=bool))[: size[0], : size[1]], *levels)
+        maps[i, 0] = np.where(
+            np.kron(blocks, np.ones((side, side), dtype=bool))[: size[0], : size[1]], *levels
+        )
     return torch.from_numpy(maps)
 
 
@@ -369,13 +507,17 @@ def diffuse_map(x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def denoise_map_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
-    """Errors at one level, and where half of the pixels have 0.2 and the others 0.05: of all of these, and of a map that names the mean
+    """Errors at one level, and where half of the pixels have 0.2 and the others 0.05: of all of
+    these, and of a map that names the mean
     time for every pixel."""
     rng, x0 = np.random.default_rng(1), validation.floats * 2 - 1
     t = torch.from_numpy(np.where(rng.random((len(x0), 1, *x0.shape[-2:])) < 0.5, 200, 50))
     eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
     xt, blind = diffuse_map(x0, t, eps), torch.full((len(x0),), 125)
-    mixed = {"mse_mixed": float(F.mse_loss(net(xt, t), eps)), "mse_mixed_blind": float(F.mse_loss(net(xt, blind), eps))}
+    mixed = {
+        "mse_mixed": float(F.mse_loss(net(xt, t), eps)),
+        "mse_mixed_blind": float(F.mse_loss(net(xt, blind), eps)),
+    }
     return denoise_metrics(net, validation, recipe) | mixed
 
 
@@ -383,8 +525,17 @@ def noise_of(recipe: Recipe, step: int | str, n: int) -> Noise:
     return Noise(f"{recipe.name} {recipe.seed}", [f"{step} {i}" for i in range(n)], [0] * n)
 
 
-def ascend(predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, start: Tensor, ball: PGD, steps: int) -> Tensor:
-    """`steps` ascent steps on the cross-entropy from `start`, each followed by the projection to the ball around `images`."""
+def ascend(
+    predict: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    ball: PGD,
+    steps: int,
+) -> Tensor:
+    """`steps` ascent steps on the cross-entropy from `start`, each followed by the projection to
+    the ball around `images`.
+    """
     x = start
     for _ in range(steps):
         x = x.detach().requires_grad_()
@@ -393,40 +544,79 @@ def ascend(predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, 
     return x.detach()
 
 
-def attacked(predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: DefenceRecipe, step: int) -> Tensor:
-    """The attack inside training from a random start; one step of 1.25 eps is FGSM-RS (Wong et al. 2020, Alg 3)."""
+def attacked(
+    predict: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    recipe: DefenceRecipe,
+    step: int,
+) -> Tensor:
+    """The attack inside training from a random start; one step of 1.25 eps is FGSM-RS (Wong et al.
+    2020, Alg 3).
+    """
     ids = noise_of(recipe, step, len(images)).images
-    start = perturb_randomly(images, ids, recipe.norm, recipe.eps, f"{recipe.name} {recipe.seed}", corner=False)
-    return ascend(predict, images, labels, start, PGD(recipe.norm, recipe.eps, step=recipe.step * recipe.eps), recipe.inner)
+    start = perturb_randomly(
+        images, ids, recipe.norm, recipe.eps, f"{recipe.name} {recipe.seed}", corner=False
+    )
+    return ascend(
+        predict,
+        images,
+        labels,
+        start,
+        PGD(recipe.norm, recipe.eps, step=recipe.step * recipe.eps),
+        recipe.inner,
+    )
 
 
-def accuracies(predict: Callable[[Tensor], Tensor], validation: Images, recipe: DefenceRecipe, n: int) -> dict[str, float]:
-    """Accuracy on clean images and under 10 steps of PGD, which shows catastrophic overfitting, on the first `n` images."""
+def accuracies(
+    predict: Callable[[Tensor], Tensor], validation: Images, recipe: DefenceRecipe, n: int
+) -> dict[str, float]:
+    """Accuracy on clean images and under 10 steps of PGD, which shows catastrophic overfitting, on
+    the first `n` images.
+    """
     images, labels = validation.floats[:n], validation.labels[:n]
-    x_adv = ascend(predict, images, labels, images, PGD(recipe.norm, recipe.eps, step=recipe.eps / 4), 10)
+    x_adv = ascend(
+        predict, images, labels, images, PGD(recipe.norm, recipe.eps, step=recipe.eps / 4), 10
+    )
     with torch.no_grad():
-        correct = {name: (predict(x).argmax(1) == labels).float() for name, x in (("accuracy", images), ("pgd10", x_adv))}
+        correct = {
+            name: (predict(x).argmax(1) == labels).float()
+            for name, x in (("accuracy", images), ("pgd10", x_adv))
+        }
     return {name: float(c.mean()) for name, c in correct.items()}
 
 
-def adversarial_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
+def adversarial_loss(
+    net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int
+) -> Tensor:
     """The cross-entropy of attacked images (Madry et al. 2018, Eq 2.1)."""
-    x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
+    x, y = classifier_batch(
+        pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]]
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
         logits = net(attacked(net, x, y, recipe, step))
     return F.cross_entropy(logits.float(), y)
 
 
-def adversarial_metrics(net: nn.Module, validation: Images, recipe: DefenceRecipe) -> dict[str, float]:
+def adversarial_metrics(
+    net: nn.Module, validation: Images, recipe: DefenceRecipe
+) -> dict[str, float]:
     """Of all validation images, as many at once as memory holds where they are photographs."""
     parts = [validation[rows] for rows in torch.arange(len(validation)).split(64)]
     found = [accuracies(net, part, recipe, len(part)) for part in parts]
-    return {name: sum(len(p) * f[name] for p, f in zip(parts, found)) / len(validation) for name in found[0]}
+    return {
+        name: sum(len(p) * f[name] for p, f in zip(parts, found)) / len(validation)
+        for name in found[0]
+    }
 
 
-def me_net_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
+def me_net_loss(
+    net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int
+) -> Tensor:
     """The cross-entropy of images masked and estimated (Yang et al. 2019)."""
-    x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
+    x, y = classifier_batch(
+        pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]]
+    )
     x = recipe.settings().training_images(x, noise_of(recipe, step, len(x)))
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
         logits = net(x.contiguous(memory_format=torch.channels_last))
@@ -450,7 +640,16 @@ def likelihood_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, st
 @torch.no_grad()
 def likelihood_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
     levels = validation.pixels.float()
-    return {"bits": float(np.mean([float(pixeldefend.bits_per_dimension(net(part), part)) for part in levels.split(32)]))}
+    return {
+        "bits": float(
+            np.mean(
+                [
+                    float(pixeldefend.bits_per_dimension(net(part), part))
+                    for part in levels.split(32)
+                ]
+            )
+        )
+    }
 
 
 @cache
@@ -461,17 +660,28 @@ def fixed(name: str) -> nn.Module:
 
 def atop_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
     r"""Reconstruction and classification of images that fool the classifier alone,
-    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (after Lin et al. 2024; what differs: `atop.AToP`)."""
-    x, y = classifier_batch(pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]])
-    classifier, settings, noise = fixed(recipe.classifier), recipe.settings(), noise_of(recipe, step, len(x))
+    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (after Lin et al. 2024; what differs:
+    `atop.AToP`)."""
+    x, y = classifier_batch(
+        pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]]
+    )
+    classifier, settings, noise = (
+        fixed(recipe.classifier),
+        recipe.settings(),
+        noise_of(recipe, step, len(x)),
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
         x_adv = attacked(classifier, x, y, recipe, step)
         repaired = settings.purify(x_adv, noise, net)
         logits = classifier(repaired)
-    return 2 * F.l1_loss(repaired.float(), x) + atop.CLASSIFICATION_SHARE * F.cross_entropy(logits.float(), y)
+    return 2 * F.l1_loss(repaired.float(), x) + atop.CLASSIFICATION_SHARE * F.cross_entropy(
+        logits.float(), y
+    )
 
 
-def atop_metrics(net: nn.Module, validation: Images, recipe: DefenceRecipe, n: int = 128) -> dict[str, float]:
+def atop_metrics(
+    net: nn.Module, validation: Images, recipe: DefenceRecipe, n: int = 128
+) -> dict[str, float]:
     classifier, settings = fixed(recipe.classifier), recipe.settings()
     noise = noise_of(recipe, "validation", min(n, len(validation)))
     return accuracies(lambda z: classifier(settings.purify(z, noise, net)), validation, recipe, n)
@@ -491,12 +701,14 @@ KEEP_HIGHEST = {"adversarial": "pgd10"}
 
 
 def kept_entry(recipe: Recipe, log: list[dict]) -> dict:
-    """The log entry whose weights are kept: the first of the highest metric if the task has one in `KEEP_HIGHEST`, or else the last."""
+    """The log entry whose weights are kept: the first of the highest metric if the task has one in
+    `KEEP_HIGHEST`, or else the last.
+    """
     metric = KEEP_HIGHEST.get(recipe.task)
     return max(log, key=lambda entry: entry[metric]) if metric else log[-1]
 
 
-# ---- the loop -----------------------------------------------------------------------------------------------------------
+# ---- the loop ------------------------------------------------------------------------------------
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -510,7 +722,13 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
     if recipe.task in CLASSIFIER_TASKS:
-        return torch.optim.SGD(net.parameters(), recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(
+            net.parameters(),
+            recipe.lr,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=recipe.weight_decay,
+        )
     return torch.optim.Adam(net.parameters(), recipe.lr, betas=(0.9, 0.99))
 
 
@@ -526,26 +744,39 @@ def save_atomically(state: dict, path: Path) -> None:
 
 
 def earlier_cycles(recipe: Recipe, weights: Path) -> dict | None:
-    """The card of finished weights that the first cycles of `recipe` made, if that is how they were made.
+    """The card of finished weights that the first cycles of `recipe` made, if that is how they were
+    made.
 
-    At the end of a cycle the learning rate is zero: the weights and a fresh optimiser continue the run.
+    At the end of a cycle the learning rate is zero: the weights and a fresh optimiser continue the
+    run.
     """
     if not (path := weights / f"{recipe.name}.json").exists():
         return None
     card = json.loads(path.read_text())
     done = len(card["recipe"]["cycles"])
     shorter = asdict(replace(recipe, cycles=recipe.cycles[:done], augment=recipe.augment[:done]))
-    return card if done < len(recipe.cycles) and card["recipe"] == json.loads(json.dumps(shorter)) else None
+    return (
+        card
+        if done < len(recipe.cycles) and card["recipe"] == json.loads(json.dumps(shorter))
+        else None
+    )
 
 
 def train(
-    recipe: Recipe, folder: str | None = None, every: int = 250, progress: bool = True, runs: Path = RUNS, weights: Path = WEIGHTS
+    recipe: Recipe,
+    folder: str | None = None,
+    every: int = 250,
+    progress: bool = True,
+    runs: Path = RUNS,
+    weights: Path = WEIGHTS,
 ) -> tuple[nn.Module, list[dict]]:
-    """Run or continue a recipe; returns the network to keep (see `kept_entry`; averaged if the recipe says so) and its log, an entry per
+    """Run or continue a recipe; returns the network to keep (see `kept_entry`; averaged if the
+    recipe says so) and its log, an entry per
     `every` steps.
 
-    It continues from its checkpoint in `runs`, or else from weights in `weights` that earlier cycles of the same recipe made, or else
-    starts from the weights in `weights` that the recipe names, if it names any.
+    It continues from its checkpoint in `runs`, or else from weights in `weights` that earlier
+    cycles of the same recipe made, or else starts from the weights in `weights` that the recipe
+    names, if it names any.
     """
     pools, validation = sources(recipe, folder)
     loss_of, metrics_of = TASKS[recipe.task]
@@ -558,16 +789,28 @@ def train(
         net.load_state_dict(load_file(weights / f"{recipe.name}.safetensors"))
         step, log, seconds = card["images_seen"] // recipe.batch, card["curve"], card["seconds"]
     elif not checkpoint.exists() and isinstance(recipe, DefenceRecipe) and recipe.start:
-        # a network that extends the one it starts from keeps its own initial values where the other has none
-        net.load_state_dict(net.state_dict() | benches.load_network(recipe.start, folder=weights).state_dict())
+        # a network that extends the one it starts from keeps its own initial values where the other
+        # has none
+        net.load_state_dict(
+            net.state_dict() | benches.load_network(recipe.start, folder=weights).state_dict()
+        )
     average.load_state_dict(net.state_dict())
     kept = copied(average)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         if state["recipe"] != asdict(recipe):
             raise ValueError(f"{checkpoint} belongs to another recipe; move it away to start over")
-        net.load_state_dict(state["net"]), average.load_state_dict(state["average"]), opt.load_state_dict(state["opt"])
-        step, log, seconds, kept = state["step"], state["log"], state["seconds"], state.get("kept", state["average"])
+        (
+            net.load_state_dict(state["net"]),
+            average.load_state_dict(state["average"]),
+            opt.load_state_dict(state["opt"]),
+        )
+        step, log, seconds, kept = (
+            state["step"],
+            state["log"],
+            state["seconds"],
+            state.get("kept", state["average"]),
+        )
     total, losses, started = recipe.steps[-1], [], time.time()
     bar = tqdm(total=total, initial=step, desc=recipe.name, disable=not progress, mininterval=5)
     while step < total:
@@ -580,19 +823,36 @@ def train(
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         opt.step()
         step += 1
-        update_average(average, net, min(recipe.ema, (1 + step) / (10 + step)) if recipe.ema else 0.0)
+        update_average(
+            average, net, min(recipe.ema, (1 + step) / (10 + step)) if recipe.ema else 0.0
+        )
         losses.append(loss.item())
         bar.update()
         if step % every == 0 or step == total:
             average.eval()
-            entry = {"step": step, "images": step * recipe.batch, "loss": float(np.mean(losses)), **metrics_of(average, validation, recipe)}
+            entry = {
+                "step": step,
+                "images": step * recipe.batch,
+                "loss": float(np.mean(losses)),
+                **metrics_of(average, validation, recipe),
+            }
             log.append(entry | {"seconds": round(seconds + time.time() - started, 1)})
-            bar.set_postfix({k: f"{v:.4f}" for k, v in entry.items() if k not in ("step", "images")})
+            bar.set_postfix(
+                {k: f"{v:.4f}" for k, v in entry.items() if k not in ("step", "images")}
+            )
             if kept_entry(recipe, log) is log[-1]:
                 kept = copied(average)
-            state = {"recipe": asdict(recipe), "net": net.state_dict(), "average": average.state_dict(), "opt": opt.state_dict()}
+            state = {
+                "recipe": asdict(recipe),
+                "net": net.state_dict(),
+                "average": average.state_dict(),
+                "opt": opt.state_dict(),
+            }
             state |= {"kept": kept} if recipe.task in KEEP_HIGHEST else {}
-            save_atomically(state | {"step": step, "log": log, "seconds": seconds + time.time() - started}, checkpoint)
+            save_atomically(
+                state | {"step": step, "log": log, "seconds": seconds + time.time() - started},
+                checkpoint,
+            )
             losses = []
     bar.close()
     average.load_state_dict(kept)
@@ -615,25 +875,35 @@ def last_checkpoint(recipe: Recipe, runs: Path = RUNS) -> tuple[nn.Module, list[
     return net.eval(), state["log"]
 
 
-def export(recipe: Recipe, net: nn.Module, log: list[dict], folder: str | None, target: Path = WEIGHTS) -> Path:
+def export(
+    recipe: Recipe, net: nn.Module, log: list[dict], folder: str | None, target: Path = WEIGHTS
+) -> Path:
     """``weights/NAME.safetensors`` and its card: data, recipe, images seen, time, curve, sha256."""
     target.mkdir(exist_ok=True)
     path = target / f"{recipe.name}.safetensors"
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
     pools, _ = sources(recipe, folder)
-    digest = {key: hashlib.sha256("".join(sorted(p.ids)).encode()).hexdigest() for key, p in pools.items()}
+    digest = {
+        key: hashlib.sha256("".join(sorted(p.ids)).encode()).hexdigest() for key, p in pools.items()
+    }
     card = {
         "name": recipe.name,
         "network": recipe.network,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "parameters": sum(p.numel() for p in net.parameters()),
         "recipe": asdict(recipe),
-        "data": {key: {"images": len(p), "sha256 of sorted image ids": digest[key]} for key, p in pools.items()},
+        "data": {
+            key: {"images": len(p), "sha256 of sorted image ids": digest[key]}
+            for key, p in pools.items()
+        },
         "made from": {name: benches.card(name)["sha256"] for name in recipe.made_from},
         "kept": {k: v for k, v in kept_entry(recipe, log).items() if k not in ("loss", "seconds")},
         "images_seen": log[-1]["images"],
         "seconds": log[-1]["seconds"],
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__.split('+')[0]}",
+        "machine": (
+            f"{platform.machine()}, {torch.get_num_threads()} thread, torch"
+            f" {torch.__version__.split('+')[0]}"
+        ),
         "curve": log,
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
@@ -645,7 +915,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", choices=sorted(RECIPES))
     parser.add_argument("--data", help="folder of the parquet files (default: the usual search)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint instead of training on")
+    parser.add_argument(
+        "--export-only",
+        action="store_true",
+        help="write the weights of the last checkpoint instead of training on",
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     recipe = RECIPES[args.recipe]

@@ -1,7 +1,8 @@
 """A real browser over the built book: one Chromium, one server, axe-core by its pinned version.
 
 Needs Chromium (named in ``HETPURE_CHROMIUM``, or on the path) and ``make book``; without them the
-tests are skipped and say why. A test module imports the fixtures that it uses. Screenshots are kept in ``out/screenshots``.
+tests are skipped and say why. A test module imports the fixtures that it uses. Screenshots are kept
+in ``out/screenshots``.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ def axe() -> str:
     """The script of axe-core, by version and hash."""
     from hetpure_lab.report import npm
 
-    version, integrity = "4.14.1", (
-        "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
+    version, integrity = (
+        "4.14.1",
+        "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
     )
     package = npm.Package("axe-core", version, integrity, ("axe.min.js",))
     try:

@@ -1,4 +1,5 @@
-"""The live page in a real browser: from a file and over http, against PyTorch, attacking, with bad input, and where it cannot run.
+"""The live page in a real browser: from a file and over http, against PyTorch, attacking, with bad
+input, and where it cannot run.
 
 Needs Chromium: the one named by ``HETPURE_BROWSER``, or one on the path.
 """
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 WAIT = 120_000  # milliseconds that a loaded machine may take for what takes seconds
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,10 @@ class Visit:
         code = """async ([task, input]) => {
           const floats = (x) => Array.isArray(x) ? Float32Array.from(x) : x;
           const given = Object.fromEntries(Object.entries(input).map(([k, v]) => [k, floats(v)]));
-          const plain = (x) => ArrayBuffer.isView(x) ? Array.from(x) : Array.isArray(x) ? x.map(plain)
-            : x && typeof x === "object" ? Object.fromEntries(Object.entries(x).map(([k, v]) => [k, plain(v)])) : x;
+          const plain = (x) =>
+            ArrayBuffer.isView(x) ? Array.from(x) : Array.isArray(x) ? x.map(plain)
+            : x && typeof x === "object"
+              ? Object.fromEntries(Object.entries(x).map(([k, v]) => [k, plain(v)])) : x;
           return plain(await (await window.hetpure).ask(task, given));
         }"""
         return self.page.evaluate(code, [task, inputs])
@@ -156,7 +159,7 @@ def test_nothing_is_wider_than_the_window(visit, width, theme):
     visit.page.set_viewport_size({"width": 1280, "height": 900})
 
 
-# ---- parity ------------------------------------------------------------------------------------------------------------------
+# ---- parity --------------------------------------------------------------------------------------
 
 
 class Recording:
@@ -260,7 +263,7 @@ def test_a_task_that_fails_says_why_and_the_next_one_works(visit):
     assert len(visit.ask("look", image=[0.5] * 3072)["logits"]) == 10
 
 
-# ---- attacks -----------------------------------------------------------------------------------------------------------------
+# ---- attacks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["none", "uniform", "method"])
@@ -304,7 +307,7 @@ def test_stop_ends_the_attack_early_with_what_there_is(browser, folder):
     visit.page.close()
 
 
-# ---- bad input ---------------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -354,7 +357,9 @@ def test_a_picture_of_32_pixels_is_taken_as_it_is(visit, bench, tmp_path):
     )
     visit.settled()
     drawn = visit.page.evaluate(
-        """() => Array.from(document.querySelector("#live-where canvas").getContext("2d").getImageData(0, 0, 32, 32).data)"""
+        """() => Array.from(document.querySelector("#live-where
+        canvas").getContext("2d").getImageData(0, 0, 32, 32).data)
+        """
     )
     assert (np.reshape(drawn, (32, 32, 4))[..., :3] == image).all()
 

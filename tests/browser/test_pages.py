@@ -1,4 +1,6 @@
-"""Every page in a real browser: at the width of a desk and of a phone, light and dark, served and from files."""
+"""Every page in a real browser: at the width of a desk and of a phone, light and dark, served and
+from files.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import pytest
 from chromium import HTML, axe, chromium, screenshots, served  # noqa: F401  (fixtures)
 
 PAGES = sorted(
-    p.relative_to(HTML).as_posix() for room in ("book", "chapters") for p in HTML.glob(f"{room}/*.html")
+    p.relative_to(HTML).as_posix()
+    for room in ("book", "chapters")
+    for p in HTML.glob(f"{room}/*.html")
 )
 # Pages of one template, such as one page a claim: the first of each folder stands for the others.
 PAGES += [
@@ -14,7 +18,12 @@ PAGES += [
     for folder in sorted(HTML.glob("book/*/"))
     if any(folder.glob("*.html"))
 ]
-VIEWS = [("light", "desk", 1280), ("dark", "desk", 1280), ("dark", "phone", 390), ("light", "phone", 390)]
+VIEWS = [
+    ("light", "desk", 1280),
+    ("dark", "desk", 1280),
+    ("dark", "phone", 390),
+    ("light", "phone", 390),
+]
 JUDGED = [("light", "desk"), ("dark", "phone")]  # by axe: both schemes, both widths
 FROM_FILES = 3  # every third page waits for its formulas; all are opened
 SCROLLED = """async () => {
@@ -31,16 +40,20 @@ MEASURED = """() => {
   const wide = [...document.querySelectorAll("article *")].filter((e) => {
     const box = e.getBoundingClientRect();
     return box.width && box.right > innerWidth + 1
-      && !e.closest(".table-box, .cell_output, figure.wide, pre, .math, mjx-container, .slider, .preview");
+      && !e.closest(".table-box, .cell_output, figure.wide, pre, .math, mjx-container, .slider")
+      && !e.closest(".preview");
   });
   return {
     overflow: Math.max(0, document.documentElement.scrollWidth - innerWidth),
-    wide: wide.slice(0, 3).map((e) => e.tagName + "." + e.className + ": " + e.textContent.slice(0, 40)),
+    wide: wide.slice(0, 3)
+      .map((e) => e.tagName + "." + e.className + ": " + e.textContent.slice(0, 40)),
     empty: images.filter((i) => !i.naturalWidth).map((i) => i.src),
     silent: images.filter((i) => !i.hasAttribute("alt")).map((i) => i.src),
-    filtered: images.filter((i) => !["none", ""].includes(getComputedStyle(i).filter)).map((i) => i.src),
+    filtered: images.filter((i) => !["none", ""].includes(getComputedStyle(i).filter))
+      .map((i) => i.src),
     formulas: document.querySelectorAll("article .math").length,
-    unset: [...document.querySelectorAll("article .math")].filter((m) => !m.querySelector("mjx-container")).length,
+    unset: [...document.querySelectorAll("article .math")]
+      .filter((m) => !m.querySelector("mjx-container")).length,
     broken: document.querySelectorAll("article mjx-merror").length,
     verdicts: [...document.querySelectorAll("article .verdict")].filter((v) => v.offsetParent
       && v.getBoundingClientRect().right > innerWidth).length,
@@ -52,7 +65,9 @@ class Visit:
     """One page that goes from address to address, and what went wrong there."""
 
     def __init__(self, browser):
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+        self.context = browser.new_context(
+            viewport={"width": 1280, "height": 900}, color_scheme="light"
+        )
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.asked: list[str] = []
@@ -113,10 +128,8 @@ def serious(page, axe: str) -> list[str]:
     """What axe calls critical or serious, outside of formulas, in the text of the page."""
     if not page.evaluate("typeof axe === 'object'"):
         page.evaluate(axe + "; undefined")
-    found = page.evaluate(
-        """() => axe.run({include: [["main"]], exclude: [["mjx-container"]]},
-          {runOnly: ["wcag2a", "wcag2aa"], resultTypes: ["violations"], elementRef: false})"""
-    )
+    found = page.evaluate("""() => axe.run({include: [["main"]], exclude: [["mjx-container"]]},
+          {runOnly: ["wcag2a", "wcag2aa"], resultTypes: ["violations"], elementRef: false})""")
     return [
         f"{v['id']}: {n['html'][:120]} {n['any'][0]['message'][:120] if n['any'] else ''}"
         for v in found["violations"]

@@ -1,4 +1,6 @@
-"""What a reader does with the pages: search, toggle, hover, copy, download, filter, follow a deep link, change the theme."""
+"""What a reader does with the pages: search, toggle, hover, copy, download, filter, follow a deep
+link, change the theme.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def test_a_deep_link_lands_on_its_row(page, served):
 
 @pytest.mark.parametrize(
     "name, kind",
-    [("book/notation.html", "erratum"), ("chapters/02_attention_mask.html", "equation"), ("book/index.html", "references")],
+    [
+        ("book/notation.html", "erratum"),
+        ("chapters/02_attention_mask.html", "equation"),
+        ("book/index.html", "references"),
+    ],
 )
 @pytest.mark.parametrize("where", ["http", "file"])
 def test_a_link_shows_on_hover_what_it_leads_to(page, served, name, kind, where):
@@ -87,7 +93,10 @@ def test_a_long_table_folds_and_is_filtered(page, served):
     page.goto("about:blank")
     page.set_content(
         "<article><table class='long'><thead><tr><th>defence</th></tr></thead><tbody>"
-        + "".join(f"<tr><td><abbr class='spec' title='uniform:t=0.{i}'>noise {i}</abbr></td></tr>" for i in range(30))
+        + "".join(
+            f"<tr><td><abbr class='spec' title='uniform:t=0.{i}'>noise {i}</abbr></td></tr>"
+            for i in range(30)
+        )
         + "</tbody></table></article>"
     )
     page.add_script_tag(content=(HTML / "_static" / "hetpure.js").read_text())
@@ -105,7 +114,9 @@ def test_a_long_table_folds_and_is_filtered(page, served):
 
 def test_a_slider_moves_by_key_and_stands_still_without_script(page, chromium, served):
     frames = "".join(
-        f"<figure data-value='{v}'{' class=chosen' if v == 2 else ''}><figcaption>at {v}</figcaption></figure>" for v in (1, 2, 3)
+        f"<figure data-value='{v}'{' class=chosen' if v == 2 else ''}><figcaption>at"
+        f" {v}</figcaption></figure>"
+        for v in (1, 2, 3)
     )
     html = f"<div class=slider data-label=level>{frames}</div>"
     page.goto("about:blank")

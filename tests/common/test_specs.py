@@ -1,4 +1,6 @@
-"""Settings as text: what cannot be meant is one sentence that names it, and reading twice costs once."""
+"""Settings as text: what cannot be meant is one sentence that names it, and reading twice costs
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def test_a_number_that_is_none_is_named(value):
         specs.parse(f"pgd:eps={value}", ATTACKS)
 
 
-@pytest.mark.parametrize("text", ["pgd:iterations=2.5", "pgd:random_start=maybe", "pgd:taw=3", "hetpure:blocks=a"])
+@pytest.mark.parametrize(
+    "text", ["pgd:iterations=2.5", "pgd:random_start=maybe", "pgd:taw=3", "hetpure:blocks=a"]
+)
 def test_a_setting_that_cannot_be_meant_is_refused_every_time(text):
     for _ in range(2):  # errors are not kept
         with pytest.raises(ValueError, match="taw|, not '"):

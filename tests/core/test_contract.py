@@ -40,7 +40,7 @@ GREY = torch.full((1, 1, 2, 2), 0.5)
 METHOD = HetPure(tau=0.5, steps=4)
 
 
-# ---- any callable is a network ---------------------------------------------------------------------------------------------
+# ---- any callable is a network -------------------------------------------------------------------
 
 
 def test_functions_are_networks(images, classifier, denoiser):
@@ -55,7 +55,8 @@ def test_functions_are_networks(images, classifier, denoiser):
         answers += [logits, torch.autograd.grad(logits.square().sum(), x)[0]]
     assert torch.equal(answers[0], answers[2]) and torch.equal(answers[1], answers[3])
     assert torch.equal(
-        purify(images, lambda x: classifier(x), denoiser, METHOD, taps=taps), purify(images, classifier, denoiser, METHOD)
+        purify(images, lambda x: classifier(x), denoiser, METHOD, taps=taps),
+        purify(images, classifier, denoiser, METHOD),
     )
 
 
@@ -63,7 +64,10 @@ def test_taps_are_needed_only_by_a_purifier_that_looks(images, classifier, denoi
     """Without them the message lists the modules that could serve, and these do."""
     bare = nn.Sequential(OrderedDict(net=classifier, soft=nn.LogSoftmax(1)))
     assert Purified(bare, denoiser, QUICK)(images, IDS).shape == (4, 5)
-    with pytest.raises(ValueError, match=r"at least one tap, .*could serve: net\.block1, net\.block2, net\.block1\.0") as error:
+    with pytest.raises(
+        ValueError,
+        match=r"at least one tap, .*could serve: net\.block1, net\.block2, net\.block1\.0",
+    ) as error:
         Purified(bare, denoiser, METHOD)(images, IDS)
     for name in str(error.value).split(": ")[1].split(", "):
         assert Purified(bare, denoiser, METHOD, taps=[name])(images, IDS).isfinite().all()
@@ -72,11 +76,18 @@ def test_taps_are_needed_only_by_a_purifier_that_looks(images, classifier, denoi
 
 
 def test_taps_may_be_named(images, classifier, denoiser):
-    named, given = (Purified(classifier, denoiser, METHOD, taps=t) for t in (["block2"], [classifier.block2]))
+    named, given = (
+        Purified(classifier, denoiser, METHOD, taps=t) for t in (["block2"], [classifier.block2])
+    )
     assert torch.equal(named(images, IDS), given(images, IDS))
-    assert torch.equal(Purified(classifier, denoiser, METHOD, taps="block2")(images, IDS), given(images, IDS))
+    assert torch.equal(
+        Purified(classifier, denoiser, METHOD, taps="block2")(images, IDS), given(images, IDS)
+    )
     for wrong in (["block3"], [3], "layer"):
-        with pytest.raises(ValueError, match="taps must be modules of the classifier or their names, not .*; it has: block1, "):
+        with pytest.raises(
+            ValueError,
+            match="taps must be modules of the classifier or their names, not .*; it has: block1, ",
+        ):
             Purified(classifier, denoiser, METHOD, taps=wrong)
 
 
@@ -95,18 +106,26 @@ class OneByOne(nn.Module):
 def test_images_have_any_number_of_channels(channels):
     images = torch.rand(3, channels, 8, 8, generator=torch.Generator().manual_seed(0))
     net = OneByOne()
-    for purifier in (METHOD, QUICK, HetPure(steps=4, mask_kind="random", reading="multi-step", U=2)):
+    for purifier in (
+        METHOD,
+        QUICK,
+        HetPure(steps=4, mask_kind="random", reading="multi-step", U=2),
+    ):
         assert Purified(net, net, purifier, taps=["tap"])(images, [1, 2, 3]).shape == (3, 4)
         assert purify(images, net, net, purifier, taps=["tap"]).shape == images.shape
-    with pytest.raises(ValueError, match=f"the released code's maps need images of 3 channels, not {channels}"):
+    with pytest.raises(
+        ValueError, match=f"the released code's maps need images of 3 channels, not {channels}"
+    ):
         purify(images, net, net, HetPure(steps=20, reading="released"), taps=["tap"])
 
 
-# ---- the caller's networks stay as they are --------------------------------------------------------------------------------
+# ---- the caller's networks stay as they are ------------------------------------------------------
 
 
 class Awkward(nn.Module):
-    """A classifier that behaves otherwise in training, and keeps modules and weights where PyTorch does not look for them."""
+    """A classifier that behaves otherwise in training, and keeps modules and weights where PyTorch
+    does not look for them.
+    """
 
     def __init__(self):
         super().__init__()
@@ -128,17 +147,25 @@ class Awkward(nn.Module):
 
 def state(*networks: nn.Module) -> list:
     return [
-        ([m.training for m in n.modules()], [p.requires_grad for p in n.parameters()], [v.clone() for v in n.state_dict().values()])
+        (
+            [m.training for m in n.modules()],
+            [p.requires_grad for p in n.parameters()],
+            [v.clone() for v in n.state_dict().values()],
+        )
         for n in networks
     ]
 
 
 def same(a: list, b: list) -> bool:
-    return all(x[:2] == y[:2] and all(map(torch.equal, x[2], y[2])) for x, y in zip(a, b, strict=True))
+    return all(
+        x[:2] == y[:2] and all(map(torch.equal, x[2], y[2])) for x, y in zip(a, b, strict=True)
+    )
 
 
 def test_networks_come_back_as_they_were(images, denoiser):
-    """Neither making a defence nor any use of it changes mode, `requires_grad`, statistics or gradients of the caller's networks."""
+    """Neither making a defence nor any use of it changes mode, `requires_grad`, statistics or
+    gradients of the caller's networks.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classifier = Awkward().double()
@@ -156,7 +183,9 @@ def test_networks_come_back_as_they_were(images, denoiser):
 
 
 def test_networks_are_used_in_eval_mode(images, denoiser):
-    """Logits and gradients are those of the same networks that were put into eval mode and frozen beforehand."""
+    """Logits and gradients are those of the same networks that were put into eval mode and frozen
+    beforehand.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classifier = Awkward().double()
@@ -177,7 +206,9 @@ def test_a_view_follows_the_network(images, classifier, denoiser):
     with torch.no_grad():
         classifier.head.bias += 1
     assert torch.allclose(defended(images, IDS), first + 3, atol=1e-12)
-    assert {v.data_ptr() for v in frozen(classifier).state_dict().values()} == {p.data_ptr() for p in classifier.parameters()}
+    assert {v.data_ptr() for v in frozen(classifier).state_dict().values()} == {
+        p.data_ptr() for p in classifier.parameters()
+    }
     defended.float()
     assert defended(images.float(), IDS).dtype == torch.float32
 
@@ -186,19 +217,27 @@ def test_a_network_that_cannot_be_viewed_says_so(images, classifier, denoiser):
     """Scripted and patched networks are used as they are, once they are frozen."""
     scripted = torch.jit.trace(classifier, images)
     scripted.train()
-    with pytest.raises(ValueError, match=r"a compiled or patched .* must be frozen first: .eval\(\).requires_grad_\(False\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"a compiled or patched .* must be frozen first: .eval\(\).requires_grad_\(False\)",
+    ):
         Purified(scripted, denoiser, QUICK)(images, IDS)
     scripted.eval().requires_grad_(False)
     close = dict(rtol=0, atol=1e-12)
     torch.testing.assert_close(
-        Purified(scripted, denoiser, QUICK)(images, IDS), Purified(classifier, denoiser, QUICK)(images, IDS), **close
+        Purified(scripted, denoiser, QUICK)(images, IDS),
+        Purified(classifier, denoiser, QUICK)(images, IDS),
+        **close,
     )
 
 
-# ---- what networks return --------------------------------------------------------------------------------------------------
+# ---- what networks return ------------------------------------------------------------------------
 
 WRONG_DENOISERS = {
-    "one channel": (lambda x, t: x[:, :1], r"the denoiser returned \(4, 1, 8, 8\) for images \(4, 3, 8, 8\)"),
+    "one channel": (
+        lambda x, t: x[:, :1],
+        r"the denoiser returned \(4, 1, 8, 8\) for images \(4, 3, 8, 8\)",
+    ),
     "one row": (lambda x, t: x[:1], r"the denoiser returned \(1, 3, 8, 8\)"),
     "a scalar": (lambda x, t: x.mean(), r"the denoiser returned \(\)"),
     "learned variance": (lambda x, t: torch.cat([x, x], 1), "the first half of the channels"),
@@ -224,10 +263,19 @@ def test_what_a_denoiser_returns_is_checked(wrong, message, purifier, images, cl
 
 WRONG_CLASSIFIERS = {
     "NaN": (lambda x: x.flatten(1) * torch.nan, "the classifier's logits are not finite"),
-    "one NaN": (lambda x: F.pad(x.flatten(1), (0, 1), value=torch.nan), "the classifier's logits are not finite"),
+    "one NaN": (
+        lambda x: F.pad(x.flatten(1), (0, 1), value=torch.nan),
+        "the classifier's logits are not finite",
+    ),
     "infinity": (lambda x: x.flatten(1) / 0, "not finite"),
-    "labels": (lambda x: x.flatten(1).argmax(1), "the classifier returned torch.int64, not a float tensor"),
-    "one dimension": (lambda x: x.flatten(1).amax(1), r"the classifier returned \(4,\) for 4 images, not \(n, classes\)"),
+    "labels": (
+        lambda x: x.flatten(1).argmax(1),
+        "the classifier returned torch.int64, not a float tensor",
+    ),
+    "one dimension": (
+        lambda x: x.flatten(1).amax(1),
+        r"the classifier returned \(4,\) for 4 images, not \(n, classes\)",
+    ),
     "maps": (lambda x: x, r"the classifier returned \(4, 3, 8, 8\)"),
     "one row": (lambda x: x.flatten(1)[:1], r"the classifier returned \(1, 192\) for 4 images"),
     "an object": (lambda x: object(), "the classifier returned object"),
@@ -273,17 +321,23 @@ WRONG_TAPS = {
 
 @pytest.mark.parametrize("change", WRONG_TAPS.values(), ids=WRONG_TAPS)
 def test_activations_are_maps_of_channels(change, images, denoiser):
-    with pytest.raises(ValueError, match=r"a tap returned .* not \(n, c, h, w\): reshape tokens, permute channels"):
+    with pytest.raises(
+        ValueError, match=r"a tap returned .* not \(n, c, h, w\): reshape tokens, permute channels"
+    ):
         Purified(Tap(change), denoiser, METHOD, taps=["tap"])(images, IDS)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 12), (9, 7)])
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_activations_of_any_size_are_accepted(size, stride, denoiser):
-    """Also of a stride that does not divide the sides, and with as many channels as pixels on a side."""
+    """Also of a stride that does not divide the sides, and with as many channels as pixels on a
+    side.
+    """
     images = torch.rand(2, 3, *size, dtype=torch.float64)
     for channels in (1, 6, size[0] // stride, size[1]):
-        change = lambda a, c=channels: F.conv2d(a, torch.ones(c, 6, 3, 3).to(a), stride=stride, padding=1)
+        change = lambda a, c=channels: F.conv2d(
+            a, torch.ones(c, 6, 3, 3).to(a), stride=stride, padding=1
+        )
         maps = attention_maps(images, net := Tap(change), [net.tap])
         assert maps.shape == (2, 1, *size)
 
@@ -291,7 +345,11 @@ def test_activations_of_any_size_are_accepted(size, stride, denoiser):
 def test_activations_that_are_not_finite_never_become_a_mask(images, denoiser):
     for bad in (torch.nan, torch.inf):
         net = Tap(lambda a, bad=bad: F.pad(a[..., 1:], (1, 0), value=bad))
-        for method in (METHOD, HetPure(steps=20, reading="released"), HetPure(steps=4, mask_kind="top-fraction")):
+        for method in (
+            METHOD,
+            HetPure(steps=20, reading="released"),
+            HetPure(steps=4, mask_kind="top-fraction"),
+        ):
             with pytest.raises(ValueError, match="not finite"):
                 Purified(net, denoiser, method, taps=["tap"])(images, IDS)
 
@@ -315,11 +373,13 @@ def test_a_schedule_has_no_hole(place):
             Schedule(wrong)
 
 
-# ---- images ----------------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------
 
 
 def test_rounding_outside_the_interval_is_clamped_with_its_gradient(images, classifier, denoiser):
-    """Images that leave [0, 1] by less than 1e-6 give the logits of clamped ones, and every pixel has a gradient."""
+    """Images that leave [0, 1] by less than 1e-6 give the logits of clamped ones, and every pixel
+    has a gradient.
+    """
     defended = Purified(classifier, denoiser, METHOD)
     edge = images.clone()
     edge[:, :, 0], edge[:, :, 1] = 0, 1
@@ -329,8 +389,14 @@ def test_rounding_outside_the_interval_is_clamped_with_its_gradient(images, clas
     for z in (edge.requires_grad_(), x.requires_grad_()):
         logits = defended(z, IDS)
         gradients += [logits, torch.autograd.grad(logits.square().sum(), z)[0]]
-    assert torch.equal(gradients[0], gradients[2]) and torch.equal(gradients[1], gradients[3]) and (gradients[3] != 0).all()
-    assert torch.equal(purify(x.detach(), classifier, denoiser), purify(edge.detach(), classifier, denoiser))
+    assert (
+        torch.equal(gradients[0], gradients[2])
+        and torch.equal(gradients[1], gradients[3])
+        and (gradients[3] != 0).all()
+    )
+    assert torch.equal(
+        purify(x.detach(), classifier, denoiser), purify(edge.detach(), classifier, denoiser)
+    )
 
 
 def test_messages_show_by_how_much_images_leave_the_interval():
@@ -344,7 +410,10 @@ def test_other_precisions_work_or_say_what_is_wrong(images, classifier, denoiser
         networks = copy.deepcopy(classifier).to(dtype), copy.deepcopy(denoiser).to(dtype)
         assert Purified(*networks, METHOD)(images.to(dtype), IDS).dtype == dtype
         for other in {torch.float16, torch.float32, torch.float64} - {dtype}:
-            with pytest.raises(ValueError, match=f"images are {other} on cpu, but the weights of the .* are {dtype} on cpu"):
+            with pytest.raises(
+                ValueError,
+                match=f"images are {other} on cpu, but the weights of the .* are {dtype} on cpu",
+            ):
                 Purified(*networks, METHOD)(images.to(other), IDS)
 
 
@@ -353,7 +422,7 @@ def test_counts_may_be_numpy_integers():
     assert method == HetPure(steps=10, U=3) and repr(method) == repr(HetPure(steps=10, U=3))
 
 
-# ---- threads, processes, copies --------------------------------------------------------------------------------------------
+# ---- threads, processes, copies ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -379,7 +448,9 @@ def together(*works) -> list:
 @pytest.mark.parametrize("ready", [False, True], ids=["as made", "frozen"])
 @pytest.mark.parametrize("kind", ["one module", "replicas", "copies"])
 def test_threads_see_their_own_masks(kind, ready, images, classifier, denoiser, impatient):
-    """Hundreds of rounds on one module, on replicas as DataParallel makes them, and on shallow copies."""
+    """Hundreds of rounds on one module, on replicas as DataParallel makes them, and on shallow
+    copies.
+    """
     if ready:
         classifier.eval().requires_grad_(False), denoiser.eval().requires_grad_(False)
     defended = Purified(classifier, denoiser, HetPure(tau=0.5, steps=2))
@@ -397,12 +468,17 @@ def test_threads_see_their_own_masks(kind, ready, images, classifier, denoiser, 
     for _ in range(12):
         found = together(*(lambda m=m, p=p: several(m, *p) for m, p in zip(modules(), parts)))
         for expected, results in zip(alone, found):
-            assert all(torch.equal(mask, expected[0]) and torch.equal(logits, expected[1]) for mask, logits in results)
+            assert all(
+                torch.equal(mask, expected[0]) and torch.equal(logits, expected[1])
+                for mask, logits in results
+            )
     assert not any(m._forward_hooks for m in defended.modules())
 
 
 def replica(module: nn.Module) -> nn.Module:
-    """A replica on the same device, made as `torch.nn.parallel.replicate` makes it: weights are attributes, hooks are shared."""
+    """A replica on the same device, made as `torch.nn.parallel.replicate` makes it: weights are
+    attributes, hooks are shared.
+    """
     twins = {m: m._replicate_for_data_parallel() for m in module.modules()}
     for original, twin in twins.items():
         for name, child in original._modules.items():
@@ -440,14 +516,16 @@ def test_dask_workers_with_two_threads(images, classifier, denoiser):
     work = [images[i : i + n] for i in range(3) for n in (1, 2)] * 8
     expected = [defended(x, list(range(len(x)))) for x in work]
     with (
-        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(
+            1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster,
         distributed.Client(cluster) as client,
     ):
         futures = client.map(lambda x: defended(x, list(range(len(x)))), work, pure=False)
         assert all(map(torch.equal, client.gather(futures), expected))
 
 
-# ---- noise without ids is fresh --------------------------------------------------------------------------------------------
+# ---- noise without ids is fresh ------------------------------------------------------------------
 
 
 def starts(defended: Purified, images: Tensor) -> list[Tensor]:
@@ -457,7 +535,9 @@ def starts(defended: Purified, images: Tensor) -> list[Tensor]:
 
 
 def test_noise_without_ids_is_shared_with_nobody(images, classifier, denoiser):
-    """Not with a module built alike, a copy, a pickle, a replica, nor an earlier call of any of them."""
+    """Not with a module built alike, a copy, a pickle, a replica, nor an earlier call of any of
+    them.
+    """
     defended = Purified(classifier, denoiser, QUICK)
     family = [
         defended,
@@ -468,16 +548,27 @@ def test_noise_without_ids_is_shared_with_nobody(images, classifier, denoiser):
         replica(defended),
         replica(defended),
     ]
-    seen = torch.stack([x for _ in range(3) for member in family for x in starts(member, images[:1].repeat(2, 1, 1, 1))])
+    seen = torch.stack(
+        [
+            x
+            for _ in range(3)
+            for member in family
+            for x in starts(member, images[:1].repeat(2, 1, 1, 1))
+        ]
+    )
     assert len(seen.unique(dim=0)) == len(seen) == 3 * len(family) * 2
 
 
 def test_replicas_of_a_seeded_module_never_draw_the_same(images, classifier, denoiser):
-    """Two calls of DataParallel with two replicas each: four different noises, which a module with the same seed repeats in a row."""
+    """Two calls of DataParallel with two replicas each: four different noises, which a module with
+    the same seed repeats in a row.
+    """
     defended = Purified(classifier, denoiser, QUICK, seed="a seed")
     drawn = [starts(replica(defended), images[:1])[0] for _ in range(4)]
     again = Purified(classifier, denoiser, QUICK, seed="a seed")
-    assert torch.equal(torch.stack(drawn), torch.stack([starts(again, images[:1])[0] for _ in range(4)]))
+    assert torch.equal(
+        torch.stack(drawn), torch.stack([starts(again, images[:1])[0] for _ in range(4)])
+    )
     assert len(torch.stack(drawn).unique(dim=0)) == 4
 
 
@@ -487,7 +578,9 @@ def test_processes_share_noise_only_under_a_seed(seed, alike):
     defended = Purified(lambda x: x.flatten(1), lambda x, t: x, Uniform(steps=1), seed=seed)
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
-    children = [context.Process(target=lambda: answers.put(defended(GREY).tolist())) for _ in range(2)]
+    children = [
+        context.Process(target=lambda: answers.put(defended(GREY).tolist())) for _ in range(2)
+    ]
     for child in children:
         child.start()
     said = [answers.get() for _ in children]
@@ -499,7 +592,9 @@ def test_processes_share_noise_only_under_a_seed(seed, alike):
 def test_ids_without_a_seed_have_the_noise_of_seed_0(images, classifier, denoiser):
     """So that records keep their noise to the bit."""
     first, second = (Purified(classifier, denoiser, QUICK, **seed) for seed in ({}, {"seed": 0}))
-    assert torch.equal(first(images, IDS), second(images, IDS)) and first.noise(4, IDS) == Noise(0, IDS, [0] * 4)
+    assert torch.equal(first(images, IDS), second(images, IDS)) and first.noise(4, IDS) == Noise(
+        0, IDS, [0] * 4
+    )
 
 
 def waves(x: Tensor) -> Tensor:
@@ -510,10 +605,13 @@ def waves(x: Tensor) -> Tensor:
 
 
 def test_an_attack_without_ids_does_not_know_the_noise_it_is_scored_with():
-    """A one-step attack on one module leaves on another, built alike, what it leaves under an explicit other seed. Under the same seed it
+    """A one-step attack on one module leaves on another, built alike, what it leaves under an
+    explicit other seed. Under the same seed it
     knows the noise, and leaves far less."""
     n, labels = 600, torch.zeros(600, dtype=torch.long)
-    built = lambda **seed: Purified(waves, lambda x, t: torch.zeros_like(x), Uniform(0.1, 1), **seed)
+    built = lambda **seed: Purified(
+        waves, lambda x, t: torch.zeros_like(x), Uniform(0.1, 1), **seed
+    )
 
     def left(attacked: Purified, scored: Purified) -> float:
         x = torch.full((n, 3, 8, 8), 0.5, requires_grad=True)
@@ -521,13 +619,23 @@ def test_an_attack_without_ids_does_not_know_the_noise_it_is_scored_with():
         with torch.no_grad():
             return (scored(x + 0.01 * gradient.sign()).argmax(1) == labels).double().mean().item()
 
-    fresh, others, known = left(built(), built()), left(built(seed=0), built(seed=1)), left(built(seed=0), built(seed=0))
+    fresh, others, known = (
+        left(built(), built()),
+        left(built(seed=0), built(seed=1)),
+        left(built(seed=0), built(seed=0)),
+    )
     assert abs(fresh - others) < 4 * (2 * 0.25 / n) ** 0.5 and known < others - 0.4
 
 
 def test_the_public_names_are_listed():
-    assert sorted(hetpure_core.__all__) == sorted(set(hetpure_core.__all__)) and all(hasattr(hetpure_core, n) for n in hetpure_core.__all__)
-    own = {n for n, v in vars(hetpure_core).items() if not n.startswith("_") and getattr(v, "__module__", "") == "hetpure_core"}
+    assert sorted(hetpure_core.__all__) == sorted(set(hetpure_core.__all__)) and all(
+        hasattr(hetpure_core, n) for n in hetpure_core.__all__
+    )
+    own = {
+        n
+        for n, v in vars(hetpure_core).items()
+        if not n.startswith("_") and getattr(v, "__module__", "") == "hetpure_core"
+    }
     assert own <= set(hetpure_core.__all__)
 
 
@@ -537,14 +645,18 @@ def test_a_seeded_schedule_survives_its_travels():
     for like in (torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4, dtype=torch.float64)):
         signal, sigma = schedule.signal_and_noise(t, like)
         assert signal.dtype == like.dtype and signal.shape == (2, 1, 1, 1)
-        one = [torch.tensor(schedule.signal_and_noise(int(i), like)[0], dtype=like.dtype) for i in t]
+        one = [
+            torch.tensor(schedule.signal_and_noise(int(i), like)[0], dtype=like.dtype) for i in t
+        ]
         assert torch.equal(signal.flatten(), torch.stack(one))
         assert torch.allclose(signal.square() + sigma.square(), torch.ones_like(signal))
 
 
 def test_masks_of_threads_are_those_of_the_map(images, classifier):
     """The public pieces, too."""
-    maps = together(*(lambda: attention_maps(images, classifier, classifier.taps()) for _ in range(4)))
+    maps = together(
+        *(lambda: attention_maps(images, classifier, classifier.taps()) for _ in range(4))
+    )
     assert all(torch.equal(threshold_mask(m, 0.5), threshold_mask(maps[0], 0.5)) for m in maps)
 
 

@@ -1,4 +1,6 @@
-"""A purification with given noise and a given mask leaves PyTorch, and goes through the transforms of `torch.func`."""
+"""A purification with given noise and a given mask leaves PyTorch, and goes through the transforms
+of `torch.func`.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def given(defended: Purified, images: Tensor) -> tuple[Tensor, Tensor, dict[str,
 
 @every_purifier
 def test_given_noise_replays_a_purification(purifier, images, classifier, denoiser):
-    """With the draws that are listed, in the order of their use, the logits are those of the keyed noise, bit for bit."""
+    """With the draws that are listed, in the order of their use, the logits are those of the keyed
+    noise, bit for bit.
+    """
     defended = Purified(classifier, denoiser, purifier)
     images, mask, noise = given(defended, images)
     used = []
@@ -70,7 +74,13 @@ def test_given_noise_replays_a_purification(purifier, images, classifier, denois
 
 def test_noise_that_is_missing_or_misshapen_is_named(images, classifier, denoiser):
     defended = Purified(classifier, denoiser, Uniform(0.1, 2))
-    with pytest.raises(ValueError, match=r"the draw 'start' needs noise of the shape \(4, 3, 8, 8\); given: 'begin' \(1, 3, 8, 8\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"the draw 'start' needs noise of the shape \(4, 3, 8, 8\); given: 'begin' \(1, 3,"
+            r" 8, 8\)"
+        ),
+    ):
         defended.purify(images, GivenNoise({"begin": images[:1]}))
     with pytest.raises(ValueError, match=r"given: 'start' \(1, 3, 8, 8\)"):
         defended.purify(images, GivenNoise({"start": images[:1]}))
@@ -78,7 +88,9 @@ def test_noise_that_is_missing_or_misshapen_is_named(images, classifier, denoise
 
 @every_purifier
 def test_a_purification_exports(purifier, single):
-    """`torch.export`, with gradients on and the networks still trainable; other inputs of the same shapes give what they give here."""
+    """`torch.export`, with gradients on and the networks still trainable; other inputs of the same
+    shapes give what they give here.
+    """
     images, classifier, denoiser = single
     defended = Purified(classifier, denoiser, purifier)
     module, inputs = Defence(defended).eval(), given(defended, images[:2])
@@ -88,7 +100,9 @@ def test_a_purification_exports(purifier, single):
         torch.testing.assert_close(program(*x), module(*x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("purifier", [PURIFIERS["method"], PURIFIERS["uniform"]], ids=["method", "uniform"])
+@pytest.mark.parametrize(
+    "purifier", [PURIFIERS["method"], PURIFIERS["uniform"]], ids=["method", "uniform"]
+)
 def test_a_purification_runs_in_onnxruntime(purifier, single, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -107,14 +121,19 @@ def test_a_purification_runs_in_onnxruntime(purifier, single, tmp_path):
 
 @every_purifier
 def test_torch_func_takes_the_same_gradient(purifier, images, classifier, denoiser):
-    """`grad` and `jacrev` of the defence itself, with checkpoints asked for, whose tensor hooks they do not have."""
+    """`grad` and `jacrev` of the defence itself, with checkpoints asked for, whose tensor hooks
+    they do not have.
+    """
     defended = Purified(classifier, denoiser, purifier)
     loss = lambda x: defended(x, IDS).square().sum()
     x = images.clone().requires_grad_()
     expected = torch.autograd.grad(loss(x), x)[0]
     torch.testing.assert_close(torch.func.grad(loss)(images), expected, rtol=0, atol=1e-12)
     jacobian = torch.func.jacrev(lambda x: defended(x, IDS[:1]))(images[:1])
-    rows = [torch.autograd.grad(defended(z := images[:1].clone().requires_grad_(), IDS[:1])[0, k], z)[0] for k in range(5)]
+    rows = [
+        torch.autograd.grad(defended(z := images[:1].clone().requires_grad_(), IDS[:1])[0, k], z)[0]
+        for k in range(5)
+    ]
     torch.testing.assert_close(jacobian[0], torch.stack(rows), rtol=0, atol=1e-12)
 
 

@@ -1,4 +1,6 @@
-"""What the host does for one gradient on a device: how often it waits or copies, and what it draws."""
+"""What the host does for one gradient on a device: how often it waits or copies, and what it
+draws.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,21 @@ import hetpure_core
 from hetpure_core import HetPure, Noise, Purified, Uniform, draws_of, linear_schedule
 from hetpure_lab.attacks.gradients import loss_and_gradient
 
-READS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "unique", "_unique2", "masked_select"}  # a host waits for their result
+# a host waits for their result
+READS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "equal",
+    "is_nonzero",
+    "unique",
+    "_unique2",
+    "masked_select",
+}
 
 
 class HostWork(TorchDispatchMode):
-    """Counts what makes a host wait for a device, or moves data between them. Nothing is computed on the device `meta`: what would be
+    """Counts what makes a host wait for a device, or moves data between them. Nothing is computed
+    on the device `meta`: what would be
     read from it is taken for true, and what else needs a value raises."""
 
     def __init__(self):
@@ -31,7 +43,9 @@ class HostWork(TorchDispatchMode):
             self.counts[name] += 1
             return True
         out = function(*args, **(kwargs or {}))
-        devices = {a.device.type for a in (*args, out) if isinstance(a, Tensor) and a.dim() + a.numel() > 1}
+        devices = {
+            a.device.type for a in (*args, out) if isinstance(a, Tensor) and a.dim() + a.numel() > 1
+        }
         if name in ("_to_copy", "copy_", "_copy_from") and len(devices) > 1:
             self.counts[name] += 1
         return out
@@ -66,7 +80,9 @@ def test_a_gradient_waits_for_the_device_a_few_times(purifier, checkpointing, aw
     x = torch.empty(5, 3, 8, 8, device="meta", requires_grad=True)
     with HostWork() as work:
         torch.autograd.grad(defended(x, range(5)).sum(), x)
-    assert work.counts["_local_scalar_dense"] == 1 and work.counts.total() <= 2 + (purifier == PURIFIERS["released"])
+    assert work.counts["_local_scalar_dense"] == 1 and work.counts.total() <= 2 + (
+        purifier == PURIFIERS["released"]
+    )
     labels = torch.zeros(5, dtype=torch.long, device="meta")
     with HostWork() as work:
         loss_and_gradient(defended, x.detach(), labels, range(5), [0, 1])
@@ -74,13 +90,22 @@ def test_a_gradient_waits_for_the_device_a_few_times(purifier, checkpointing, aw
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 32])
-@pytest.mark.parametrize("purifier", [*PURIFIERS.values(), Uniform(0.2, 40, "ddpm")], ids=[*PURIFIERS, "segments"])
-def test_noise_that_is_drawn_ahead_is_the_same_noise(purifier, ahead, images, classifier, denoiser, monkeypatch):
+@pytest.mark.parametrize(
+    "purifier", [*PURIFIERS.values(), Uniform(0.2, 40, "ddpm")], ids=[*PURIFIERS, "segments"]
+)
+def test_noise_that_is_drawn_ahead_is_the_same_noise(
+    purifier, ahead, images, classifier, denoiser, monkeypatch
+):
     """Bit for bit, forwards and backwards, whatever the number of draws in a piece."""
     monkeypatch.setattr(hetpure_core, "AHEAD", ahead)
     defended, answers = Purified(classifier, denoiser, purifier), []
     mask = defended.mask(images, defended.noise(4, range(4)))
-    for wrap in (lambda noise: noise, lambda noise: hetpure_core._ahead(noise, [*draws_of(purifier, linear_schedule(), images.shape)])):
+    for wrap in (
+        lambda noise: noise,
+        lambda noise: hetpure_core._ahead(
+            noise, [*draws_of(purifier, linear_schedule(), images.shape)]
+        ),
+    ):
         x = images.clone().requires_grad_()
         purified = defended.purify(x, wrap(Noise(3, range(4), [0, 1, 2, 0])), mask)
         answers += [purified, torch.autograd.grad(purified.square().sum(), x)[0]]

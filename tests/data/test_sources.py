@@ -1,4 +1,6 @@
-"""Data: the parquet layout, the search order, the embedded sample, and every way in which a file can be wrong."""
+"""Data: the parquet layout, the search order, the embedded sample, and every way in which a file
+can be wrong.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,15 @@ def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
 def write_split(folder, n=5, labels=None, size=32, column="img", split="test"):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-    rows = [{"bytes": encoded(p, "JPEG" if i == 0 else "PNG"), "path": f"{i}"} for i, p in enumerate(pixels)]
+    rows = [
+        {"bytes": encoded(p, "JPEG" if i == 0 else "PNG"), "path": f"{i}"}
+        for i, p in enumerate(pixels)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{split}-00000-of-00001.parquet"
-    pd.DataFrame({column: rows, "label": list(range(n)) if labels is None else labels}).to_parquet(file)
+    pd.DataFrame({column: rows, "label": list(range(n)) if labels is None else labels}).to_parquet(
+        file
+    )
     return pixels, file
 
 
@@ -52,7 +59,11 @@ def test_reads_the_hub_layouts_bit_for_bit(tmp_path, place):
 
 
 def test_search_order(nowhere, monkeypatch, capsys):
-    for n, place in ((2, nowhere / "cache"), (3, nowhere / "checkout" / "shared" / "data"), (4, nowhere / "environment")):
+    for n, place in (
+        (2, nowhere / "cache"),
+        (3, nowhere / "checkout" / "shared" / "data"),
+        (4, nowhere / "environment"),
+    ):
         write_split(place / "cifar10", n)
         if n == 4:
             monkeypatch.setenv("HETPURE_DATA", str(place))
@@ -62,13 +73,24 @@ def test_search_order(nowhere, monkeypatch, capsys):
     assert len(data.load("cifar10", data=nowhere / "explicit")) == 5
 
 
-def test_the_sample_is_a_split_and_stands_in_for_another_only_where_that_is_asked_for(nowhere, capsys):
-    with pytest.raises(NoData, match="no test-NNNNN.* of cifar10 under .*the split 'sample' has the images that a package ships"):
+def test_the_sample_is_a_split_and_stands_in_for_another_only_where_that_is_asked_for(
+    nowhere, capsys
+):
+    with pytest.raises(
+        NoData,
+        match=(
+            "no test-NNNNN.* of cifar10 under .*the split 'sample' has the images that a package"
+            " ships"
+        ),
+    ):
         data.load("cifar10")
     sample = data.load("cifar10", "sample")
     assert len(sample) == 20 and sample.split == "sample" and sample.digest
     assert "20 images from the CIFAR-10 sample in Foolbox" in capsys.readouterr().err
-    assert data.load_or_sample("cifar10").ids == sample.ids and data.load_or_sample("cifar10").split == "sample"
+    assert (
+        data.load_or_sample("cifar10").ids == sample.ids
+        and data.load_or_sample("cifar10").split == "sample"
+    )
     assert "the CIFAR-10 sample in Foolbox" in capsys.readouterr().err
     with pytest.raises(DataError, match="no folder"):
         data.load_or_sample("cifar10", data=nowhere / "mistyped")
@@ -76,7 +98,10 @@ def test_the_sample_is_a_split_and_stands_in_for_another_only_where_that_is_aske
 
 def test_a_folder_that_is_named_is_the_only_one_looked_at(nowhere, monkeypatch):
     write_split(nowhere / "cache" / "cifar10", 3)
-    for place, message in ((nowhere / "mistyped", "HETPURE_DATA=.*mistyped is no folder"), (nowhere, "under HETPURE_DATA=")):
+    for place, message in (
+        (nowhere / "mistyped", "HETPURE_DATA=.*mistyped is no folder"),
+        (nowhere, "under HETPURE_DATA="),
+    ):
         monkeypatch.setenv("HETPURE_DATA", str(place))
         with pytest.raises(DataError, match=message):
             data.load("cifar10")
@@ -85,7 +110,9 @@ def test_a_folder_that_is_named_is_the_only_one_looked_at(nowhere, monkeypatch):
         data.load("cifar10", "foo")
 
 
-def test_a_split_has_one_digest_whatever_its_order_and_another_with_other_images_or_labels(tmp_path):
+def test_a_split_has_one_digest_whatever_its_order_and_another_with_other_images_or_labels(
+    tmp_path,
+):
     write_split(tmp_path / "a")
     whole = data.load("cifar10", data=tmp_path / "a", quiet=True)
     assert whole[torch.tensor([4, 2])].digest == whole.digest  # a part says of what
@@ -97,8 +124,13 @@ def test_a_split_has_one_digest_whatever_its_order_and_another_with_other_images
 
 def test_embedded_sample_is_lossless_cifar10():
     sample = data.embedded_sample(DATASETS["cifar10"])
-    assert sample.pixels.shape == (20, 3, 32, 32) and sample.lossless.all() and len(set(sample.ids)) == 20
-    assert sample.labels.tolist()[:4] == [3, 8, 8, 0]  # cat, ship, ship, airplane: the test set's well-known beginning
+    assert (
+        sample.pixels.shape == (20, 3, 32, 32)
+        and sample.lossless.all()
+        and len(set(sample.ids)) == 20
+    )
+    # cat, ship, ship, airplane: the test set's well-known beginning
+    assert sample.labels.tolist()[:4] == [3, 8, 8, 0]
 
 
 def test_ids_follow_pixels_not_rows(tmp_path):
@@ -136,13 +168,22 @@ def shards(folder, present, total):
 
 
 def deep(folder, mode):
-    """A picture of 16 bits per colour: grey ones have a mode of their own, of coloured ones Pillow keeps 8 bits without a word."""
+    """A picture of 16 bits per colour: grey ones have a mode of their own, of coloured ones Pillow
+    keeps 8 bits without a word.
+    """
     _, file = write_split(folder)
     if mode == "RGB":
-        chunk = lambda kind, content: struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        chunk = lambda kind, content: (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
         head = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
         rows = zlib.compress(32 * (b"\0" + 32 * 6 * b"\x12"))
-        content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+        content = (
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+        )
     else:
         content = encoded(np.full((32, 32), 4000, np.uint16))
     table = pd.read_parquet(file)
@@ -155,12 +196,27 @@ def deep(folder, mode):
     [
         (lambda p: shards(p, (0, 1), 3), "lacks 1 of 3 shards of test, such as number 2"),
         (lambda p: (shards(p, (0,), 1), shards(p, (0, 1), 2)), "two sets of shards, of 1 and of 2"),
-        (lambda p: write_split(p, labels=[0, 1, 2.5, 3, 4]), "row 2: a label is a whole number, not 2.5"),
-        (lambda p: write_split(p, labels=[0, 1, None, 3, 4]), "row 2: a label is a whole number, not nan"),
-        (lambda p: write_split(p, labels=list("abcde")), "row 0: a label is a whole number, not 'a'"),
+        (
+            lambda p: write_split(p, labels=[0, 1, 2.5, 3, 4]),
+            "row 2: a label is a whole number, not 2.5",
+        ),
+        (
+            lambda p: write_split(p, labels=[0, 1, None, 3, 4]),
+            "row 2: a label is a whole number, not nan",
+        ),
+        (
+            lambda p: write_split(p, labels=list("abcde")),
+            "row 0: a label is a whole number, not 'a'",
+        ),
         (lambda p: write_split(p, n=0), "has no images"),
-        (lambda p: deep(p, "I;16"), "row 1: the image cannot be decoded: it has more than 8 bits per colour"),
-        (lambda p: deep(p, "RGB"), "row 1: the image cannot be decoded: it has more than 8 bits per colour"),
+        (
+            lambda p: deep(p, "I;16"),
+            "row 1: the image cannot be decoded: it has more than 8 bits per colour",
+        ),
+        (
+            lambda p: deep(p, "RGB"),
+            "row 1: the image cannot be decoded: it has more than 8 bits per colour",
+        ),
         (damaged, "damaged or truncated"),
         (undecodable, "row 2: the image cannot be decoded"),
         (lambda p: write_split(p, labels=[0, 1, 2, 3, 10]), r"label 10 is out of range 0\.\.9"),
@@ -208,22 +264,39 @@ def test_a_finished_download_is_used_again(nowhere, monkeypatch):
     assert len(calls) == 1 and calls[0].startswith("https://")
 
 
-# ---- photographs and other data sets ---------------------------------------------------------------------------------------
+# ---- photographs and other data sets -------------------------------------------------------------
 
 
 def test_photographs_are_scaled_and_cut_not_squashed(tmp_path):
     wide = np.zeros((40, 80, 3), np.uint8)
     wide[:, 20:60] = 255  # the middle square is white, both sides are black
     rows = [{"bytes": encoded(wide), "path": "0"}]
-    pd.DataFrame({"image": rows, "label": [999]}).to_parquet(tmp_path / "validation-00000-of-00001.parquet")
-    images = data.load("imagenet", data=tmp_path, quiet=True)  # its test set is the validation split
-    assert images.pixels.shape == (1, 3, 128, 128) and images.pixels[..., 8:-8].min() == 255 and images.labels.tolist() == [999]
+    pd.DataFrame({"image": rows, "label": [999]}).to_parquet(
+        tmp_path / "validation-00000-of-00001.parquet"
+    )
+    # its test set is the validation split
+    images = data.load("imagenet", data=tmp_path, quiet=True)
+    assert (
+        images.pixels.shape == (1, 3, 128, 128)
+        and images.pixels[..., 8:-8].min() == 255
+        and images.labels.tolist() == [999]
+    )
 
 
 def test_imagenet_is_found_in_the_hub_layout(nowhere, monkeypatch):
-    write_split(nowhere / "environment" / "imagenet" / "data", 3, size=160, column="image", split="validation")
+    write_split(
+        nowhere / "environment" / "imagenet" / "data",
+        3,
+        size=160,
+        column="image",
+        split="validation",
+    )
     monkeypatch.setenv("HETPURE_DATA", str(nowhere / "environment"))
-    assert len(data.load("imagenet", "validation", quiet=True)) == len(data.load("imagenet", "test", quiet=True)) == 3
+    assert (
+        len(data.load("imagenet", "validation", quiet=True))
+        == len(data.load("imagenet", "test", quiet=True))
+        == 3
+    )
 
 
 def test_embedded_photographs_keep_their_labels():
@@ -233,23 +306,42 @@ def test_embedded_photographs_keep_their_labels():
 
 
 def test_absent_svhn_says_what_to_do(nowhere):
-    with pytest.raises(NoData, match=r"give its folder, set HETPURE_DATA, or let .*download=True.*no package ships a sample"):
+    with pytest.raises(
+        NoData,
+        match=(
+            r"give its folder, set HETPURE_DATA, or let .*download=True.*no package ships a sample"
+        ),
+    ):
         data.load("svhn")
 
 
 def test_stand_in_digits_say_that_they_are_not_svhn():
     digits = data.stand_in_digits()
-    assert digits.pixels.shape == (20, 3, 32, 32) and set(digits.labels.tolist()) <= set(range(10)) and digits.lossless.all()
+    assert (
+        digits.pixels.shape == (20, 3, 32, 32)
+        and set(digits.labels.tolist()) <= set(range(10))
+        and digits.lossless.all()
+    )
     assert "MNIST" in digits.source and "stand-in for SVHN" in digits.source
 
 
-def test_rows_that_the_networks_have_seen_are_left_out_of_the_official_test_file(tmp_path, monkeypatch):
+def test_rows_that_the_networks_have_seen_are_left_out_of_the_official_test_file(
+    tmp_path, monkeypatch
+):
     pixels, _ = write_split(tmp_path, 6, column="image")
-    monkeypatch.setitem(DATASETS, "svhn-unseen", replace(DATASETS["svhn-unseen"], trained_on=range(2, 5), official=6))
+    monkeypatch.setitem(
+        DATASETS,
+        "svhn-unseen",
+        replace(DATASETS["svhn-unseen"], trained_on=range(2, 5), official=6),
+    )
     kept = data.load("svhn-unseen", data=tmp_path, quiet=True)
-    assert kept.labels.tolist() == [0, 1, 5] and torch.equal(kept.pixels[2], torch.from_numpy(pixels[5]).permute(2, 0, 1))
-    assert len(data.load("svhn", data=tmp_path, quiet=True)) == 6  # networks from elsewhere have seen none of them
+    assert kept.labels.tolist() == [0, 1, 5] and torch.equal(
+        kept.pixels[2], torch.from_numpy(pixels[5]).permute(2, 0, 1)
+    )
+    # networks from elsewhere have seen none of them
+    assert len(data.load("svhn", data=tmp_path, quiet=True)) == 6
     with pytest.raises(DataError, match="no subset of svhn-unseen"):
         data.load("svhn-unseen", "test512", data=tmp_path)  # it holds images that were trained on
     monkeypatch.setitem(DATASETS, "svhn-unseen", replace(DATASETS["svhn-unseen"], official=7))
-    assert len(data.load("svhn-unseen", data=tmp_path, quiet=True)) == 6  # another file of that name is read whole
+    # another file of that name is read whole
+    assert len(data.load("svhn-unseen", data=tmp_path, quiet=True)) == 6

@@ -1,4 +1,6 @@
-"""A cluster started by hand, as people start one: `dask scheduler`, two `dask worker`, and ``hetpure run --scheduler``."""
+"""A cluster started by hand, as people start one: `dask scheduler`, two `dask worker`, and
+``hetpure run --scheduler``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,17 @@ from hetpure_lab.evidence import Experiment, records, workers
 from hetpure_lab.evidence import command as loaded  # noqa: F401
 
 ATTACK = "pgd:iterations=2,eot=2,confirm=0"
-RUN = ["run", "--defence", "uniform:t=0.05,steps=1", "--attack", ATTACK, "--split", "sample", "--n-images", "16"]
+RUN = [
+    "run",
+    "--defence",
+    "uniform:t=0.05,steps=1",
+    "--attack",
+    ATTACK,
+    "--split",
+    "sample",
+    "--n-images",
+    "16",
+]
 RUN += ["--K", "3", "--batch", "1"]
 EXPERIMENT = Experiment("uniform:t=0.05,steps=1", ATTACK, split="sample", K=3)
 FATE = ("label", "iterations", "delta", "adversarial", "clean", "null", "config", "code", "data")
@@ -39,14 +51,32 @@ class Cluster:
     def dask(self, *words: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "dask", *words, *self.security]
         with (self.folder / "cluster.log").open("ab") as log:
-            self.started.append(subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=os.environ))
+            self.started.append(
+                subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=os.environ)
+            )
         return self.started[-1]
 
     def __enter__(self) -> Cluster:
         port = free_port()
         self.address = f"{self.scheme}://127.0.0.1:{port}"
-        self.dask("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--protocol", self.scheme)
-        options = ("--nthreads", "2", "--no-nanny", "--no-dashboard", "--local-directory", str(self.folder))
+        self.dask(
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--no-dashboard",
+            "--protocol",
+            self.scheme,
+        )
+        options = (
+            "--nthreads",
+            "2",
+            "--no-nanny",
+            "--no-dashboard",
+            "--local-directory",
+            str(self.folder),
+        )
         self.workers = [self.dask("worker", self.address, *options) for _ in range(2)]
         return self
 
@@ -59,7 +89,9 @@ class Cluster:
 def started_run(results: Path, address: str, *more: str) -> subprocess.Popen:
     env = os.environ | {"HETPURE_RESULTS": str(results)}
     command = [sys.executable, "-m", "hetpure_lab", *RUN, "--scheduler", address, *more]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def until_there_is(path: Path, process: subprocess.Popen, seconds: float = 240) -> None:
@@ -92,7 +124,12 @@ def test_the_command_works_on_a_cluster_and_survives_a_killed_worker(tmp_path):
 def test_several_processes_share_an_experiment_and_take_over_from_a_killed_one(tmp_path):
     path, env = EXPERIMENT.path(tmp_path), os.environ | {"HETPURE_RESULTS": str(tmp_path)}
     command = [sys.executable, "-m", "hetpure_lab", *RUN]
-    processes = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [
+        subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
     until_there_is(path, processes[0])
     processes[1].send_signal(signal.SIGKILL)
     for process in (processes[0], processes[2]):
@@ -131,7 +168,22 @@ def test_something_else_that_listens_is_no_scheduler(capsys):
 def certificates(folder: Path) -> tuple[str, str]:
     """A certificate that is its own authority, and its key."""
     cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=hetpure", "-keyout", key, "-out", cert]
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=hetpure",
+        "-keyout",
+        key,
+        "-out",
+        cert,
+    ]
     try:
         subprocess.run(made, check=True, capture_output=True)
     except FileNotFoundError:
@@ -143,7 +195,16 @@ def test_tls_is_used_where_it_is_asked_for_and_strangers_are_refused(tmp_path):
     cert, key = certificates(tmp_path)
     security = ("--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
     with Cluster(tmp_path, "tls", security) as cluster:
-        run = started_run(tmp_path / "results", cluster.address, "--tls-ca", cert, "--tls-cert", cert, "--tls-key", key)
+        run = started_run(
+            tmp_path / "results",
+            cluster.address,
+            "--tls-ca",
+            cert,
+            "--tls-cert",
+            cert,
+            "--tls-key",
+            key,
+        )
         assert run.communicate(timeout=300) and run.returncode == 0
         assert len(evidence.read(EXPERIMENT.path(tmp_path / "results"))) == 16
         other = tmp_path / "other"

@@ -16,9 +16,15 @@ def used(defence: str, attack: str = "pgd") -> set[str]:
 
 def test_an_experiment_depends_on_its_own_purifier_and_attack_only():
     shared = used("none")
-    assert {"hetpure_core.py", "hetpure_lab/attacks/pgd.py", "hetpure_lab/networks/benches.py"} <= shared
+    assert {
+        "hetpure_core.py",
+        "hetpure_lab/attacks/pgd.py",
+        "hetpure_lab/networks/benches.py",
+    } <= shared
     more = used("lorid") - shared
-    assert "hetpure_lab/defences/lorid.py" in more and all(name.startswith("hetpure_lab/defences/") for name in more)
+    assert "hetpure_lab/defences/lorid.py" in more and all(
+        name.startswith("hetpure_lab/defences/") for name in more
+    )
     assert used("hetpure") == shared  # it lives in the core
     assert not any(name.endswith("registry.py") for name in used("adp", "square"))
     assert "hetpure_lab/attacks/autoattack.py" in used("none", "square") - shared
@@ -45,10 +51,17 @@ def test_a_plug_in_counts_with_its_file(tmp_path, monkeypatch):
 def test_live_results_are_kept_apart_by_all_sources_that_decide_them(monkeypatch):
     before = code.fingerprint()
     assert regenerate.LIVE.name == before
-    for source in ("hetpure_lab/attacks/pgd.py", "hetpure_lab/evidence/engine.py", "hetpure_lab/defences/lorid.py"):
+    for source in (
+        "hetpure_lab/attacks/pgd.py",
+        "hetpure_lab/evidence/engine.py",
+        "hetpure_lab/defences/lorid.py",
+    ):
         assert code.fingerprint(code.CODE | {source: "edited"}) != before
 
 
 def test_records_are_read_and_listed_without_loading_torch():
-    script = "import sys\nfrom hetpure_lab.evidence import claims, listing, manifest, records\nassert 'torch' not in sys.modules"
+    script = (
+        "import sys\nfrom hetpure_lab.evidence import claims, listing, manifest, records\nassert"
+        " 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -20,7 +20,10 @@ RNG = np.random.default_rng(0)
 def records(attacked, clean=None, K=20):
     rows = {}
     for i, rate in enumerate(attacked):
-        labels = lambda share: {"labels": [0] * round(share * K) + [1] * (K - round(share * K)), "soft": 0}
+        labels = lambda share: {
+            "labels": [0] * round(share * K) + [1] * (K - round(share * K)),
+            "soft": 0,
+        }
         now = labels(1.0 if clean is None else clean[i])
         rows[str(i)] = {"label": 0, "adversarial": labels(rate), "clean": now, "null": now}
     return rows
@@ -58,7 +61,12 @@ def test_at_the_floor_nothing_is_decided():
 
 
 def test_a_difference_of_clean_accuracy_is_said():
-    known = Known({("hetpure", "pgd", 0): records([0.5] * 20, [0.9] * 20), ("at", "pgd", 0): records([0.1] * 20, [0.7] * 20)})
+    known = Known(
+        {
+            ("hetpure", "pgd", 0): records([0.5] * 20, [0.9] * 20),
+            ("at", "pgd", 0): records([0.1] * 20, [0.7] * 20),
+        }
+    )
     judged = known.rivals("hetpure", "pgd")["at", "adversarial"]
     assert judged.word == "higher" and "clean accuracy differs by 20.0" in judged.beside
     assert judged.opposite.word == "lower" and judged.opposite.clean.value == pytest.approx(-0.2)
@@ -87,15 +95,23 @@ def test_only_the_papers_own_networks_falsify(claimed, difference, scale, word):
 
 def test_scales():
     at = compare.scale
-    assert at("cifar10-paper-wrn70", 64) == "paper" and at("cifar10-independent", 64) == "independent"
+    assert (
+        at("cifar10-paper-wrn70", 64) == "paper" and at("cifar10-independent", 64) == "independent"
+    )
     assert at("svhn-independent-classifier-only", 64) == at("cifar10-small", 64) == "small"
-    assert {at("cifar10-small", 63), at("cifar10-paper", 64, stand_in=True), at("a", 99, floor=True)} == {"toy"}
+    assert {
+        at("cifar10-small", 63),
+        at("cifar10-paper", 64, stand_in=True),
+        at("a", 99, floor=True),
+    } == {"toy"}
 
 
 def test_one_comparison_has_one_answer_however_it_is_asked():
     bench = compare.known("cifar10-small")
     assert len(bench.cells) > 100
-    for grid, found in ((n, ablations.records(ablations.experiments(n))) for n in ("tau", "mask", "order")):
+    for grid, found in (
+        (n, ablations.records(ablations.experiments(n))) for n in ("tau", "mask", "order")
+    ):
         reference = ablations.GRIDS[grid].reference
         table, both = ablations.against(found, reference), ablations.established({grid: found})
         for label in table.index:
@@ -132,7 +148,9 @@ def test_the_interval_holds_a_little_less_often_than_it_says(n, least):
     values = RNG.choice([0, 0, 0.1, 0.4, -0.1], 128)
     share = compare.coverage(values, n, samples=300, resamples=200)
     assert least <= share <= 0.98
-    assert compare.coverage(values, n, samples=50, resamples=50) == compare.coverage(values, n, samples=50, resamples=50)
+    assert compare.coverage(values, n, samples=50, resamples=50) == compare.coverage(
+        values, n, samples=50, resamples=50
+    )
 
 
 def test_the_distance_at_equal_clean_accuracy_needs_two_levels():

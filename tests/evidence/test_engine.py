@@ -1,4 +1,6 @@
-"""Evidence: what was acknowledged is there, nothing counts twice, and a killed run continues where it was."""
+"""Evidence: what was acknowledged is there, nothing counts twice, and a killed run continues where
+it was.
+"""
 
 from __future__ import annotations
 
@@ -44,52 +46,96 @@ def test_specs_round_trip_and_refuse_nonsense():
             specs.parse(bad, DEFENCES)
 
 
-@pytest.mark.parametrize("text", ["pgd:eps=2/255", "pgd:norm=L2,eps=0.5", "pgd:eps=1/510", "pgd", "pgd:eps=4/255,eot=4"])
+@pytest.mark.parametrize(
+    "text", ["pgd:eps=2/255", "pgd:norm=L2,eps=0.5", "pgd:eps=1/510", "pgd", "pgd:eps=4/255,eot=4"]
+)
 def test_radii_are_shown_as_people_write_them_and_mean_the_same(text):
     written = specs.normal(text, ATTACKS)
-    assert specs.normal(specs.readable(written), ATTACKS) == written == specs.normal(specs.readable(text), ATTACKS)
+    assert (
+        specs.normal(specs.readable(written), ATTACKS)
+        == written
+        == specs.normal(specs.readable(text), ATTACKS)
+    )
     assert specs.readable(written) == (text if "510" not in text else written)
     assert specs.readable("hetpure:steps=2,U=3") == "hetpure:steps=2,U=3"
 
 
 def test_an_experiment_is_its_settings_not_its_wording():
     assert Experiment("hetpure", FAST).key == Experiment("hetpure:tau=0.8,U=10", FAST).key
-    assert len({Experiment(d, FAST).key for d in ("hetpure", "hetpure:tau=0.7", "uniform", "none")}) == 4
+    assert (
+        len({Experiment(d, FAST).key for d in ("hetpure", "hetpure:tau=0.7", "uniform", "none")})
+        == 4
+    )
 
 
 def test_records_are_complete_and_reproducible(images, tmp_path):
     experiment = Experiment("uniform:steps=2", FAST, K=3)
-    first = evidence.run(experiment, images[torch.arange(5)], progress=False, batch=2, results=tmp_path / "a")
-    again = evidence.run(experiment, images[torch.tensor([4, 2, 0, 1, 3])], progress=False, batch=5, results=tmp_path / "b")
+    first = evidence.run(
+        experiment, images[torch.arange(5)], progress=False, batch=2, results=tmp_path / "a"
+    )
+    again = evidence.run(
+        experiment,
+        images[torch.tensor([4, 2, 0, 1, 3])],
+        progress=False,
+        batch=5,
+        results=tmp_path / "b",
+    )
     for key, record in first.items():
-        assert {k: record[k] for k in ("adversarial", "clean", "null")} == {k: again[key][k] for k in ("adversarial", "clean", "null")}
-        assert {"config", "source", "code", "commit", "libraries", "device", "seconds", "denoiser_calls"} <= set(record)
+        assert {k: record[k] for k in ("adversarial", "clean", "null")} == {
+            k: again[key][k] for k in ("adversarial", "clean", "null")
+        }
+        assert {
+            "config",
+            "source",
+            "code",
+            "commit",
+            "libraries",
+            "device",
+            "seconds",
+            "denoiser_calls",
+        } <= set(record)
     row = evidence.summary(experiment.path(tmp_path / "a"))
-    assert (row["n"], row["K"], row["norm"], row["defence"]) == (5, 3, "Linf", "uniform:t=0.1,steps=2")
+    assert (row["n"], row["K"], row["norm"], row["defence"]) == (
+        5,
+        3,
+        "Linf",
+        "uniform:t=0.1,steps=2",
+    )
 
 
 def test_only_missing_images_run(images, tmp_path, monkeypatch):
     experiment, seen = Experiment("none", FAST), []
     inner = evidence.evaluate
-    monkeypatch.setattr(engine, "evaluate", lambda e, d, a, rows, *rest: seen.extend(rows.ids) or inner(e, d, a, rows, *rest))
+    monkeypatch.setattr(
+        engine,
+        "evaluate",
+        lambda e, d, a, rows, *rest: seen.extend(rows.ids) or inner(e, d, a, rows, *rest),
+    )
     evidence.run(experiment, images.take(3), progress=False, results=tmp_path)
     evidence.run(experiment, images.take(5), progress=False, results=tmp_path)
     assert seen == images.take(5).ids
 
 
 def test_adversarial_images_can_be_rebuilt(images, tmp_path):
-    found = evidence.run(Experiment("none", "pgd:iterations=3,eot=1"), images, progress=False, results=tmp_path)
+    found = evidence.run(
+        Experiment("none", "pgd:iterations=3,eot=1"), images, progress=False, results=tmp_path
+    )
     rebuilt = evidence.adversarial_images(images, found)
     difference = rebuilt.short() - images.pixels.short()
     assert rebuilt.dtype == torch.uint8 and 0 < difference.abs().max() <= 8
 
 
 def test_exported_pngs_are_the_stored_images(images, tmp_path):
-    found = evidence.run(Experiment("none", "pgd:iterations=3,eot=1"), images, progress=False, results=tmp_path)
+    found = evidence.run(
+        Experiment("none", "pgd:iterations=3,eot=1"), images, progress=False, results=tmp_path
+    )
     paths = pixels.export(images, found, tmp_path / "png")
     assert [p.stem for p in paths] == images.ids and len(set(images.ids)) == len(images)
     for i, path in enumerate(paths):
-        read_back = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1).short() - images.pixels[i].short()
+        read_back = (
+            torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1).short()
+            - images.pixels[i].short()
+        )
         assert torch.equal(read_back, pixels.unpack(found[path.stem]["delta"], (3, 32, 32)).short())
         assert read_back.abs().max() <= 8
     rows = (tmp_path / "png/labels.csv").read_text().splitlines()
@@ -108,12 +154,22 @@ def test_objects_name_an_experiment_as_well_as_specs_do():
 
 
 def test_a_record_says_what_made_it(images, tmp_path):
-    """Also how often the denoiser ran: 2 steps in one gradient (4 if recomputed), and in 3 x 2 purifications."""
-    (record,) = evidence.run(Experiment("uniform:steps=2", FAST, K=2), images.take(1), progress=False, results=tmp_path).values()
+    """Also how often the denoiser ran: 2 steps in one gradient (4 if recomputed), and in 3 x 2
+    purifications.
+    """
+    (record,) = evidence.run(
+        Experiment("uniform:steps=2", FAST, K=2), images.take(1), progress=False, results=tmp_path
+    ).values()
     assert record["denoiser_calls"] in (2 + 3 * 2 * 2, 4 + 3 * 2 * 2)
-    assert record["code"]["hetpure_core.py"] == hashlib.sha256((ROOT / "hetpure_core.py").read_bytes()).hexdigest()[:12]
+    assert (
+        record["code"]["hetpure_core.py"]
+        == hashlib.sha256((ROOT / "hetpure_core.py").read_bytes()).hexdigest()[:12]
+    )
     assert record["libraries"]["torch"] == torch.__version__.split("+")[0]
-    assert record["config"]["weights"].keys() == {"cifar10-small-classifier", "cifar10-small-denoiser"}
+    assert record["config"]["weights"].keys() == {
+        "cifar10-small-classifier",
+        "cifar10-small-denoiser",
+    }
 
 
 def test_code_is_described_as_it_was_imported(monkeypatch):
@@ -123,7 +179,7 @@ def test_code_is_described_as_it_was_imported(monkeypatch):
     assert evidence.provenance() == before
 
 
-# ---- writers that are stopped, in company, or out of space -----------------------------------------------------------------
+# ---- writers that are stopped, in company, or out of space ---------------------------------------
 
 
 def test_torn_line_is_dropped_and_does_not_swallow_the_next(tmp_path):
@@ -188,7 +244,8 @@ def test_what_was_acknowledged_survives_twenty_kills_at_random_instants(tmp_path
 
 def test_two_writers_at_once_lose_and_mix_nothing(tmp_path):
     path = tmp_path / "r.jsonl"
-    processes = [writer(path, name, 150) for name in ("a", "b", "a")]  # the third repeats the first: its lines do not count again
+    # the third repeats the first: its lines do not count again
+    processes = [writer(path, name, 150) for name in ("a", "b", "a")]
     said = [set(p.communicate()[0].split("\n")[:-1]) for p in processes]
     assert set(whole(path)) == set.union(*said) and len(set.union(*said)) == 2 * 150 * 3
     assert len([line for line in path.read_text().splitlines() if line]) == 3 * 150 * 3
@@ -202,7 +259,8 @@ def test_nobody_can_tear_a_line_between_the_look_at_the_end_and_the_write(tmp_pa
         with path.open("ab") as other:
             try:
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.write(other.fileno(), b'{"image": "torn')  # what a writer leaves that runs into a full disk
+                # what a writer leaves that runs into a full disk
+                os.write(other.fileno(), b'{"image": "torn')
             except BlockingIOError:
                 shut_out.append(True)
         inner(file, text)
@@ -216,7 +274,11 @@ def test_a_full_disk_is_an_error_and_keeps_what_was_acknowledged(tmp_path):
     """The limit on the size of files gives a short write, as a disk does that fills up."""
     path = tmp_path / "r.jsonl"
     said = writer(path, "w", 100, limit=40_000).communicate()[0].split("\n")[:-1]
-    assert said[-1].startswith("error") and "r.jsonl" in said[-1] and "the last 3 records were not stored" in said[-1]
+    assert (
+        said[-1].startswith("error")
+        and "r.jsonl" in said[-1]
+        and "the last 3 records were not stored" in said[-1]
+    )
     assert path.stat().st_size == 40_000
     with pytest.warns(UserWarning, match="not a whole record"):
         found = records.read(path)
@@ -232,14 +294,17 @@ from hetpure_lab import data, evidence
 torch.set_num_threads(1)
 images = data.embedded_sample(data.DATASETS["cifar10"])
 print("ready", flush=True)
-evidence.run(evidence.Experiment("none", "pgd:iterations=12,eot=1,confirm=0"), images, batch=1, progress=False, results=Path(sys.argv[1]))
+experiment = evidence.Experiment("none", "pgd:iterations=12,eot=1,confirm=0")
+evidence.run(experiment, images, batch=1, progress=False, results=Path(sys.argv[1]))
 """
 
 
 def test_a_killed_run_goes_on_where_it_was(images, tmp_path):
     experiment = Experiment("none", "pgd:iterations=12,eot=1,confirm=0")
     path = experiment.path(tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", RUNNER, str(tmp_path)], stdout=subprocess.PIPE, env=os.environ)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUNNER, str(tmp_path)], stdout=subprocess.PIPE, env=os.environ
+    )
     process.stdout.readline()
     while not path.exists() or not path.stat().st_size:
         time.sleep(0.01)
@@ -256,7 +321,9 @@ def test_images_that_another_process_finished_meanwhile_are_skipped(images, tmp_
 
     def shard(e, rows, *rest):
         if not seen:
-            records.append(experiment.path(tmp_path), inner(e, images.take(3)[torch.tensor([2])], *rest))
+            records.append(
+                experiment.path(tmp_path), inner(e, images.take(3)[torch.tensor([2])], *rest)
+            )
         seen.extend(rows.ids)
         return inner(e, rows, *rest)
 
@@ -265,7 +332,7 @@ def test_images_that_another_process_finished_meanwhile_are_skipped(images, tmp_
     assert seen == images.take(3).ids[:2]
 
 
-# ---- what follows from outcomes --------------------------------------------------------------------------------------------
+# ---- what follows from outcomes ------------------------------------------------------------------
 
 
 def outcomes(correct: np.ndarray) -> Outcomes:
@@ -298,7 +365,9 @@ def test_early_records_are_read_as_far_as_they_go():
     """They kept one soft label, of all K."""
     column = {"labels": [1, 2, 2, 2, 2, 2, 2, 2, 2, 1], "soft": 1}
     o = Outcomes.of({"a": {"label": 2} | dict.fromkeys(evidence.COLUMNS, column)})
-    assert o.vote("clean", "soft", 10).tolist() == [1] and o.vote("clean", "hard", 10).tolist() == [2]
+    assert o.vote("clean", "soft", 10).tolist() == [1] and o.vote("clean", "hard", 10).tolist() == [
+        2
+    ]
     assert o.accuracy("clean", "soft_20") is None and o.accuracy("clean", "hard_20") is None
 
 
@@ -321,8 +390,13 @@ def test_several_seeds_separate_runs_from_images(images, tmp_path, monkeypatch):
 
 
 def meant(config: dict) -> dict:
-    """A configuration with the settings that differ from their defaults: older records lack options that came later."""
-    return config | {"defence": specs.write(config["defence"], DEFENCES), "attack": specs.write(config["attack"], ATTACKS)}
+    """A configuration with the settings that differ from their defaults: older records lack options
+    that came later.
+    """
+    return config | {
+        "defence": specs.write(config["defence"], DEFENCES),
+        "attack": specs.write(config["attack"], ATTACKS),
+    }
 
 
 def test_committed_records_are_readable_and_what_they_claim():
@@ -332,17 +406,36 @@ def test_committed_records_are_readable_and_what_they_claim():
             found = evidence.read(path)
         config = next(iter(found.values()))["config"]
         assert all(meant(r["config"]) == meant(config) for r in found.values()), path
-        assert all(len(r[c]["labels"]) == config["K"] for r in found.values() for c in evidence.COLUMNS), path
+        assert all(
+            len(r[c]["labels"]) == config["K"] for r in found.values() for c in evidence.COLUMNS
+        ), path
         bound = round(config["attack"]["eps"] * 255) if config["attack"]["norm"] == "Linf" else 127
         side = data.DATASETS[benches.dataset(config["bench"])].size
-        assert all(evidence.unpack(r["delta"], (3, side, side)).abs().max() <= bound for r in found.values()), path
+        assert all(
+            evidence.unpack(r["delta"], (3, side, side)).abs().max() <= bound
+            for r in found.values()
+        ), path
 
 
 def test_shares_are_checked_and_an_empty_one_does_nothing(capsys):
     for wrong in ("2/2", "0/0"):
         with pytest.raises(ValueError, match="0 <= i < n"):
-            command.main(["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", wrong])
-    command.main(["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", "1/2"])
+            command.main(
+                [
+                    "run",
+                    "--defence",
+                    "none",
+                    "--attack",
+                    "noise",
+                    "--n-images",
+                    "1",
+                    "--shard",
+                    wrong,
+                ]
+            )
+    command.main(
+        ["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", "1/2"]
+    )
     assert not capsys.readouterr().out
 
 
@@ -359,6 +452,11 @@ def test_the_queue_is_made_of_valid_experiments():
 def test_what_the_queue_lacks_is_listed_with_the_images_on_record(images, tmp_path):
     evidence.run(Experiment("none", FAST), images.take(2), progress=False, results=tmp_path)
     line = f"--defence none --attack {FAST} --n-images"
-    (tmp_path / "queue.txt").write_text(f"# of three lines two are not done\n{line} 2\n{line} 5\n{line} 2 --seed 9\n")
-    left = [(found, wanted) for _, found, wanted in evidence.outstanding(tmp_path / "queue.txt", tmp_path)]
+    (tmp_path / "queue.txt").write_text(
+        f"# of three lines two are not done\n{line} 2\n{line} 5\n{line} 2 --seed 9\n"
+    )
+    left = [
+        (found, wanted)
+        for _, found, wanted in evidence.outstanding(tmp_path / "queue.txt", tmp_path)
+    ]
     assert left == [(2, 5), (0, 2)]

@@ -46,14 +46,23 @@ def test_a_bad_line_an_unknown_network_and_a_stray_file_hide_no_other(results):
             rows = listing.rows(results)
         said = "\n".join(str(warning.message) for warning in heard)
         assert len(rows) == 1 and rows[0]["n"] == 4
-        assert f"{path}, line 6: no record of an experiment" in said and f"{path}, line 7: not a whole record" in said
-        assert "gone.jsonl" in said and "no-such-network" in said and "stray.jsonl: no file of an experiment" in said
+        assert (
+            f"{path}, line 6: no record of an experiment" in said
+            and f"{path}, line 7: not a whole record" in said
+        )
+        assert (
+            "gone.jsonl" in said
+            and "no-such-network" in said
+            and "stray.jsonl: no file of an experiment" in said
+        )
 
 
 def test_a_row_follows_its_file(results):
     path = EXPERIMENT.path(results)
     (before,) = listing.rows(results)
-    assert before == json.loads(json.dumps(evidence.summary(path))) and listing.rows(results) == [before]
+    assert before == json.loads(json.dumps(evidence.summary(path))) and listing.rows(results) == [
+        before
+    ]
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))
     assert listing.rows(results)[0]["n"] == 3
@@ -68,12 +77,22 @@ def test_ten_times_the_experiments_take_at_most_three_times_the_time(results):
     def seconds(n):
         for k in range(n):
             shutil.copy(path, path.with_name(f"copy {k}.jsonl"))
-        env = os.environ | {"HETPURE_RESULTS": str(results), "XDG_CACHE_HOME": str(results.parent / f"cache {n}")}
+        env = os.environ | {
+            "HETPURE_RESULTS": str(results),
+            "XDG_CACHE_HOME": str(results.parent / f"cache {n}"),
+        }
         command = [sys.executable, "-m", "hetpure_lab", "experiments", "--json"]
         spent = []
         for _ in range(3):
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-            assert len(json.loads(subprocess.run(command, env=env, capture_output=True, check=True).stdout)) == n + 1
+            assert (
+                len(
+                    json.loads(
+                        subprocess.run(command, env=env, capture_output=True, check=True).stdout
+                    )
+                )
+                == n + 1
+            )
             spent.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
         return min(spent[1:])  # the first reads them
 
@@ -81,12 +100,16 @@ def test_ten_times_the_experiments_take_at_most_three_times_the_time(results):
     assert many <= 3 * few and many < 1.5
 
 
-def test_radii_that_8_bits_cannot_hold_and_folders_that_cannot_be_are_found_before_any_work(tmp_path, monkeypatch):
+def test_radii_that_8_bits_cannot_hold_and_folders_that_cannot_be_are_found_before_any_work(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(engine, "shard", lambda *_: pytest.fail("work was begun"))
     images = data.embedded_sample(data.DATASETS["cifar10"])[torch.arange(1)]
     for eps in ("0.9", "1/510"):
         with pytest.raises(ValueError, match="from 1/255 to 127/255"):
-            evidence.run(Experiment("none", f"pgd:eps={eps}"), images, progress=False, results=tmp_path)
+            evidence.run(
+                Experiment("none", f"pgd:eps={eps}"), images, progress=False, results=tmp_path
+            )
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="no records can be written there"), warnings.catch_warnings():
         evidence.run(EXPERIMENT, images, progress=False, results=tmp_path / "file")
@@ -94,11 +117,17 @@ def test_radii_that_8_bits_cannot_hold_and_folders_that_cannot_be_are_found_befo
 
 def test_images_of_another_split_or_source_join_no_file(results):
     path, sample = EXPERIMENT.path(results), data.embedded_sample(data.DATASETS["cifar10"])
-    with pytest.raises(ValueError, match="about the split 'test'; these images are of the split 'sample'"):
-        evidence.run(EXPERIMENT, data.load("cifar10", "sample", quiet=True), progress=False, results=results)
+    with pytest.raises(
+        ValueError, match="about the split 'test'; these images are of the split 'sample'"
+    ):
+        evidence.run(
+            EXPERIMENT, data.load("cifar10", "sample", quiet=True), progress=False, results=results
+        )
     before = path.read_bytes()
     other = data.embedded_sample(data.DATASETS["imagenet"])
-    with pytest.raises(ValueError, match="holds records about images of the CIFAR-10 sample.*they would be mixed"):
+    with pytest.raises(
+        ValueError, match="holds records about images of the CIFAR-10 sample.*they would be mixed"
+    ):
         engine.check_origin(EXPERIMENT, other, evidence.read(path), path)
     part, whole = sample[torch.arange(3)].named("test"), sample.named("test")
     found = {"a": {"source": sample.source, "data": whole.digest}}

@@ -17,7 +17,9 @@ from hetpure_lab import data, evidence
 from hetpure_lab.evidence import Experiment, entering, manifest, pixels, records, rescore, verify
 from hetpure_lab.evidence.manifest import Entry
 
-EXPERIMENT = Experiment("uniform:steps=1", "pgd:iterations=1,eot=1,confirm=0,norm=L2,eps=0.5,step=0.4", K=4)
+EXPERIMENT = Experiment(
+    "uniform:steps=1", "pgd:iterations=1,eot=1,confirm=0,norm=L2,eps=0.5,step=0.4", K=4
+)
 OTHER = Experiment("uniform:steps=1", "pgd:iterations=1,eot=1,confirm=0", K=4)
 
 
@@ -43,7 +45,9 @@ def results(whole, tmp_path):
 
 
 def bend(results: Path, change) -> Path:
-    """The file with its second record as `change` returns it; a list is several lines, None leaves it out."""
+    """The file with its second record as `change` returns it; a list is several lines, None leaves
+    it out.
+    """
     path = EXPERIMENT.path(results)
     rows = list(evidence.read(path).values())
     changed = change(json.loads(json.dumps(rows[1])))
@@ -62,7 +66,9 @@ def longer(record: dict, factor: int) -> dict:
 
 
 def another_eps(record: dict) -> dict:
-    return record | {"config": record["config"] | {"attack": record["config"]["attack"] | {"eps": 0.25}}}
+    return record | {
+        "config": record["config"] | {"attack": record["config"]["attack"] | {"eps": 0.25}}
+    }
 
 
 def wrong_label(record: dict) -> dict:
@@ -79,14 +85,29 @@ PLANTED = {
     "a label that is no class": (lambda r: r | {"label": 10}, r"label: 10 is out of range 0\.\.9"),
     "no label": (lambda r: r | {"label": None}, "no label but None"),
     "predicted labels": (wrong_labels, "null: . of 4 labels come out differently"),
-    "a hard vote": (lambda r: column(r, "adversarial", hard={"4": (r["adversarial"]["hard"]["4"] + 1) % 10}), "adversarial: the hard vote"),
-    "a soft vote": (lambda r: column(r, "clean", soft={"4": (r["clean"]["soft"]["4"] + 1) % 10}), "clean: the soft vote of 4 comes out"),
+    "a hard vote": (
+        lambda r: column(r, "adversarial", hard={"4": (r["adversarial"]["hard"]["4"] + 1) % 10}),
+        "adversarial: the hard vote",
+    ),
+    "a soft vote": (
+        lambda r: column(r, "clean", soft={"4": (r["clean"]["soft"]["4"] + 1) % 10}),
+        "clean: the soft vote of 4 comes out",
+    ),
     "a longer delta": (lambda r: longer(r, 8), "outside the l2 ball of 0.5"),
     "a delta that is none": (lambda r: r | {"delta": "nonsense"}, "delta: cannot be unpacked"),
     "a smaller radius": (another_eps, "configuration: its key is .*, and the file's is"),
-    "another bench": (lambda r: r | {"config": r["config"] | {"bench": "svhn-small"}}, "bench: svhn-small in a file of cifar10-small"),
-    "an unknown bench": (lambda r: r | {"config": r["config"] | {"bench": "mine"}}, "bench: unknown bench 'mine'"),
-    "other weights": (lambda r: r | {"config": r["config"] | {"weights": {}}}, "configuration: its key is"),
+    "another bench": (
+        lambda r: r | {"config": r["config"] | {"bench": "svhn-small"}},
+        "bench: svhn-small in a file of cifar10-small",
+    ),
+    "an unknown bench": (
+        lambda r: r | {"config": r["config"] | {"bench": "mine"}},
+        "bench: unknown bench 'mine'",
+    ),
+    "other weights": (
+        lambda r: r | {"config": r["config"] | {"weights": {}}},
+        "configuration: its key is",
+    ),
     "an unknown image": (lambda r: r | {"image": "0123456789abcdef"}, "image: it is none of"),
     "other data": (lambda r: r | {"data": "0123456789abcdef"}, "is of other data"),
     "a duplicate": (lambda r: [r, r], "a duplicate of line 2"),
@@ -107,9 +128,11 @@ def test_what_is_planted_is_named(name, results, images):
 
 
 def test_a_foreign_record_is_named(results, images):
-    (foreign, *_) = evidence.read(OTHER.path(results)).values()
+    foreign, *_ = evidence.read(OTHER.path(results)).values()
     verdict, _ = verify.file(bend(results, lambda r: foreign), images, ())
-    assert any("configuration: its key is" in fault.says and fault.number == 2 for fault in verdict.faults)
+    assert any(
+        "configuration: its key is" in fault.says and fault.number == 2 for fault in verdict.faults
+    )
 
 
 def test_nothing_is_wrong_with_what_the_engine_wrote(results, images):
@@ -121,7 +144,10 @@ def test_nothing_is_wrong_with_what_the_engine_wrote(results, images):
 
 def test_without_data_the_rest_is_checked_and_it_is_said_what_is_not(results):
     verdict, _ = verify.file(bend(results, lambda r: longer(r, 8)), None, None)
-    assert "outside the l2 ball" in verdict.faults[0].says and "the data are not here" in verdict.unchecked[0]
+    assert (
+        "outside the l2 ball" in verdict.faults[0].says
+        and "the data are not here" in verdict.unchecked[0]
+    )
     verdict, _ = verify.file(bend(results, wrong_label), None, None)
     assert not verdict.faults[1:] and verdict.scored == 0
 
@@ -132,7 +158,7 @@ def test_a_radius_is_not_compared_across_norms(results, images):
     assert max(int(pixels.unpack(r["delta"], (3, 32, 32)).abs().max()) for r in records_of) > 1
 
 
-# ---- the manifest ----------------------------------------------------------------------------------------------------------
+# ---- the manifest --------------------------------------------------------------------------------
 
 
 def test_a_cut_a_removed_and_a_new_file_are_named(results):
@@ -142,7 +168,11 @@ def test_a_cut_a_removed_and_a_new_file_are_named(results):
     shutil.copy(other, other.with_name("copy.jsonl"))
     other.unlink()
     says = {Path(d.file).name: d.says for d in manifest.differences(results)}
-    assert "was cut" in says[path.name] and says[other.name] == "is gone" and "never entered" in says["copy.jsonl"]
+    assert (
+        "was cut" in says[path.name]
+        and says[other.name] == "is gone"
+        and "never entered" in says["copy.jsonl"]
+    )
 
 
 def test_a_torn_line_is_named_and_closed_by_the_next_record(results, images):
@@ -151,11 +181,15 @@ def test_a_torn_line_is_named_and_closed_by_the_next_record(results, images):
         file.write(b'{"image": "b", "v"')
     verdict, _ = verify.file(path, images, ())
     assert "not a whole record" in verdict.faults[0].says
-    records.append(path, [wrong_label(next(iter(evidence.read(OTHER.path(results)).values())))], results)
+    records.append(
+        path, [wrong_label(next(iter(evidence.read(OTHER.path(results)).values())))], results
+    )
     assert not manifest.differences(results)  # a torn line is nobody's record
 
 
-def test_lines_that_no_engine_entered_are_entered_once_they_are_verified(results, images, monkeypatch):
+def test_lines_that_no_engine_entered_are_entered_once_they_are_verified(
+    results, images, monkeypatch
+):
     monkeypatch.setattr(verify, "_images", lambda *_: images)
     path, entry = EXPERIMENT.path(results), "cifar10-small/" + EXPERIMENT.path(results).name
     rows, new = list(evidence.read(path).values()), path.with_suffix(".new")
@@ -177,11 +211,16 @@ def test_lines_that_no_engine_entered_are_entered_once_they_are_verified(results
     assert not entering.verified(OTHER.path(results), 0) and manifest.differences(results)
 
 
-def test_a_changed_file_is_entered_only_on_purpose_and_never_with_a_fault(results, images, monkeypatch, capsys):
+def test_a_changed_file_is_entered_only_on_purpose_and_never_with_a_fault(
+    results, images, monkeypatch, capsys
+):
     monkeypatch.setattr(verify, "_images", lambda *_: images)
     monkeypatch.setattr(entering, "RESULTS", results)
     path = bend(results, lambda r: r | {"seconds": 0.1})
-    assert entering.main(["--enter", "--n-images", "0"]) == 1 and "--replace" in capsys.readouterr().out
+    assert (
+        entering.main(["--enter", "--n-images", "0"]) == 1
+        and "--replace" in capsys.readouterr().out
+    )
     assert entering.main(["--enter", "--replace", "--n-images", "0"]) == 0
     bend(results, lambda r: longer(r, 8))
     assert entering.main(["--enter", "--replace", "--n-images", "0", str(path)]) == 1
@@ -206,21 +245,26 @@ from pathlib import Path
 from hetpure_lab.evidence import records
 results = Path(sys.argv[1])
 for k in range(40):
-    records.append(results / "bench" / f"{sys.argv[2]}.jsonl", [{"image": f"{k}", "fill": "x" * 999}], results)
+    record = {"image": f"{k}", "fill": "x" * 999}
+    records.append(results / "bench" / f"{sys.argv[2]}.jsonl", [record], results)
 """
 
 
 def test_writers_of_several_files_keep_one_manifest(tmp_path):
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in "aab"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in "aab"
+    ]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert not manifest.differences(tmp_path)
     assert {entry.lines for entry in manifest.read(tmp_path).values()} == {80, 40}
 
 
-# ---- the command -----------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_verifies_a_file_and_ends_with_1_if_anything_differs(results, images, tmp_path, monkeypatch, capsys):
+def test_the_command_verifies_a_file_and_ends_with_1_if_anything_differs(
+    results, images, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(rescore, "NOTES", tmp_path / "rescored.jsonl")
     monkeypatch.setattr(verify, "_images", lambda *_: images)
     path = EXPERIMENT.path(results)
@@ -236,11 +280,13 @@ def test_the_command_verifies_a_file_and_ends_with_1_if_anything_differs(results
         rescore.main([str(path), "--n-images", "-1"])
 
 
-# ---- what is committed -----------------------------------------------------------------------------------------------------
+# ---- what is committed ---------------------------------------------------------------------------
 
 
 def test_committed_records_are_as_they_were_entered():
-    assert not (left := manifest.differences(evidence.RESULTS)), f"hetpure manifest --enter verifies and enters: {left[0]}"
+    assert not (left := manifest.differences(evidence.RESULTS)), (
+        f"hetpure manifest --enter verifies and enters: {left[0]}"
+    )
 
 
 def test_a_random_sample_of_committed_records_is_true():

@@ -1,4 +1,6 @@
-"""Work is spread over processes, given up by dead ones, cut to fit memory - and the results are the same."""
+"""Work is spread over processes, given up by dead ones, cut to fit memory - and the results are the
+same.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from hetpure_lab.cost.planner import LiveBytes
 from hetpure_lab.defences.guided import MimicDiffusion
 from hetpure_lab.evidence import Experiment, records, workers
 
-# ---- memory ------------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -36,7 +38,12 @@ def forget_what_fitted(monkeypatch):
 
 
 def test_running_out_of_memory_halves_the_rows_and_changes_no_result(defence, images, monkeypatch):
-    attack, y, ids, cpu = PGD(iterations=2, eot=4, confirm=2, confirm_every=1), torch.tensor([0, 1, 2, 3]), range(4), torch.device("cpu")
+    attack, y, ids, cpu = (
+        PGD(iterations=2, eot=4, confirm=2, confirm_every=1),
+        torch.tensor([0, 1, 2, 3]),
+        range(4),
+        torch.device("cpu"),
+    )
     expected, _ = attack.run(defence, images, y, ids)
     inner, sizes = Purified.forward, []
 
@@ -81,17 +88,21 @@ from pathlib import Path
 from hetpure_lab.common import microbatch
 from hetpure_lab.attacks.gradients import Undefended, loss_and_gradient
 
-class Hungry(torch.nn.Module):  # a megabyte and a half per row, for which only PyTorch's allocator is asked
+# A megabyte and a half per row, for which only PyTorch's allocator is asked.
+class Hungry(torch.nn.Module):
     def forward(self, x):
-        return (x[:, None] * torch.linspace(0.1, 2, 120)[None, :, None, None, None]).sin().mean((2, 3, 4))
+        scales = torch.linspace(0.1, 2, 120)[None, :, None, None, None]
+        return (x[:, None] * scales).sin().mean((2, 3, 4))
 
 torch.set_num_threads(1)
 defence, cpu = Undefended(Hungry()), torch.device("cpu")
-x, work = torch.rand(2, 3, 32, 32), lambda: loss_and_gradient(defence, x, torch.tensor([3, 5]), range(2), range(32))
+x = torch.rand(2, 3, 32, 32)
+work = lambda: loss_and_gradient(defence, x, torch.tensor([3, 5]), range(2), range(32))
 microbatch._rows["cpu"] = 2
 expected = work()
 microbatch._rows.clear()
-(data,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+lines = Path("/proc/self/status").read_text().splitlines()
+(data,) = (line.split()[1] for line in lines if line.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(data) + 100 * 2**20,) * 2)
 try:
     work()
@@ -103,16 +114,22 @@ print(microbatch.rows(cpu))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory that a process maps")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="only Linux limits the memory that a process maps"
+)
 def test_a_process_that_the_system_gives_no_more_memory_goes_on_with_fewer_rows(root):
-    done = subprocess.run([sys.executable, "-c", STARVED], cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED], cwd=root, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     raised, rows = done.stdout.splitlines()
     assert raised == "RuntimeError True" and 1 <= int(rows) < microbatch.MOST["cpu"]
 
 
 def test_rows_are_chosen_so_that_they_fit(defence, images, monkeypatch):
-    """With room activations are stored, with less they are recomputed, with little there are fewer rows; what is used stays within."""
+    """With room activations are stored, with less they are recomputed, with little there are fewer
+    rows; what is used stays within.
+    """
     used = {}
     for budget in (10**9, 10**6, 10**5):
         monkeypatch.setattr(microbatch, "CPU_BUDGET", budget)
@@ -123,11 +140,17 @@ def test_rows_are_chosen_so_that_they_fit(defence, images, monkeypatch):
             torch.autograd.grad(defence(x, range(n)).sum(), x)
         used[budget] = (n, defence.checkpointing)
         assert meter.peak <= 1.1 * budget
-    assert used[10**9] == (microbatch.MOST["cpu"], False) and used[10**5][1] and 1 <= used[10**5][0] < used[10**6][0]
+    assert (
+        used[10**9] == (microbatch.MOST["cpu"], False)
+        and used[10**5][1]
+        and 1 <= used[10**5][0] < used[10**6][0]
+    )
 
 
 def test_what_saves_no_memory_is_not_recomputed(defence, images, monkeypatch):
-    """Guidance through the whole chain holds its activations either way; recomputing them would only cost time."""
+    """Guidance through the whole chain holds its activations either way; recomputing them would
+    only cost time.
+    """
     guided = Purified(defence.classifier, defence.denoiser, MimicDiffusion(steps=10))
     recomputed = microbatch._bytes_of_gradient(guided, images[:1])
     monkeypatch.setattr(microbatch, "CPU_BUDGET", 6 * recomputed)
@@ -160,7 +183,7 @@ def lines(path):
     return [line.record for line in records.lines(path.read_bytes()) if line.record]
 
 
-# ---- processes ---------------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +198,13 @@ def test_workers_and_shards_change_no_record(client, tmp_path):
     images = data.embedded_sample(data.DATASETS["cifar10"]).take(5)
     experiment = Experiment("uniform:t=0.05,steps=1", PGD(iterations=1, eot=2, confirm=0), K=3)
     alone = evidence.run(experiment, images, progress=False, results=tmp_path / "alone")
-    spread = evidence.run(experiment, images, batch=2, progress=False, results=tmp_path / "spread", client=client)
+    spread = evidence.run(
+        experiment, images, batch=2, progress=False, results=tmp_path / "spread", client=client
+    )
     fate = ("label", "iterations", "delta", "adversarial", "clean", "null", "config", "code")
-    assert {k: [r[f] for f in fate] for k, r in spread.items()} == {k: [r[f] for f in fate] for k, r in alone.items()}
+    assert {k: [r[f] for f in fate] for k, r in spread.items()} == {
+        k: [r[f] for f in fate] for k, r in alone.items()
+    }
     assert len(lines(experiment.path(tmp_path / "spread"))) == len(images)
     with pytest.raises(ValueError, match="not both"):
         evidence.run(experiment, images, bench=object(), client=client, results=tmp_path)
@@ -205,9 +232,11 @@ def test_a_killed_worker_costs_the_shard_it_had_in_hand(client, tmp_path):
         time.sleep(0.05)
         os.kill(victim, signal.SIGKILL)
 
-    (victim, *_) = client.run(os.getpid).values()
+    victim, *_ = client.run(os.getpid).values()
     threading.Thread(target=kill_when_busy, args=(victim,), daemon=True).start()
-    assert sorted(workers.each(client, work, [(i, str(tmp_path)) for i in range(20)])) == list(range(20))
+    assert sorted(workers.each(client, work, [(i, str(tmp_path)) for i in range(20)])) == list(
+        range(20)
+    )
     done = list(tmp_path.iterdir())
     assert str(victim) not in map(str, client.run(os.getpid).values())
     assert len(done) <= 20 + 2  # the one in hand, and one that was done but not yet fetched
@@ -225,11 +254,17 @@ def test_records_survive_a_worker_killed_in_the_middle_of_an_experiment(client, 
 
     thread = threading.Thread(target=kill_after_the_first_record, daemon=True)
     thread.start()
-    spread = evidence.run(experiment, images, batch=1, progress=False, results=tmp_path / "spread", client=client)
+    spread = evidence.run(
+        experiment, images, batch=1, progress=False, results=tmp_path / "spread", client=client
+    )
     thread.join(timeout=10)
     alone = evidence.run(experiment, images, progress=False, results=tmp_path / "alone")
-    assert {k: (r["delta"], r["adversarial"]) for k, r in spread.items()} == {k: (r["delta"], r["adversarial"]) for k, r in alone.items()}
-    assert len(lines(path)) == len(images) and str(victim) not in map(str, client.run(os.getpid).values())
+    assert {k: (r["delta"], r["adversarial"]) for k, r in spread.items()} == {
+        k: (r["delta"], r["adversarial"]) for k, r in alone.items()
+    }
+    assert len(lines(path)) == len(images) and str(victim) not in map(
+        str, client.run(os.getpid).values()
+    )
 
 
 def test_an_error_in_one_shard_comes_after_the_others_are_done(client):

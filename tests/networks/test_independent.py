@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import need_package
 
 from hetpure_core import linear_schedule
 from hetpure_lab.defences import registry
@@ -20,18 +21,6 @@ from hetpure_lab.networks.packaged import PACKAGED
 from hetpure_lab.networks.small import MapUNet, UNet
 
 SCHEDULE = linear_schedule()
-
-
-def installed(name: str) -> bool:
-    try:
-        return distribution(PACKAGED[name].package.split("==")[0]) is not None
-    except PackageNotFoundError:
-        return False
-
-
-def need(name: str) -> None:
-    if not installed(name):
-        pytest.skip(f"{PACKAGED[name].package} is not installed: {PACKAGED[name].install}")
 
 
 @pytest.fixture
@@ -176,7 +165,7 @@ def test_at_one_time_the_u_net_with_a_map_is_the_u_net(x):
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_the_committed_card_is_made_from_the_installed_package(name):
-    need(name)
+    need_package(name)
     committed = benches.card(name)
     assert {k: v for k, v in committed.items() if k != "metrics"} == packaged.card(name)
     assert not (benches.WEIGHTS / f"{name}.safetensors").exists(), (
@@ -186,7 +175,7 @@ def test_the_committed_card_is_made_from_the_installed_package(name):
 
 def test_cards_are_written_again_without_losing_what_was_measured(tmp_path):
     for name in PACKAGED:
-        need(name)
+        need_package(name)
         shutil.copy(benches.WEIGHTS / f"{name}.json", tmp_path)
     benches.add_metrics("ffdnet", "test", {"clean": 0.5}, tmp_path)
     packaged.write_cards(tmp_path)
@@ -223,7 +212,7 @@ def test_a_missing_or_other_version_of_a_package_says_what_installs_it(monkeypat
 def test_ffdnet_removes_noise_and_a_true_map_beats_every_constant_one(shared):
     """On real images: half of the 8x8 blocks at t = 0.2, the others at 0.05. In 2x2 blocks a level
     between the two does as well: the network was trained on constant maps."""
-    need("ffdnet")
+    need_package("ffdnet")
     from hetpure_lab import data
 
     network, images = (
@@ -263,8 +252,7 @@ def test_ffdnet_removes_noise_and_a_true_map_beats_every_constant_one(shared):
 def test_a_denoiser_without_maps_is_not_given_one():
     bench = benches.load("cifar10-small")
     with pytest.raises(
-        ValueError,
-        match="NoiseMap needs a denoiser that takes a noise level per pixel, and UNet",
+        ValueError, match="NoiseMap needs a denoiser that takes a noise level per pixel, and UNet"
     ):
         registry.build("noise-map", bench)
 
@@ -276,7 +264,7 @@ def test_independent_benches_purify_and_classify(name):
     for part in ("classifier", "denoiser"):
         network = benches.network_name(name, part)
         if network in PACKAGED:
-            need(network)
+            need_package(network)
         elif not (benches.WEIGHTS / f"{network}.json").exists():
             pytest.skip(f"{network} is not trained yet")
     bench = benches.load(name)

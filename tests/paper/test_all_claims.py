@@ -1,4 +1,5 @@
-"""Claims: every printed thing has a row, arithmetic follows from the tables, verdicts from the rule,
+"""Claims: every printed thing has a row, arithmetic follows from the tables, verdicts from the
+rule,
 and what is said to show an erratum exists."""
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def test_the_arithmetic_of_the_errata_is_found_in_the_tables():
     found = {c.id: c for c in checked.every()}
     assert found["margin-table-1-standard"].found.startswith("+1.75")
     assert found["margin-table-4-standard"].found.startswith("+0.39")
-    assert found["average-table-5-best"].verdict == "wrong" and "0.60" in found["average-table-5-best"].found
+    assert (
+        found["average-table-5-best"].verdict == "wrong"
+        and "0.60" in found["average-table-5-best"].found
+    )
     impossible = {c.id for c in found.values() if c.verdict == checked.IMPOSSIBLE}
     assert len(impossible) == 6 and "mean-8045" in impossible
     assert {f"E{n}" for n in range(14, 32)} <= {c.erratum for c in found.values()}
@@ -78,7 +82,13 @@ def test_a_statement_needs_all_its_parts():
         parts = [(judged(*v), cell, cell) for v in values]
         s = claims.Statement("x", "§1", "said", lambda known, parts=parts: parts)
         known = Known({cell: {"a": {"seconds": 2.0}}}, {cell: "cifar10-small/a.jsonl"})
-        about = {"id": s.id, "kind": "statement", "place": s.place, "statement": s.text, "conditions": s.bench}
+        about = {
+            "id": s.id,
+            "kind": "statement",
+            "place": s.place,
+            "statement": s.text,
+            "conditions": s.bench,
+        }
         assert claims._stated(s, about, parts, known).verdict == word
 
 
@@ -94,7 +104,9 @@ def test_what_shows_an_erratum_exists(rows):
         assert re.search(rf"def test_\w*{part}", source), name
     text = (ROOT / "book" / "errata.md").read_text()
     listed = set(re.findall(r"^\| ([A-E]\d+) \|", text, re.MULTILINE))
-    assert listed == {e for r in rows for e in [r.erratum] if e}, "an erratum without a row, or the other way"
+    assert listed == {e for r in rows for e in [r.erratum] if e}, (
+        "an erratum without a row, or the other way"
+    )
 
 
 def test_the_errata_promise_nothing_that_is_done():
@@ -113,8 +125,12 @@ def test_pages_are_up_to_date_and_put_the_verdict_first(rows, tmp_path):
         page = shown.page(row)
         assert page.splitlines()[2].startswith(f"**{row.verdict}**")
         assert "What would change our mind" in page and "History" in page
-        assert (ROOT / "book" / "claims" / shown.file(row)).read_text() == page, "run: hetpure claims --pages"
-    assert (ROOT / "book" / "claims.md").read_text() == shown.index(rows), "run: hetpure claims --pages"
+        assert (ROOT / "book" / "claims" / shown.file(row)).read_text() == page, (
+            "run: hetpure claims --pages"
+        )
+    assert (ROOT / "book" / "claims.md").read_text() == shown.index(rows), (
+        "run: hetpure claims --pages"
+    )
 
 
 def test_the_export_is_of_the_schema_that_the_page_describes(rows):

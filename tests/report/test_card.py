@@ -22,10 +22,15 @@ def made():
 
 def test_a_card_holds_all_that_decided_it(made):
     values = json.loads(json.dumps(made.as_json()))
-    assert values["worst"]["attacks"] > 5 and values["scale"] == "small" and len(values["checks"]) > 20
+    assert (
+        values["worst"]["attacks"] > 5 and values["scale"] == "small" and len(values["checks"]) > 20
+    )
     assert set(values["controls"]) == {"no attack", "random noise", "attacked"}
     assert len(values["curves"]["radius"]) == 4 and len(values["curves"]["budget"]) > 2
-    assert any(name.endswith(".jsonl") for name in values["hashes"]) and "hetpure_core.py" in values["hashes"]
+    assert (
+        any(name.endswith(".jsonl") for name in values["hashes"])
+        and "hetpure_core.py" in values["hashes"]
+    )
 
 
 def test_the_page_stands_alone_and_shows_nothing_as_passed_that_was_not_measured(made):
@@ -74,7 +79,11 @@ def test_a_function_is_attacked_and_its_card_is_a_toy():
     classifier = seeded(TinyClassifier, 1).float()
     classifier.head = torch.nn.Linear(8, 10)
     lab = SimpleNamespace(
-        name="cifar10-small", dataset="cifar10", classifier=classifier, schedule=linear_schedule(), device=torch.device("cpu")
+        name="cifar10-small",
+        dataset="cifar10",
+        classifier=classifier,
+        schedule=linear_schedule(),
+        device=torch.device("cpu"),
     )
     made = card.audit(lambda x: (4 * x).round() / 4, lab, "minute", images)
     assert made.scale == "toy" and made.left and "undefended" in {c.name for c, _ in made.rows}

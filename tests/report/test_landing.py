@@ -39,14 +39,19 @@ def test_on_the_curve_nothing_is_told_apart(curve):
 
 
 def test_beyond_the_curve_nothing_is_compared(curve):
-    assert "cannot be compared" in landing._beside_noise(landing.Found(point("hetpure", 1.0, 0.1), curve))
+    assert "cannot be compared" in landing._beside_noise(
+        landing.Found(point("hetpure", 1.0, 0.1), curve)
+    )
 
 
 def test_the_numbers_are_those_of_the_records():
     found = landing.Found.of()
     said = landing.answer()
     left, d = mean_rate(found.method.attacked), frontier.distance(found.method, found.curve)
-    assert f"**{100 * left.value:.0f} %** left [{100 * left.low:.1f},\u00a0{100 * left.high:.1f}]" in said
+    assert (
+        f"**{100 * left.value:.0f} %** left [{100 * left.low:.1f},\u00a0{100 * left.high:.1f}]"
+        in said
+    )
     assert f"{abs(100 * d.difference.value):.1f} points" in said
 
 

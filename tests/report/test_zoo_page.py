@@ -41,7 +41,9 @@ def test_every_fault_has_its_paragraph_and_its_sources(tmp_path):
 
 
 def test_a_verdict_needs_more_than_an_interval(tmp_path):
-    """What is said is decided by the sign-flip test over all faults: three images decide nothing."""
+    """What is said is decided by the sign-flip test over all faults: three images decide
+    nothing.
+    """
     rates = {f"{i}": 1.0 for i in range(3)}
     line = {"faulty": rates, "sound": dict.fromkeys(rates, 0.0)}
     assert zoo.words({"best of K": line}) == {"best of K": "inconclusive"}

@@ -51,9 +51,7 @@ def short(monkeypatch, tmp_path, little):
     import dataclasses
 
     monkeypatch.setitem(small.NETWORKS, "tiny", lambda: small.UNet((8, 8), (1, 1), n_time=8))
-    monkeypatch.setitem(
-        small.NETWORKS, "tiny_map", lambda: small.MapUNet((8, 8), (1, 1), n_time=8)
-    )
+    monkeypatch.setitem(small.NETWORKS, "tiny_map", lambda: small.MapUNet((8, 8), (1, 1), n_time=8))
     torch.manual_seed(5)
     plain = small.build("tiny")
     for p in plain.parameters():
@@ -62,8 +60,12 @@ def short(monkeypatch, tmp_path, little):
     monkeypatch.setattr(train, "sources", lambda recipe, folder: ({"a/all": little}, little))
     recipe = dataclasses.replace(
         RECIPES["cifar10-small-map-denoiser"],
-        network="tiny_map", shares={"a/all": 1.0}, cycles=(16,), batch=4, bf16=False,
-    )  # fmt: skip
+        network="tiny_map",
+        shares={"a/all": 1.0},
+        cycles=(16,),
+        batch=4,
+        bf16=False,
+    )
     return plain, recipe, tmp_path
 
 

@@ -1,4 +1,6 @@
-"""Our networks against the libraries that publish them, under equal random weights: ``make test-paper``. Skipped without the libraries."""
+"""Our networks against the libraries that publish them, under equal random weights: ``make
+test-paper``. Skipped without the libraries.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,22 @@ def fill(network: nn.Module) -> nn.Module:
         if name.endswith("running_var"):
             value.uniform_(0.5, 1.5, generator=generator)
         elif value.is_floating_point():
-            value.normal_(0, max(1, value[0].numel() if value.ndim > 1 else 100) ** -0.5, generator=generator)
+            value.normal_(
+                0, max(1, value[0].numel() if value.ndim > 1 else 100) ** -0.5, generator=generator
+            )
     return network.eval()
 
 
 @torch.no_grad()
-def assert_same(ours: nn.Module, theirs: nn.Module, images: torch.Tensor, seen: torch.Tensor | None = None) -> None:
+def assert_same(
+    ours: nn.Module, theirs: nn.Module, images: torch.Tensor, seen: torch.Tensor | None = None
+) -> None:
     fill(theirs)
     ours.eval().load_state_dict(theirs.state_dict())
     expected = theirs(images if seen is None else seen)
-    torch.testing.assert_close(ours(images), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    torch.testing.assert_close(
+        ours(images), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
+    )
 
 
 def images(size: int) -> torch.Tensor:
@@ -57,7 +65,9 @@ def test_resize_and_centre_crop_are_torchvisions():
 
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
     for width, height in ((500, 375), (333, 500), (1024, 257), (224, 224)):
-        image = Image.fromarray((255 * images(512)[0, :, :height, :width].permute(1, 2, 0).numpy()).astype("uint8")).resize((width, height))
+        image = Image.fromarray(
+            (255 * images(512)[0, :, :height, :width].permute(1, 2, 0).numpy()).astype("uint8")
+        ).resize((width, height))
         assert np.array_equal(photograph(image), np.asarray(theirs(image)))
 
 
@@ -69,20 +79,36 @@ def library(module: str) -> ModuleType:
 
 
 def test_the_tables_networks_are_in_robustbenchs_zoo():
-    """By name, data set and threat model, each with a file of its own; and the loader takes the arguments that `zoo` gives it."""
-    model_zoo, enums, utils = (library(module) for module in ("model_zoo", "model_zoo.enums", "utils"))
-    specs = {(t.bench, spec) for t in printed.TABLES.values() for row in t.rows for spec in row.specs if spec.startswith("at:model=L")}
+    """By name, data set and threat model, each with a file of its own; and the loader takes the
+    arguments that `zoo` gives it.
+    """
+    model_zoo, enums, utils = (
+        library(module) for module in ("model_zoo", "model_zoo.enums", "utils")
+    )
+    specs = {
+        (t.bench, spec)
+        for t in printed.TABLES.values()
+        for row in t.rows
+        for spec in row.specs
+        if spec.startswith("at:model=L")
+    }
     assert len(specs) >= 15
     for bench, spec in specs:
         bench = "imagenet-paper" if bench.startswith("imagenet") else bench
-        ((dataset, threat, model),) = (robustbench.parts(name) for name in defences.networks(spec, bench))
+        ((dataset, threat, model),) = (
+            robustbench.parts(name) for name in defences.networks(spec, bench)
+        )
         known = model_zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat)]
         assert isinstance(known[model]["gdrive_id"], str), model
-    inspect.signature(utils.load_model).bind("name", model_dir="folder", dataset="cifar10", threat_model="L2")
+    inspect.signature(utils.load_model).bind(
+        "name", model_dir="folder", dataset="cifar10", threat_model="L2"
+    )
 
 
 def test_wide_resnets_are_robustbenchs():
-    deepmind, theirs = (library(f"model_zoo.architectures.{name}") for name in ("dm_wide_resnet", "wide_resnet"))
+    deepmind, theirs = (
+        library(f"model_zoo.architectures.{name}") for name in ("dm_wide_resnet", "wide_resnet")
+    )
     assert_same(WideResNet(16, 2), theirs.WideResNet(depth=16, widen_factor=2), images(32))
     other = deepmind.DMWideResNet(num_classes=10, depth=16, width=2, activation_fn=deepmind.Swish)
     assert_same(DeepMindWideResNet(16, 2), other, images(32))

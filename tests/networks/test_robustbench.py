@@ -1,4 +1,6 @@
-"""Published adversarially trained networks: RobustBench's loader is asked for the right one, and its files are checked."""
+"""Published adversarially trained networks: RobustBench's loader is asked for the right one, and
+its files are checked.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class TinyNet(nn.Module):
 
 @pytest.fixture
 def library(monkeypatch, tmp_path):
-    """A stand-in for RobustBench with one network, as its loader behaves: it downloads what is not there. Returns what it was asked for."""
+    """A stand-in for RobustBench with one network, as its loader behaves: it downloads what is not
+    there. Returns what it was asked for.
+    """
     asked = []
 
     def load_model(model_name, model_dir="./models", dataset="cifar10", threat_model="Linf"):
@@ -45,7 +49,9 @@ def library(monkeypatch, tmp_path):
     monkeypatch.setenv("HETPURE_CHECKPOINTS", str(tmp_path / "cache"))
     monkeypatch.setattr(checkpoints, "RECORDED", tmp_path / "published.json")
     monkeypatch.setitem(sys.modules, "robustbench", types.ModuleType("robustbench"))
-    monkeypatch.setitem(sys.modules, "robustbench.utils", types.SimpleNamespace(load_model=load_model))
+    monkeypatch.setitem(
+        sys.modules, "robustbench.utils", types.SimpleNamespace(load_model=load_model)
+    )
     return asked
 
 
@@ -62,9 +68,15 @@ def test_a_fetched_network_defends_by_changing_one_parameter(library):
     assert library == [("Tiny2026", "cifar10", "L2", False)]
     defence = defences.build("at:model=L2/Tiny2026", benches.load("cifar10-small"))
     assert library[1:] == [("Tiny2026", "cifar10", "L2", True)]
-    assert defence(torch.rand(2, 3, 32, 32)).shape == (2, 10) and not any(p.requires_grad for p in defence.parameters())
-    experiment = Experiment("at:model=L2/Tiny2026", "pgd:norm=L2,eps=0.5,step=0.05", "cifar10-paper")
-    assert experiment.config["weights"] == {NAME: checkpoints.sha256(robustbench.path_of(NAME))[:16]}
+    assert defence(torch.rand(2, 3, 32, 32)).shape == (2, 10) and not any(
+        p.requires_grad for p in defence.parameters()
+    )
+    experiment = Experiment(
+        "at:model=L2/Tiny2026", "pgd:norm=L2,eps=0.5,step=0.05", "cifar10-paper"
+    )
+    assert experiment.config["weights"] == {
+        NAME: checkpoints.sha256(robustbench.path_of(NAME))[:16]
+    }
 
 
 def test_a_file_that_changed_since_its_first_use_is_refused(library):
@@ -75,9 +87,15 @@ def test_a_file_that_changed_since_its_first_use_is_refused(library):
 
 
 def test_unknown_networks_and_names_are_refused(library):
-    with pytest.raises(checkpoints.CheckpointError, match="RobustBench has no 'Huge2027' for cifar10, L2"):
+    with pytest.raises(
+        checkpoints.CheckpointError, match="RobustBench has no 'Huge2027' for cifar10, L2"
+    ):
         robustbench.fetch("robustbench/cifar10/L2/Huge2027")
-    for name in ("robustbench/svhn/Linf/Tiny2026", "robustbench/cifar10/Tiny2026", "robustbench/cifar10/corruptions/Tiny2026"):
+    for name in (
+        "robustbench/svhn/Linf/Tiny2026",
+        "robustbench/cifar10/Tiny2026",
+        "robustbench/cifar10/corruptions/Tiny2026",
+    ):
         with pytest.raises(checkpoints.CheckpointError, match="is no network of RobustBench"):
             robustbench.path_of(name)
 

@@ -1,4 +1,6 @@
-"""What `make bench` compares is comparable: processor time, equal steps, and no image that counts as decided before it is."""
+"""What `make bench` compares is comparable: processor time, equal steps, and no image that counts
+as decided before it is.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,24 @@ from hetpure_lab.networks.benches import Bench
 def tiny(classifier, denoiser) -> Bench:
     """The method at two steps on tiny networks."""
     networks = classifier.float(), denoiser.float()
-    return Bench("tiny", "none", tuple("abcde"), *networks, HetPure(tau=0.5, steps=2), linear_schedule(), {}, torch.device("cpu"))
+    return Bench(
+        "tiny",
+        "none",
+        tuple("abcde"),
+        *networks,
+        HetPure(tau=0.5, steps=2),
+        linear_schedule(),
+        {},
+        torch.device("cpu"),
+    )
 
 
 @pytest.fixture
 def pixels8(monkeypatch) -> Images:
     monkeypatch.setattr(microbatch, "_rows", {})
-    values = torch.randint(30, 220, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    values = torch.randint(30, 220, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
     return Images(values, torch.arange(4), torch.ones(4, dtype=torch.bool), "random pixels")
 
 
@@ -46,16 +59,31 @@ def test_the_released_loop_takes_the_same_step_as_ours(tiny, pixels8):
     tiny.classifier.double(), tiny.denoiser.double()
     theirs, ours = benchmark.behind(tiny, checkpointing=False), benchmark.behind(tiny)
     released = benchmark.released_iteration(theirs, x, x, y, attack)
-    assert torch.allclose(released, benchmark.our_iteration(ours, x, x, y, attack), atol=1e-12) and (released - x).abs().max() > 0.01
-    assert all(p.grad is None for p in theirs.parameters())  # as the released loop, it takes gradients of the images only
+    assert (
+        torch.allclose(released, benchmark.our_iteration(ours, x, x, y, attack), atol=1e-12)
+        and (released - x).abs().max() > 0.01
+    )
+    # as the released loop, it takes gradients of the images only
+    assert all(p.grad is None for p in theirs.parameters())
 
 
 def test_undecided_images_are_charged_the_whole_budget(tiny, pixels8, monkeypatch):
-    monkeypatch.setattr(PGD, "run", lambda self, defence, x, *_: (x, torch.tensor([5, benchmark.LOOK, 10, benchmark.LOOK])))
+    monkeypatch.setattr(
+        PGD,
+        "run",
+        lambda self, defence, x, *_: (x, torch.tensor([5, benchmark.LOOK, 10, benchmark.LOOK])),
+    )
     found = benchmark.released_loop_over_ours(tiny, pixels8)
-    assert found["iterations_over_spent"] == pytest.approx(200 / ((5 + 200 + 10 + 200) / 4)) and found["undecided"] == 2
-    assert found["equal_result_over_ours"] == min(each["ratio"] for each in found["equal_result_by_defence"].values())
-    assert found["released_loop_over_ours"] == pytest.approx(found["released_loop_per_iteration"] * found["iterations_over_spent"])
+    assert (
+        found["iterations_over_spent"] == pytest.approx(200 / ((5 + 200 + 10 + 200) / 4))
+        and found["undecided"] == 2
+    )
+    assert found["equal_result_over_ours"] == min(
+        each["ratio"] for each in found["equal_result_by_defence"].values()
+    )
+    assert found["released_loop_over_ours"] == pytest.approx(
+        found["released_loop_per_iteration"] * found["iterations_over_spent"]
+    )
 
 
 def test_an_equal_result_is_one_that_leaves_no_more_of_the_same_images(tmp_path):
@@ -73,5 +101,10 @@ def test_an_equal_result_is_one_that_leaves_no_more_of_the_same_images(tmp_path)
         evidence.append(Experiment("hetpure", attack).path(tmp_path), rows)
     found = benchmark.equal_result(2.0, 1.0, 0.1, tmp_path)
     assert found["equal_result_by_defence"]["hetpure"]["attack"] == "pgd:iterations=40"
-    assert found["equal_result_over_ours"] == pytest.approx(200 * 2 * (20 / 8) / (10 * (8 / 8 + 0.1)))
-    assert benchmark.equal_result(2.0, 1.0, 0.1, tmp_path / "nothing")["equal_result_over_ours"] is None
+    assert found["equal_result_over_ours"] == pytest.approx(
+        200 * 2 * (20 / 8) / (10 * (8 / 8 + 0.1))
+    )
+    assert (
+        benchmark.equal_result(2.0, 1.0, 0.1, tmp_path / "nothing")["equal_result_over_ours"]
+        is None
+    )

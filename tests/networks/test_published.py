@@ -1,4 +1,6 @@
-"""The published networks: names and shapes of every file, and outputs under the weights that anyone can rebuild."""
+"""The published networks: names and shapes of every file, and outputs under the weights that anyone
+can rebuild.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,16 @@ from hetpure_lab.networks.published import ADM, NETWORKS, OnCanvas, on_meta, sca
 
 SMALL_ADM = {"width": 64, "widths": (1, 2, 3, 4), "attention": (2, 3), "n_head": 16, "size": 64}
 WITH_FIXTURE = [name for name in NETWORKS if name != "resnet_50"]
-needs_fixtures = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"the parity fixtures are not here: no folder {FOLDER}")
+needs_fixtures = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason=f"the parity fixtures are not here: no folder {FOLDER}"
+)
 
 
 def listed(network: nn.Module) -> list[list]:
-    return [[k, list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in network.state_dict().items()]
+    return [
+        [k, list(v.shape), str(v.dtype).removeprefix("torch.")]
+        for k, v in network.state_dict().items()
+    ]
 
 
 def meta_adm() -> nn.Module:
@@ -36,7 +43,8 @@ def test_every_name_and_shape_is_the_published_one(name):
     spec = fixture(name)[0]
     network = meta_adm() if name == "adm_small" else on_meta(name)
     ours = listed(network)
-    # Functional parameters have no order of their own; in all other files it is the order in which an average of the weights is stored.
+    # Functional parameters have no order of their own; in all other files it is the order in which
+    # an average of the weights is stored.
     arranged = sorted if name == "svhn_wrn_28_10" else list
     assert arranged(ours) == arranged(spec["state_dict"])
 
@@ -45,7 +53,9 @@ def test_resnet_50_has_torchvisions_parameters():
     assert sum(p.numel() for p in on_meta("resnet_50").parameters()) == 25_557_032
 
 
-@pytest.mark.parametrize("name", ["wrn_28_10", "wrn_70_16", "dm_wrn_70_16", "svhn_wrn_28_10", "resnet_50"])
+@pytest.mark.parametrize(
+    "name", ["wrn_28_10", "wrn_70_16", "dm_wrn_70_16", "svhn_wrn_28_10", "resnet_50"]
+)
 def test_attention_points_run_in_the_forward_pass_from_fine_to_coarse(name):
     network, size = on_meta(name), 224 if name == "resnet_50" else 32
     with tapped(network.taps()) as activations:
@@ -57,7 +67,9 @@ def test_attention_points_run_in_the_forward_pass_from_fine_to_coarse(name):
 def filled(name: str) -> nn.Module:
     """The network under the weight-filling rule, which leaves a network's own constants alone."""
     spec, network = fixture(name)[0], ADM(**SMALL_ADM) if name == "adm_small" else NETWORKS[name]()
-    state = {k: weight(k, v) for k, v in network.state_dict().items() if k not in spec["not_filled"]}
+    state = {
+        k: weight(k, v) for k, v in network.state_dict().items() if k not in spec["not_filled"]
+    }
     if "model.map_noise.freqs" in spec["not_filled"]:
         state["model.map_noise.freqs"] = 16 * normal("model.map_noise.freqs", (128,))
     network.load_state_dict(state, strict=False, assign=True)
@@ -104,15 +116,24 @@ def test_outputs_are_the_public_implementations():
 
 @torch.no_grad()
 def peak_of_check(name: str) -> int:
-    """Check a large network's outputs, and return the most bytes that were resident in this process."""
+    """Check a large network's outputs, and return the most bytes that were resident in this
+    process.
+    """
     (check_classifier if "wrn" in name else check_denoiser)(name)
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    (line,) = (
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return 1024 * int(line.split()[1])
 
 
 @pytest.mark.slow
 @needs_fixtures
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory a process has taken")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="only Linux says how much memory a process has taken",
+)
 @pytest.mark.parametrize("name", WITH_FIXTURE)
 def test_outputs_of_the_large_networks_are_the_public_implementations_in_less_than_8_gb(name):
     """Each in a process of its own, whose peak is its own."""
@@ -122,16 +143,24 @@ def test_outputs_of_the_large_networks_are_the_public_implementations_in_less_th
     assert peak < 8e9
 
 
-# ---- conventions -----------------------------------------------------------------------------------------------------------
+# ---- conventions ---------------------------------------------------------------------------------
 
 
 def test_edm_predicts_the_noise_that_its_denoiser_implies(monkeypatch):
-    """For data N(0, s^2) the best denoiser and the best noise prediction are known in closed form."""
+    """For data N(0, s^2) the best denoiser and the best noise prediction are known in closed
+    form.
+    """
     network, schedule, variance = on_meta("edm_ddpmpp"), linear_schedule(), 0.3
-    monkeypatch.setattr(network, "denoised", lambda x, sigma: x * (variance / (variance + sigma**2))[:, None, None, None])
+    monkeypatch.setattr(
+        network,
+        "denoised",
+        lambda x, sigma: x * (variance / (variance + sigma**2))[:, None, None, None],
+    )
     x, t = torch.randn(3, 3, 4, 4, dtype=torch.float64), torch.tensor([1, 200, 1000])
     abar = schedule.abar[t][:, None, None, None]
-    torch.testing.assert_close(network(x, t), x * (1 - abar).sqrt() / (abar * variance + 1 - abar), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        network(x, t), x * (1 - abar).sqrt() / (abar * variance + 1 - abar), rtol=1e-9, atol=0
+    )
 
 
 @pytest.mark.parametrize("name", ["score_sde_ddpmpp", "svhn_ddpm"])
@@ -152,16 +181,20 @@ def test_score_sdes_own_schedule_is_close_to_the_discrete_one():
 
 def test_guided_diffusion_drops_its_variance_and_refuses_another_size():
     network = meta_adm()
-    assert network(torch.empty(1, 3, 64, 64, device="meta"), torch.full((1,), 200, device="meta")).shape == (1, 3, 64, 64)
+    assert network(
+        torch.empty(1, 3, 64, 64, device="meta"), torch.full((1,), 200, device="meta")
+    ).shape == (1, 3, 64, 64)
     with pytest.raises(ValueError, match="trained at 64 pixels"):
         network(torch.empty(1, 3, 32, 32, device="meta"), torch.full((1,), 200, device="meta"))
 
 
-# ---- another size, another device ------------------------------------------------------------------------------------------
+# ---- another size, another device ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("purifier", [Uniform(0.1, 2), HetPure(steps=3, mask_kind="top-fraction")])
-def test_purification_on_a_canvas_is_purification_of_the_scaled_image(classifier, denoiser, images, purifier):
+def test_purification_on_a_canvas_is_purification_of_the_scaled_image(
+    classifier, denoiser, images, purifier
+):
     denoiser.size = 16
     plain, canvas = (kind(classifier, denoiser, purifier) for kind in (Purified, OnCanvas))
     noise = Noise(0, range(4), [0] * 4)
@@ -176,16 +209,27 @@ def test_a_mask_of_the_images_size_fits_the_canvas(classifier, denoiser, images)
     denoiser.size = 16
     canvas, noise = OnCanvas(classifier, denoiser, HetPure(steps=3)), Noise(0, range(4), [0] * 4)
     everywhere = canvas.purify(images, noise, torch.ones(4, 1, 8, 8, dtype=images.dtype))
-    torch.testing.assert_close(everywhere, OnCanvas(classifier, denoiser, HetPure(steps=3, mask_kind="all")).purify(images, noise))
+    torch.testing.assert_close(
+        everywhere,
+        OnCanvas(classifier, denoiser, HetPure(steps=3, mask_kind="all")).purify(images, noise),
+    )
 
 
 def test_the_noise_of_a_canvas_cannot_be_frozen_and_the_attack_says_so(classifier, denoiser):
-    with pytest.raises(ValueError, match="only the noise of a plain Purified can be frozen, not that of OnCanvas"):
+    with pytest.raises(
+        ValueError, match="only the noise of a plain Purified can be frozen, not that of OnCanvas"
+    ):
         PGD(frozen="all").faces(OnCanvas(classifier, denoiser))
 
 
 @pytest.mark.parametrize(
-    "purifier", [Uniform(), HetPure(), HetPure(reading="released"), HetPure(reading="multi-step", U=2, sampler="ddpm")]
+    "purifier",
+    [
+        Uniform(),
+        HetPure(),
+        HetPure(reading="released"),
+        HetPure(reading="multi-step", U=2, sampler="ddpm"),
+    ],
 )
 def test_the_gradient_mixes_no_devices(classifier, denoiser, purifier):
     """On the meta device an operation between devices raises, as it would on a GPU."""
@@ -195,7 +239,9 @@ def test_the_gradient_mixes_no_devices(classifier, denoiser, purifier):
     assert torch.autograd.grad(logits.sum(), x)[0].device.type == "meta"
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "wrn" not in name and name != "resnet_50"])
+@pytest.mark.parametrize(
+    "name", [name for name in NETWORKS if "wrn" not in name and name != "resnet_50"]
+)
 def test_published_denoisers_mix_no_devices_and_keep_shape_and_type(name):
     network = on_meta(name)
     size = getattr(network, "size", 32)

@@ -51,11 +51,18 @@ from hetpure_core import (
 
 SCHEDULE = linear_schedule()
 ABAR = SCHEDULE.abar
-ONE, ZERO = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+ONE, ZERO = (
+    torch.ones(1, 1, 1, 1, dtype=torch.float64),
+    torch.zeros(1, 1, 1, 1, dtype=torch.float64),
+)
 IDS = ["ship", 7, 40, "frog"]
 
 # stage 1 visits 200, 150, 100 (`released`: one later), stage 2 continues 50, 0
-PURIFIERS = {f"{r}-{s}": HetPure(0.2, 0.1, tau=0.5, U=3, steps=4, reading=r, sampler=s) for r in READINGS for s in SAMPLERS}
+PURIFIERS = {
+    f"{r}-{s}": HetPure(0.2, 0.1, tau=0.5, U=3, steps=4, reading=r, sampler=s)
+    for r in READINGS
+    for s in SAMPLERS
+}
 PURIFIERS |= {k: replace(p, steps=20) for k, p in PURIFIERS.items() if p.reading == "released"}
 PURIFIERS |= {f"uniform-{s}": Uniform(0.1, 3, sampler=s) for s in SAMPLERS}
 every_purifier = pytest.mark.parametrize("purifier", PURIFIERS.values(), ids=PURIFIERS)
@@ -72,10 +79,12 @@ def close(ours: Tensor, reference: Tensor, atol: float = 1e-12) -> None:
 
 
 def hooks(*networks: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for n in networks for m in n.modules())
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) for n in networks for m in n.modules()
+    )
 
 
-# ---- 1. diffusion ----------------------------------------------------------------------------------------------------------
+# ---- 1. diffusion --------------------------------------------------------------------------------
 
 
 @given(st.floats(1e-5, 0.1), times)
@@ -90,7 +99,11 @@ def test_linear_schedule_ends():
     assert math.isclose(ABAR[-1].item(), math.exp(np.log1p(-beta).sum()), rel_tol=1e-10)
 
 
-@pytest.mark.parametrize("abar", [[0.9, 0.5], [1, 0.5, 0.5], [1, 0.5, 0.6], [1, 0.5, 0.0]], ids=["start", "flat", "rise", "zero"])
+@pytest.mark.parametrize(
+    "abar",
+    [[0.9, 0.5], [1, 0.5, 0.5], [1, 0.5, 0.6], [1, 0.5, 0.0]],
+    ids=["start", "flat", "rise", "zero"],
+)
 def test_schedule_rejects_what_is_not_a_falling_signal(abar):
     with pytest.raises(ValueError, match="fall strictly"):
         Schedule(torch.tensor(abar))
@@ -108,7 +121,13 @@ def test_index_rejects_what_is_not_a_fraction(fraction):
         SCHEDULE.index(fraction)
 
 
-def draw(seed: int = 0, image: int = 0, copy: int = 0, name: str = "start", dtype: torch.dtype = torch.float64) -> Tensor:
+def draw(
+    seed: int = 0,
+    image: int = 0,
+    copy: int = 0,
+    name: str = "start",
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
     """About 200,000 numbers of `Noise`."""
     return Noise(seed, [image], [copy])(name, torch.empty(1, 3, 256, 256, dtype=dtype))
 
@@ -117,7 +136,11 @@ def draw(seed: int = 0, image: int = 0, copy: int = 0, name: str = "start", dtyp
 def test_moments_of_the_forward_process(t):
     """Mean sqrt(abar) x0, variance 1 - abar, within 5 standard errors."""
     eps = draw()
-    xt, n, sigma = q_xt_x0(torch.full_like(eps, 0.3), t, eps, SCHEDULE), eps.numel(), math.sqrt(1 - ABAR[t])
+    xt, n, sigma = (
+        q_xt_x0(torch.full_like(eps, 0.3), t, eps, SCHEDULE),
+        eps.numel(),
+        math.sqrt(1 - ABAR[t]),
+    )
     assert abs(xt.mean() - 0.3 * math.sqrt(ABAR[t])) < 5 * sigma / math.sqrt(n)
     assert abs(xt.var() / sigma**2 - 1) < 5 * math.sqrt(2 / n)
 
@@ -135,10 +158,13 @@ def signal_and_noise(step) -> tuple[float, float]:
 
 @given(st.lists(st.integers(0, 1000), min_size=3, max_size=3, unique=True).map(sorted))
 def test_diffusing_in_two_steps_is_diffusing_in_one(sut):
-    """s -> u -> t: signals multiply, and variances add up to those of s -> t. With s = 0 this is Eq 1."""
+    """s -> u -> t: signals multiply, and variances add up to those of s -> t. With s = 0 this is Eq
+    1.
+    """
     s, u, t = sut
     (a, b), (c, d), (e, f) = (
-        signal_and_noise(lambda x, eps, i=i, j=j: q_xt_xs(x, i, j, eps, SCHEDULE)) for i, j in ((s, u), (u, t), (s, t))
+        signal_and_noise(lambda x, eps, i=i, j=j: q_xt_xs(x, i, j, eps, SCHEDULE))
+        for i, j in ((s, u), (u, t), (s, t))
     )
     assert math.isclose(a * c, e, rel_tol=1e-12)
     assert math.isclose(c**2 * b**2 + d**2, f**2, rel_tol=1e-9)
@@ -151,7 +177,9 @@ def test_unit_steps_of_eq_10_compose_to_one_diffusion(s, U):
         a, b = signal_and_noise(lambda x, eps, i=i: q_xt_xs(x, i, i + 1, eps, SCHEDULE))
         signal, variance = a * signal, a**2 * variance + b**2
     expected = signal_and_noise(lambda x, eps: q_xt_xs(x, s, s + U, eps, SCHEDULE))
-    assert math.isclose(signal, expected[0], rel_tol=1e-12) and math.isclose(variance, expected[1] ** 2, rel_tol=1e-9)
+    assert math.isclose(signal, expected[0], rel_tol=1e-12) and math.isclose(
+        variance, expected[1] ** 2, rel_tol=1e-9
+    )
 
 
 @given(times, times)
@@ -166,14 +194,20 @@ def test_diffusing_on_leaves_the_marginal_of_eq_1(s, t):
 
 @given(times, seeds)
 def test_x0_estimate_inverts_the_forward_process(t, seed):
-    x0, eps = torch.randn(2, 1, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x0, eps = torch.randn(
+        2, 1, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     close(x0_xt(q_xt_x0(x0, t, eps, SCHEDULE), t, eps, SCHEDULE), x0, atol=1e-9)
 
 
 @given(times, seeds)
 def test_ancestral_step_is_the_textbook_posterior(t, seed):
-    """Eq 7 and 9: mean (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(alpha_t), variance beta_t (1 - abar_{t-1}) / (1 - abar_t)."""
-    xt, eps, z = torch.randn(3, 1, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    """Eq 7 and 9: mean (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(alpha_t), variance beta_t (1 -
+    abar_{t-1}) / (1 - abar_t).
+    """
+    xt, eps, z = torch.randn(
+        3, 1, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     alpha = (ABAR[t] / ABAR[t - 1]).item()
     mean = (xt - (1 - alpha) / math.sqrt(1 - ABAR[t]) * eps) / math.sqrt(alpha)
     sigma = math.sqrt((1 - alpha) * (1 - ABAR[t - 1]) / (1 - ABAR[t]))
@@ -195,9 +229,14 @@ def moments(t: int, mean: float, sd: float) -> tuple[float, float]:
 
 
 def mapped_moments(grid: list[int], mean: float, sd: float) -> tuple[float, float]:
-    """Those of the image of q(x_t) under ideal DDIM, which is affine: it is enough to map the mean and one deviation."""
+    """Those of the image of q(x_t) under ideal DDIM, which is affine: it is enough to map the mean
+    and one deviation.
+    """
     m, d = moments(grid[0], mean, sd)
-    low, high = ideal_ddim(m * ONE, grid, mean, sd).item(), ideal_ddim((m + d) * ONE, grid, mean, sd).item()
+    low, high = (
+        ideal_ddim(m * ONE, grid, mean, sd).item(),
+        ideal_ddim((m + d) * ONE, grid, mean, sd).item(),
+    )
     return low, high - low
 
 
@@ -206,19 +245,26 @@ def test_ideal_ddim_maps_means_in_one_jump(t, s, mean, sd):
     """The mean for any Gaussian, and for a point (sd = 0) the whole distribution."""
     assume(s < t)
     assert math.isclose(mapped_moments([t, s], mean, sd)[0], moments(s, mean, sd)[0], abs_tol=1e-9)
-    assert math.isclose(mapped_moments([t, s], mean, 0.0)[1], moments(s, mean, 0.0)[1], abs_tol=1e-9)
+    assert math.isclose(
+        mapped_moments([t, s], mean, 0.0)[1], moments(s, mean, 0.0)[1], abs_tol=1e-9
+    )
 
 
 @pytest.mark.parametrize("sd", [0.25, 0.5, 1.0])
 def test_ideal_ddim_maps_variances_in_the_limit(sd):
-    """One index at a time, the deviation of q(x_400) becomes that of q(x_0) up to first-order errors, 10 times those of 10-fold jumps."""
-    errors = [abs(mapped_moments(list(range(400, -1, -stride)), 0.2, sd)[1] - sd) for stride in (1, 10)]
+    """One index at a time, the deviation of q(x_400) becomes that of q(x_0) up to first-order
+    errors, 10 times those of 10-fold jumps.
+    """
+    errors = [
+        abs(mapped_moments(list(range(400, -1, -stride)), 0.2, sd)[1] - sd) for stride in (1, 10)
+    ]
     assert errors[0] < 0.01 and 5 < errors[1] / errors[0] < 15
 
 
 @given(times, times, st.integers(1, 1200))
 def test_time_grid_contains_both_times(t_l, t_s, steps):
-    """Strictly falling from t_l to 0, changing stage at t_s, `steps` intervals (as far as there are indices), shared in proportion:
+    """Strictly falling from t_l to 0, changing stage at t_s, `steps` intervals (as far as there are
+    indices), shared in proportion:
     stage 2 has its share, rounded up, but leaves one for stage 1."""
     assume(t_s <= t_l and steps >= 1 + (t_s < t_l))
     stage_1, stage_2 = time_grid(t_l, t_s, steps)
@@ -231,7 +277,13 @@ def test_time_grid_contains_both_times(t_l, t_s, steps):
 
 
 @pytest.mark.parametrize(
-    ("t_l", "t_s", "steps", "message"), [(200, 50, 1, "too few"), (200, 0, 9, "1 <= t_s"), (50, 51, 9, "1 <= t_s"), (50, 50, 0, "too few")]
+    ("t_l", "t_s", "steps", "message"),
+    [
+        (200, 50, 1, "too few"),
+        (200, 0, 9, "1 <= t_s"),
+        (50, 51, 9, "1 <= t_s"),
+        (50, 50, 0, "too few"),
+    ],
 )
 def test_time_grid_rejects(t_l, t_s, steps, message):
     with pytest.raises(ValueError, match=message):
@@ -239,17 +291,24 @@ def test_time_grid_rejects(t_l, t_s, steps, message):
 
 
 def test_released_grid_examples():
-    """Multiples of T // steps, counted from one; stage 2 starts at the lowest of them that is not below t_s."""
+    """Multiples of T // steps, counted from one; stage 2 starts at the lowest of them that is not
+    below t_s.
+    """
     assert released_grid(0.2, 0.1, 10, 1000) == ([201, 101], [101, 1])
     assert released_grid(0.2, 0.05, 10, 1000) == ([201, 101], [101, 1])
-    assert released_grid(0.2, 0.05, 50, 1000) == ([201, 181, 161, 141, 121, 101, 81, 61], [61, 41, 21, 1])
+    assert released_grid(0.2, 0.05, 50, 1000) == (
+        [201, 181, 161, 141, 121, 101, 81, 61],
+        [61, 41, 21, 1],
+    )
     assert released_grid(0.15, 0.1, 10, 1000) == ([101], [101, 1])
     with pytest.raises(ValueError, match="too few"):
         released_grid(0.05, 0.01, 10, 1000)
 
 
 def released_times(t_l: float, t_s: float, steps: int) -> tuple[list[int], list[int]]:
-    """The released code's times, zero-based: its truncations and comparisons taken literally, without tolerances."""
+    """The released code's times, zero-based: its truncations and comparisons taken literally,
+    without tolerances.
+    """
     times = [t for t in range(0, 999, 1000 // steps)][: int(steps * t_l) + 1][::-1]
     n_1 = sum(s >= t_s * 1000 for s in times[1:])
     return times[: n_1 + 1], times[n_1:]
@@ -259,7 +318,9 @@ def released_times(t_l: float, t_s: float, steps: int) -> tuple[list[int], list[
 def test_released_grid_is_that_of_the_released_code(steps):
     """For all levels in hundredths."""
     for t_l, t_s in ((i / 100, j / 100) for i in range(200 // steps + 1, 101) for j in range(1, i)):
-        assert [[t - 1 for t in ts] for ts in released_grid(t_l, t_s, steps, 1000)] == list(released_times(t_l, t_s, steps))
+        assert [[t - 1 for t in ts] for ts in released_grid(t_l, t_s, steps, 1000)] == list(
+            released_times(t_l, t_s, steps)
+        )
 
 
 def test_released_grid_rejects_more_steps_than_indices():
@@ -267,7 +328,7 @@ def test_released_grid_rejects_more_steps_than_indices():
         released_grid(0.2, 0.1, 1001, 1000)
 
 
-# ---- noise -----------------------------------------------------------------------------------------------------------------
+# ---- noise ---------------------------------------------------------------------------------------
 
 
 def test_noise_depends_on_its_key_only():
@@ -279,7 +340,11 @@ def test_noise_depends_on_its_key_only():
         assert torch.equal(part("start", like[rows]), whole[rows])
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"image": 1}, {"copy": 1}, {"name": "known 50 "}], ids=lambda o: next(iter(o)))
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 1}, {"image": 1}, {"copy": 1}, {"name": "known 50 "}],
+    ids=lambda o: next(iter(o)),
+)
 def test_noise_of_another_key_is_independent(other):
     """Correlation 0 within 5 standard errors."""
     eps, z = draw(), draw(**other)
@@ -292,7 +357,9 @@ def test_noise_is_the_same_in_every_precision():
 
 def test_noise_keys_cannot_be_confused():
     like = torch.empty(1, 3, 4, 4)
-    assert not torch.equal(Noise("a/b", ["c"], [0])("start", like), Noise("a", ["b/c"], [0])("start", like))
+    assert not torch.equal(
+        Noise("a/b", ["c"], [0])("start", like), Noise("a", ["b/c"], [0])("start", like)
+    )
 
 
 def test_noise_needs_a_key_per_image():
@@ -305,12 +372,14 @@ def test_noise_needs_a_copy_per_image():
         Noise(0, [1, 2], [0])
 
 
-# ---- 2. attention mask -----------------------------------------------------------------------------------------------------
+# ---- 2. attention mask ---------------------------------------------------------------------------
 
 
 def some_maps(seed: int, blocks: int = 3, levels: int = 12) -> Tensor:
     """(2, blocks, 6, 6) maps in [0, 1] with many ties."""
-    return torch.randint(0, levels, (2, blocks, 6, 6), generator=torch.Generator().manual_seed(seed)).double() / (levels - 1)
+    return torch.randint(
+        0, levels, (2, blocks, 6, 6), generator=torch.Generator().manual_seed(seed)
+    ).double() / (levels - 1)
 
 
 @given(seeds, st.integers(1, 5))
@@ -328,19 +397,27 @@ def test_activation_map_needs_a_natural_p():
 
 @given(seeds, st.floats(1e-3, 1e3), st.floats(-10, 10))
 def test_min_max_fills_the_unit_interval(seed, scale, shift):
-    """The extremes become exactly 0 and 1, whatever the scale, per image and block; a constant map becomes 0."""
-    scaled = min_max(scale * torch.cat([some_maps(seed, levels=1000), torch.zeros(2, 1, 6, 6)], 1) + shift)
+    """The extremes become exactly 0 and 1, whatever the scale, per image and block; a constant map
+    becomes 0.
+    """
+    scaled = min_max(
+        scale * torch.cat([some_maps(seed, levels=1000), torch.zeros(2, 1, 6, 6)], 1) + shift
+    )
     assert (scaled.amin((2, 3)) == 0).all() and (scaled[:, :3].amax((2, 3)) == 1).all()
     assert (scaled[:, 3] == 0).all()
 
 
 @given(seeds, st.floats(0, 1))
 def test_threshold_mask_is_the_union_over_blocks(seed, tau):
-    """Eq 4: of 0 and 1, the union of the blocks' own masks, and the same as the maximum, then threshold."""
+    """Eq 4: of 0 and 1, the union of the blocks' own masks, and the same as the maximum, then
+    threshold.
+    """
     maps = some_maps(seed)
     mask = threshold_mask(maps, tau)
     assert mask.shape == (2, 1, 6, 6) and set(mask.unique().tolist()) <= {0, 1}
-    assert torch.equal(mask[:, 0] == 1, (maps[:, 0] > tau) | (maps[:, 1] > tau) | (maps[:, 2] > tau))
+    assert torch.equal(
+        mask[:, 0] == 1, (maps[:, 0] > tau) | (maps[:, 1] > tau) | (maps[:, 2] > tau)
+    )
     assert torch.equal(mask, (maps.amax(1, keepdim=True) > tau).double())
 
 
@@ -378,7 +455,10 @@ def test_top_fraction_has_exactly_its_area(seed, fraction):
     """Also with ties; and no pixel outside has a higher score than one inside."""
     maps = some_maps(seed)
     mask, score = top_fraction_mask(maps, fraction), maps.amax(1, keepdim=True)
-    assert (mask.sum((1, 2, 3)) == int(fraction * 36)).all() and set(mask.unique().tolist()) <= {0, 1}
+    assert (mask.sum((1, 2, 3)) == int(fraction * 36)).all() and set(mask.unique().tolist()) <= {
+        0,
+        1,
+    }
     lowest_inside = torch.where(mask == 1, score, 2).amin((1, 2, 3))
     highest_outside = torch.where(mask == 0, score, -1).amax((1, 2, 3))
     assert (lowest_inside >= highest_outside).all()
@@ -388,15 +468,21 @@ def test_top_fraction_has_exactly_its_area(seed, fraction):
 def test_random_mask_has_the_area_of_its_model(seed, tau):
     mask = threshold_mask(some_maps(seed), tau)
     control = random_mask(mask, Noise(seed, [0, 1], [0, 0]))
-    assert torch.equal(control.sum((1, 2, 3)), mask.sum((1, 2, 3))) and set(control.unique().tolist()) <= {0, 1}
+    assert torch.equal(control.sum((1, 2, 3)), mask.sum((1, 2, 3))) and set(
+        control.unique().tolist()
+    ) <= {0, 1}
 
 
 def test_random_mask_differs_between_images_and_copies():
     mask = torch.zeros(3, 1, 16, 16)
     mask[..., :8] = 1
     control = random_mask(mask, Noise(0, [1, 2, 1], [0, 0, 1]))
-    overlap = [(control[a] * other).sum().item() for a, other in ((0, mask[0]), (0, control[1]), (0, control[2]))]
-    assert all(30 < o < 98 for o in overlap)  # 64 expected of 128, standard deviation 5.7 for independent masks
+    overlap = [
+        (control[a] * other).sum().item()
+        for a, other in ((0, mask[0]), (0, control[1]), (0, control[2]))
+    ]
+    # 64 expected of 128, standard deviation 5.7 for independent masks
+    assert all(30 < o < 98 for o in overlap)
     assert torch.equal(control[:1], random_mask(mask[:1], Noise(0, [1], [0])))
 
 
@@ -416,7 +502,9 @@ def test_tapped_leaves_no_hooks_after_an_exception(classifier):
 
 @pytest.mark.parametrize("p", [1, 2, 3])
 def test_attention_map_of_the_image_itself(p, images):
-    """With an identity as network and tap, the map is the image's own norm over colours, scaled to [0, 1]."""
+    """With an identity as network and tap, the map is the image's own norm over colours, scaled to
+    [0, 1].
+    """
     network = nn.Identity()
     norm = sum(images[:, c] ** p for c in range(3)) ** (1 / p)
     low, high = norm.amin((1, 2), keepdim=True), norm.amax((1, 2), keepdim=True)
@@ -424,9 +512,15 @@ def test_attention_map_of_the_image_itself(p, images):
 
 
 def test_attention_maps_are_one_per_tap_at_image_size(classifier, images):
-    """Both taps, the second at half size, are in [0, 1] and attain both ends; each is the map of its tap alone."""
+    """Both taps, the second at half size, are in [0, 1] and attain both ends; each is the map of
+    its tap alone.
+    """
     maps = attention_maps(images, classifier, classifier.taps())
-    assert maps.shape == (4, 2, 8, 8) and (maps.amin((2, 3)) == 0).all() and (maps.amax((2, 3)) == 1).all()
+    assert (
+        maps.shape == (4, 2, 8, 8)
+        and (maps.amin((2, 3)) == 0).all()
+        and (maps.amax((2, 3)) == 1).all()
+    )
     for i, tap in enumerate(classifier.taps()):
         assert torch.equal(maps[:, i : i + 1], attention_maps(images, classifier, [tap]))
 
@@ -445,9 +539,13 @@ def test_mask_kinds(classifier, images):
     """The six kinds are what their names say."""
     masks = {kind: mask_of(kind, classifier, images) for kind in MASKS}
     attention, area = masks["attention"], masks["attention"].sum((1, 2, 3))
-    assert torch.equal(attention, threshold_mask(attention_maps(images, classifier, classifier.taps()), 0.6))
+    assert torch.equal(
+        attention, threshold_mask(attention_maps(images, classifier, classifier.taps()), 0.6)
+    )
     assert torch.equal(masks["inverted"], 1 - attention)
-    assert torch.equal(masks["random"].sum((1, 2, 3)), area) and not torch.equal(masks["random"], attention)
+    assert torch.equal(masks["random"].sum((1, 2, 3)), area) and not torch.equal(
+        masks["random"], attention
+    )
     assert (masks["top-fraction"].sum((1, 2, 3)) == 16).all()
     assert (masks["all"] == 1).all() and (masks["none"] == 0).all()
 
@@ -462,25 +560,35 @@ def test_mask_builds_no_graph(reading, images, classifier):
 
 
 def test_released_mask_is_never_empty(classifier, images):
-    """It compares with >=, so that at tau = 1 the highest pixel of each of the two blocks is left, where Eq 4 leaves none."""
-    released, paper = (HetPure(tau=1.0, reading=r).mask(images, classifier, classifier.taps(), noise_of(images)) for r in READINGS[1::-1])
+    """It compares with >=, so that at tau = 1 the highest pixel of each of the two blocks is left,
+    where Eq 4 leaves none.
+    """
+    released, paper = (
+        HetPure(tau=1.0, reading=r).mask(images, classifier, classifier.taps(), noise_of(images))
+        for r in READINGS[1::-1]
+    )
     assert set(released.sum((1, 2, 3)).tolist()) <= {1, 2} and paper.sum() == 0
 
 
 def test_released_mask_by_area(classifier, images):
     """The `released` reading ranks the pixels of its own maps."""
-    mask, maps = mask_of("top-fraction", classifier, images, reading="released"), released_maps(images, classifier, classifier.taps())
+    mask, maps = (
+        mask_of("top-fraction", classifier, images, reading="released"),
+        released_maps(images, classifier, classifier.taps()),
+    )
     assert torch.equal(mask, top_fraction_mask(maps, 0.25)) and (mask.sum((1, 2, 3)) == 16).all()
 
 
 def test_mask_of_chosen_blocks(classifier, images):
-    one, other, both = (mask_of("attention", classifier, images, blocks=b) for b in ((0,), (1,), (0, 1)))
+    one, other, both = (
+        mask_of("attention", classifier, images, blocks=b) for b in ((0,), (1,), (0, 1))
+    )
     assert not torch.equal(one, other)
     assert torch.equal(torch.maximum(one, other), both)
     assert torch.equal(both, mask_of("attention", classifier, images))
 
 
-# ---- 3. heterogeneous purification -----------------------------------------------------------------------------------------
+# ---- 3. heterogeneous purification ---------------------------------------------------------------
 
 
 @pytest.fixture
@@ -526,7 +634,9 @@ def noise_of(images: Tensor) -> Noise:
     return Noise(0, IDS[: len(images)], [0] * len(images))
 
 
-def purified(purifier, images: Tensor, denoiser: nn.Module, noise, mask: Tensor | None = None) -> Tensor:
+def purified(
+    purifier, images: Tensor, denoiser: nn.Module, noise, mask: Tensor | None = None
+) -> Tensor:
     """The end of a purification in the [-1, 1] scale."""
     x_adv = 2 * images - 1
     return run(x_adv, purifier.plan(x_adv, mask, denoiser, noise, SCHEDULE))
@@ -542,7 +652,8 @@ def known_draw(reading: str, t: int) -> str:
 
 @every_method
 def test_merge_keeps_the_inside_and_renews_the_outside(method, images, denoiser, half, monkeypatch):
-    """Right after every merge: inside the mask the state that came in, outside the forward process of the input, bit for bit,
+    """Right after every merge: inside the mask the state that came in, outside the forward process
+    of the input, bit for bit,
     whatever the network did before. (With U = 1 every reading merges once per step.)"""
     x_adv, noise, merges = 2 * images - 1, noise_of(images), []
 
@@ -563,7 +674,9 @@ def test_merge_keeps_the_inside_and_renews_the_outside(method, images, denoiser,
 
 @pytest.mark.parametrize("reading", ["paper", "multi-step"])
 def test_start_is_heterogeneous(reading, images, denoiser, half):
-    """Eq 5 and 6: inside, the input diffused to t_l; outside, the input diffused to t_s and from there on to t_l."""
+    """Eq 5 and 6: inside, the input diffused to t_l; outside, the input diffused to t_s and from
+    there on to t_l.
+    """
     x_adv, noise = 2 * images - 1, noise_of(images)
     plan = HetPure(0.2, 0.05, steps=4, reading=reading).plan(x_adv, half, denoiser, noise, SCHEDULE)
     time, start = next(trajectory(x_adv, plan))
@@ -574,7 +687,9 @@ def test_start_is_heterogeneous(reading, images, denoiser, half):
 
 
 def algorithm_1(x0: Tensor, mask: Tensor, eps, noise: Noise, U: int, eta: float) -> Tensor:
-    """Algorithm 1 as printed, errata applied, at the times 200, 150, 100, 50, 0 with t_s = 100; Eq 11 is deterministic."""
+    """Algorithm 1 as printed, errata applied, at the times 200, 150, 100, 50, 0 with t_s = 100; Eq
+    11 is deterministic.
+    """
     weak = q_xt_x0(x0, 100, noise("start weak", x0), SCHEDULE)
     strong = q_xt_x0(x0, 200, noise("start", x0), SCHEDULE)
     x = mask * strong + (1 - mask) * q_xt_xs(weak, 100, 200, noise("start rest", x0), SCHEDULE)
@@ -596,7 +711,9 @@ def test_paper_reading_is_algorithm_1(U, sampler, eta, images, denoiser, half):
 
 
 def repaint(x: Tensor, x0: Tensor, mask: Tensor, eps, noise: Noise, U: int, eta: float) -> Tensor:
-    """RePaint's stage 1 at the times 200, 150, 100: the known region anew after each of U denoising steps, and U - 1 ways back up."""
+    """RePaint's stage 1 at the times 200, 150, 100: the known region anew after each of U denoising
+    steps, and U - 1 ways back up.
+    """
     for t, s in ((200, 150), (150, 100)):
         for u in range(U):
             x = p_xs_xt(x, t, s, eps(x, at(t, x)), SCHEDULE, eta, noise(f"reverse {t} {s} {u}", x))
@@ -609,19 +726,24 @@ def repaint(x: Tensor, x0: Tensor, mask: Tensor, eps, noise: Noise, U: int, eta:
 @pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddpm", 1.0)])
 def test_multi_step_reading_is_repaint(sampler, eta, images, denoiser, half):
     x_adv, noise = 2 * images - 1, noise_of(images)
-    plan = HetPure(0.2, 0.1, U=3, steps=4, reading="multi-step", sampler=sampler).plan(x_adv, half, denoiser, noise, SCHEDULE)
+    plan = HetPure(0.2, 0.1, U=3, steps=4, reading="multi-step", sampler=sampler).plan(
+        x_adv, half, denoiser, noise, SCHEDULE
+    )
     states = dict(trajectory(x_adv, plan))
     close(states[100], repaint(states[200], x_adv, half, denoiser, noise, 3, eta))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_empty_mask_is_uniform_purification_from_t_s(sampler, images, classifier, denoiser):
-    """`multi-step`, U = 1: the last known region is all that stage 2 sees. Exactly so, with that draw as the start. An empty mask
+    """`multi-step`, U = 1: the last known region is all that stage 2 sees. Exactly so, with that
+    draw as the start. An empty mask
     comes from `none` and from tau = 1."""
     noise, uniform = noise_of(images), Uniform(0.05, 3, sampler)
     expected = purified(uniform, images, denoiser, Renamed(noise, {"start": "known 50 0"}))
     for settings in ({"mask_kind": "none"}, {"tau": 1.0}):
-        method = HetPure(0.2, 0.05, U=1, steps=12, reading="multi-step", sampler=sampler, **settings)
+        method = HetPure(
+            0.2, 0.05, U=1, steps=12, reading="multi-step", sampler=sampler, **settings
+        )
         assert method.grid(SCHEDULE)[1] == uniform.grid(SCHEDULE)[1]
         mask = method.mask(images, classifier, classifier.taps(), noise)
         assert torch.equal(purified(method, images, denoiser, noise, mask), expected)
@@ -629,9 +751,13 @@ def test_empty_mask_is_uniform_purification_from_t_s(sampler, images, classifier
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_full_mask_is_uniform_purification_from_t_l(sampler, images, classifier, denoiser):
-    """`multi-step`, U = 1, `all`: no known region is ever used. Exactly so, with the same start and the same grid."""
+    """`multi-step`, U = 1, `all`: no known region is ever used. Exactly so, with the same start and
+    the same grid.
+    """
     noise, uniform = noise_of(images), Uniform(0.2, 8, sampler)
-    method = HetPure(0.2, 0.05, U=1, steps=8, reading="multi-step", sampler=sampler, mask_kind="all")
+    method = HetPure(
+        0.2, 0.05, U=1, steps=8, reading="multi-step", sampler=sampler, mask_kind="all"
+    )
     stage_1, stage_2 = method.grid(SCHEDULE)
     assert stage_1 + stage_2[1:] == uniform.grid(SCHEDULE)[1]
     names = {f"reverse {t} {s} ": f"reverse {t} {s} 0" for t, s in pairwise(stage_1)}
@@ -640,13 +766,18 @@ def test_full_mask_is_uniform_purification_from_t_l(sampler, images, classifier,
     assert torch.equal(purified(method, images, denoiser, noise, mask), expected)
 
 
-def test_paper_reading_without_mask_is_uniform_purification_from_above_t_s(images, classifier, denoiser):
-    """What enters stage 2 is the input diffused to t_s and on to t_s + U, then denoised: uniform purification from t_s + U, whose
+def test_paper_reading_without_mask_is_uniform_purification_from_above_t_s(
+    images, classifier, denoiser
+):
+    """What enters stage 2 is the input diffused to t_s and on to t_s + U, then denoised: uniform
+    purification from t_s + U, whose
     start noise is the sum of the two draws."""
     noise, method = noise_of(images), HetPure(0.2, 0.05, U=10, steps=20, mask_kind="none")
     assert method.grid(SCHEDULE)[1] == [50, 40, 30, 20, 10, 0]
     variance = 1 - ABAR[60] / ABAR[50]
-    both = ((1 - variance) * (1 - ABAR[50])).sqrt() * noise("known 50 ", images) + variance.sqrt() * noise("renoise 50", images)
+    both = ((1 - variance) * (1 - ABAR[50])).sqrt() * noise(
+        "known 50 ", images
+    ) + variance.sqrt() * noise("renoise 50", images)
     expected = purified(Uniform(0.06, 6), images, denoiser, Given(both / (1 - ABAR[60]).sqrt()))
     mask = method.mask(images, classifier, classifier.taps(), noise)
     close(purified(method, images, denoiser, noise, mask), expected)
@@ -661,10 +792,14 @@ def test_no_draw_of_noise_is_used_twice(purifier, images, denoiser, half):
 
 @every_purifier
 def test_ancestral_steps_are_noisy_and_ddim_steps_are_not(purifier, images, denoiser, half):
-    """With the ddpm sampler every denoiser call but those of Eq 11 draws noise; with ddim none does."""
+    """With the ddpm sampler every denoiser call but those of Eq 11 draws noise; with ddim none
+    does.
+    """
     noise = Recorded(noise_of(images))
     purified(purifier, images, denoiser, noise, half)
-    eq_11 = len(purifier.grid(SCHEDULE)[0]) - 1 if getattr(purifier, "reading", None) == "paper" else 0
+    eq_11 = (
+        len(purifier.grid(SCHEDULE)[0]) - 1 if getattr(purifier, "reading", None) == "paper" else 0
+    )
     expected = purifier.calls(SCHEDULE) - eq_11 if purifier.sampler == "ddpm" else 0
     assert sum(name.startswith("reverse") for name in noise.names) == expected
 
@@ -672,7 +807,10 @@ def test_ancestral_steps_are_noisy_and_ddim_steps_are_not(purifier, images, deno
 @every_method
 def test_renoising_stops_at_the_last_index(method, images, denoiser, half):
     """With t_l next to T and a large U no time beyond T is asked for."""
-    asked, method = [], replace(method, t_l=0.95, t_s=0.9, U=2 if method.reading == "multi-step" else 200)
+    asked, method = (
+        [],
+        replace(method, t_l=0.95, t_s=0.9, U=2 if method.reading == "multi-step" else 200),
+    )
     denoiser.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1].max().item()))
     assert purified(method, images, denoiser, noise_of(images), half).isfinite().all()
     assert max(asked) == (950 if method.reading == "multi-step" else SCHEDULE.T)
@@ -688,21 +826,27 @@ def test_calls_counts_the_denoiser(purifier, images, classifier, denoiser):
 
 @every_purifier
 def test_trajectory_ends_in_the_purified_image(purifier, images, classifier, denoiser):
-    """Its times are those of the grid, its last state is what `run` returns, with and without segments."""
+    """Its times are those of the grid, its last state is what `run` returns, with and without
+    segments.
+    """
     defended, x_adv = Purified(classifier, denoiser, purifier), 2 * images - 1
     plan = defended.plan(images, defended.noise(4, IDS))
     visited, states = zip(*trajectory(x_adv, plan))
     stage_1, stage_2 = purifier.grid(SCHEDULE)
     assert list(visited) == stage_1 + stage_2[1:]
-    assert torch.equal(states[-1], run(x_adv, plan)) and torch.equal(states[-1], run(x_adv, plan, segment=2))
+    assert torch.equal(states[-1], run(x_adv, plan)) and torch.equal(
+        states[-1], run(x_adv, plan, segment=2)
+    )
 
 
-# ---- 4. the defended classifier --------------------------------------------------------------------------------------------
+# ---- 4. the defended classifier ------------------------------------------------------------------
 
 
 @every_purifier
 def test_an_image_does_not_depend_on_its_neighbours(purifier, images, classifier, denoiser):
-    """A batch of one, a part and a permutation give each image the logits it has in the whole batch."""
+    """A batch of one, a part and a permutation give each image the logits it has in the whole
+    batch.
+    """
     defended = Purified(classifier, denoiser, purifier, seed=3)
     whole = defended(images, IDS)
     for rows in ([0], [3], [2, 0], [3, 1, 0, 2]):
@@ -711,7 +855,10 @@ def test_an_image_does_not_depend_on_its_neighbours(purifier, images, classifier
 
 @every_purifier
 def test_copies_and_seeds_differ(purifier, images, classifier, denoiser):
-    defended, other = Purified(classifier, denoiser, purifier), Purified(classifier, denoiser, purifier, seed=1)
+    defended, other = (
+        Purified(classifier, denoiser, purifier),
+        Purified(classifier, denoiser, purifier, seed=1),
+    )
     first = defended(images, IDS)
     assert torch.equal(first, defended(images, IDS, [0] * 4))
     for logits in (defended(images, IDS, [1] * 4), other(images, IDS)):
@@ -721,7 +868,9 @@ def test_copies_and_seeds_differ(purifier, images, classifier, denoiser):
 @every_purifier
 @pytest.mark.parametrize("copy", [0, 2])
 def test_votes_are_the_mean_over_separate_copies(copy, purifier, images, classifier, denoiser):
-    """Alg 3: three votes of copy c are the copies 3c, 3c + 1, 3c + 2, and the output is the log of their mean probability."""
+    """Alg 3: three votes of copy c are the copies 3c, 3c + 1, 3c + 2, and the output is the log of
+    their mean probability.
+    """
     voting = Purified(classifier, denoiser, purifier, votes=3)(images, IDS, [copy] * 4)
     single = Purified(classifier, denoiser, purifier)
     probabilities = [single(images, IDS, [3 * copy + s] * 4).softmax(-1) for s in range(3)]
@@ -732,22 +881,34 @@ def test_votes_share_a_given_mask(images, classifier, denoiser, half):
     method = HetPure(tau=0.5, steps=4)
     voting = Purified(classifier, denoiser, method, votes=2)(images, IDS, mask=half)
     single = Purified(classifier, denoiser, method)
-    close(voting, mean_log_probability(torch.stack([single(images, IDS, [s] * 4, half) for s in range(2)])))
+    close(
+        voting,
+        mean_log_probability(torch.stack([single(images, IDS, [s] * 4, half) for s in range(2)])),
+    )
 
 
 @pytest.mark.parametrize("votes", [1, 2])
 def test_anonymous_calls_are_fresh(votes, images, classifier, denoiser):
-    """Images without ids get new noise in every call; a new module given the same seed repeats the series."""
-    defended, again = (Purified(classifier, denoiser, Uniform(steps=2), votes=votes, seed=0) for _ in range(2))
+    """Images without ids get new noise in every call; a new module given the same seed repeats the
+    series.
+    """
+    defended, again = (
+        Purified(classifier, denoiser, Uniform(steps=2), votes=votes, seed=0) for _ in range(2)
+    )
     series = [defended(images) for _ in range(3)]
-    assert all(((a - b).abs().amax(1) > 1e-6).all() for a, b in ((series[0], series[1]), (series[1], series[2]), (series[0], series[2])))
+    assert all(
+        ((a - b).abs().amax(1) > 1e-6).all()
+        for a, b in ((series[0], series[1]), (series[1], series[2]), (series[0], series[2]))
+    )
     assert all(torch.equal(s, again(images)) for s in series)
 
 
 def test_anonymous_noise_is_not_drawn_again(images, classifier, denoiser):
     """Not by any mixture of `forward`, which numbers its votes, and `noise`."""
     defended, drawn = Purified(classifier, denoiser, Uniform(steps=2), votes=3), []
-    denoiser.register_forward_pre_hook(lambda _, inputs: drawn.extend(inputs[0]) if inputs[1][0] == 100 else None)
+    denoiser.register_forward_pre_hook(
+        lambda _, inputs: drawn.extend(inputs[0]) if inputs[1][0] == 100 else None
+    )
     defended(images[:1])
     for _ in range(3):
         defended.purify(images[:1], defended.noise(1))
@@ -765,7 +926,10 @@ def test_no_hook_is_left_behind(purifier, images, classifier, denoiser):
     defended = Purified(classifier, denoiser, purifier, votes=2)
     for _ in range(5):
         defended(images.clone().requires_grad_()).sum().backward()
-    with pytest.raises(ValueError, match="images are torch.float32 on cpu, but the weights of the .* are torch.float64"):
+    with pytest.raises(
+        ValueError,
+        match="images are torch.float32 on cpu, but the weights of the .* are torch.float64",
+    ):
         defended(images.float())
     assert hooks(classifier, denoiser) == 0
 
@@ -779,7 +943,9 @@ def test_taps_may_be_given(images, classifier, denoiser):
 
 @every_purifier
 def test_purify_returns_images(purifier, images, classifier, denoiser):
-    """In [0, 1], without gradient: what `Purified.purify` returns, clamped; the inputs are left alone."""
+    """In [0, 1], without gradient: what `Purified.purify` returns, clamped; the inputs are left
+    alone.
+    """
     before, defended = images.clone(), Purified(classifier, denoiser, purifier, seed=2)
     ours = purify(images, classifier, denoiser, purifier, ids=IDS, seed=2)
     free = defended.purify(images, defended.noise(4, IDS)).detach()
@@ -790,22 +956,34 @@ def test_purify_returns_images(purifier, images, classifier, denoiser):
 
 def test_purify_numbers_images_without_ids(images, classifier, denoiser):
     """So that a script repeats itself."""
-    assert torch.equal(purify(images, classifier, denoiser), purify(images, classifier, denoiser, ids=range(4)))
+    assert torch.equal(
+        purify(images, classifier, denoiser), purify(images, classifier, denoiser, ids=range(4))
+    )
 
 
 @pytest.mark.parametrize("make", [torch.tensor, np.array], ids=["tensor", "array"])
 def test_purify_takes_ids_as_loaders_give_them(make, images, classifier, denoiser):
     ours = purify(images, classifier, denoiser, Uniform(steps=2), ids=make([5, 6, 7, 8]))
-    assert torch.equal(ours, purify(images, classifier, denoiser, Uniform(steps=2), ids=[5, 6, 7, 8]))
+    assert torch.equal(
+        ours, purify(images, classifier, denoiser, Uniform(steps=2), ids=[5, 6, 7, 8])
+    )
 
 
 def runs(*probabilities: list[float], offsets: list[float] | None = None) -> Tensor:
-    """(S, 1, classes) logits with these probabilities; logits are free up to a constant, which `offsets` adds."""
-    return torch.tensor(probabilities).log().unsqueeze(1) + torch.tensor(offsets or [0.0] * len(probabilities)).reshape(-1, 1, 1)
+    """(S, 1, classes) logits with these probabilities; logits are free up to a constant, which
+    `offsets` adds.
+    """
+    return torch.tensor(probabilities).log().unsqueeze(1) + torch.tensor(
+        offsets or [0.0] * len(probabilities)
+    ).reshape(-1, 1, 1)
 
 
 def test_mean_log_probability_by_hand():
-    close(mean_log_probability(runs([0.9, 0.1], [0.3, 0.7], offsets=[5, -5])).exp(), torch.tensor([[0.6, 0.4]]), atol=1e-6)
+    close(
+        mean_log_probability(runs([0.9, 0.1], [0.3, 0.7], offsets=[5, -5])).exp(),
+        torch.tensor([[0.6, 0.4]]),
+        atol=1e-6,
+    )
 
 
 def test_soft_and_hard_votes_can_differ():
@@ -829,12 +1007,14 @@ def test_a_class_no_run_chose_cannot_win_a_hard_vote():
 
 @given(seeds, st.integers(1, 7))
 def test_votes_do_not_depend_on_the_order_of_runs(seed, n):
-    logits = torch.randn(n, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    logits = torch.randn(
+        n, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     for how in ("soft", "hard"):
         assert torch.equal(vote(logits, how), vote(logits.flip(0), how))
 
 
-# ---- 5. checks -------------------------------------------------------------------------------------------------------------
+# ---- 5. checks -----------------------------------------------------------------------------------
 
 GOOD = torch.full((2, 3, 4, 4), 0.5)
 BAD_IMAGES = {
@@ -853,7 +1033,11 @@ BAD_IMAGES = {
 @pytest.mark.parametrize(("bad", "message"), BAD_IMAGES.values(), ids=BAD_IMAGES)
 def test_bad_images_are_rejected(bad, message, classifier, denoiser):
     """By the defended classifier and by `purify`, before any network runs."""
-    for reject in (check_images, Purified(classifier, denoiser), lambda x: purify(x, classifier, denoiser)):
+    for reject in (
+        check_images,
+        Purified(classifier, denoiser),
+        lambda x: purify(x, classifier, denoiser),
+    ):
         with pytest.raises(ValueError, match=message):
             reject(bad)
 
@@ -903,7 +1087,10 @@ def test_bad_settings_are_rejected(purifier, settings, message):
 def test_too_few_steps_are_rejected(reading, images, classifier, denoiser):
     """One step cannot visit two levels."""
     method = HetPure(steps=1, reading=reading)
-    for reject in (lambda: method.calls(SCHEDULE), lambda: purify(images, classifier, denoiser, method)):
+    for reject in (
+        lambda: method.calls(SCHEDULE),
+        lambda: purify(images, classifier, denoiser, method),
+    ):
         with pytest.raises(ValueError, match="steps are too few"):
             reject()
 

@@ -1,4 +1,6 @@
-"""Chapters 05 to 07 through papermill, as a user runs them; and whose pictures the chapters show."""
+"""Chapters 05 to 07 through papermill, as a user runs them; and whose pictures the chapters
+show.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +31,31 @@ def run(tmp_path, **parameters):
 
 
 def printed(notebook) -> str:
-    return "\n".join(o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream" and o.name == "stdout")
+    return "\n".join(
+        o.text
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+        if o.output_type == "stream" and o.name == "stdout"
+    )
 
 
 def shown(notebook) -> list[str]:
-    return [o.data["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    return [
+        o.data["image/png"]
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+        if "image/png" in o.get("data", {})
+    ]
 
 
 def texts(notebook) -> str:
     """All that is shown as text, but for what is printed."""
     outputs = [o.get("data", {}) for c in notebook.cells for o in c.get("outputs", [])]
-    return "\n".join(data.get(kind, "") for data in outputs for kind in ("text/plain", "text/html", "text/markdown"))
+    return "\n".join(
+        data.get(kind, "")
+        for data in outputs
+        for kind in ("text/plain", "text/html", "text/markdown")
+    )
 
 
 def live_table(notebook) -> str:
@@ -54,7 +70,8 @@ def test_tau_changes_coverage_pictures_and_the_defence(tmp_path):
     assert "tau=0.3" in live_table(low) and "tau=0.95" in live_table(high)
 
 
-# Stands in front of the chapter: tiny networks for the published ones, a test set of four images, a short protocol.
+# Stands in front of the chapter: tiny networks for the published ones, a test set of four images, a
+# short protocol.
 TINY = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -78,14 +95,17 @@ def load_tiny(name, device):
     if name == "guided-diffusion-256":
         network = conftest.seeded(Sized, 1)
     else:
-        network = conftest.seeded(conftest.TinyDenoiser if name.startswith(("edm", "svhn-ddpm")) else conftest.TinyClassifier, 1)
+        denoises = name.startswith(("edm", "svhn-ddpm"))
+        tiny = conftest.TinyDenoiser if denoises else conftest.TinyClassifier
+        network = conftest.seeded(tiny, 1)
     network.head = nn.Linear(8, 1000 if name.startswith("resnet") else 10)
     return network.float().eval().requires_grad_(False).to(device)
 
 checkpoints.load, checkpoints.demand = load_tiny, lambda *names: None
 checkpoints.recorded = lambda: dict.fromkeys(checkpoints.CATALOGUE, "0" * 64)
 sources._read = lambda folder, dataset, split: sources.shipped(dataset.name)[torch.arange(4)]
-layouts.subsets = lambda: dict.fromkeys(("cifar10", "svhn", "imagenet-224"), dict(of=4, index=list(range(4))))
+subset = dict(of=4, index=list(range(4)))
+layouts.subsets = lambda: dict.fromkeys(("cifar10", "svhn", "imagenet-224"), subset)
 regenerate.LIVE = Path("live")
 for each in protocols.PROTOCOLS.values():
     each.values.update(iterations=protocols.Value(2, "test"), eot=protocols.Value(2, "test"))
@@ -93,36 +113,69 @@ for each in protocols.PROTOCOLS.values():
 
 
 def at_the_papers_scale(chapter, bench, tmp_path, monkeypatch):
-    """A chapter with everything but the published networks, the official images, and the number of iterations: what it prints and shows."""
+    """A chapter with everything but the published networks, the official images, and the number of
+    iterations: what it prints and shows.
+    """
     monkeypatch.delenv("HETPURE_BUDGET", raising=False)
     monkeypatch.setenv("HETPURE_RESULTS", str(tmp_path / "results"))
     notebook = nbformat.read(CHAPTER.with_name(chapter), as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(TINY.format(tests=str(ROOT / "tests"))))
     nbformat.write(notebook, tmp_path / "in.ipynb")
     settings = {"bench": bench, "budget": "paper", "n_images": 2, "votes": 2}
-    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", settings, progress_bar=False, cwd=str(tmp_path))
+    papermill.execute_notebook(
+        tmp_path / "in.ipynb",
+        tmp_path / "out.ipynb",
+        settings,
+        progress_bar=False,
+        cwd=str(tmp_path),
+    )
     made = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     said, shown = printed(made), texts(made)
-    assert "neither the paper nor its release states" in said and "confirm=0" in said and "split test512" in said
+    assert (
+        "neither the paper nor its release states" in said
+        and "confirm=0" in said
+        and "split test512" in said
+    )
     assert "these settings are not those" not in said and "n = 2, K = 2" in shown
     return said, shown
 
 
-@pytest.mark.parametrize("chapter, bench, calls", [("06_svhn.ipynb", "svhn-paper", 15), ("07_imagenet.ipynb", "imagenet-paper", 15)])
-def test_the_papers_protocol_runs_on_digits_and_photographs(chapter, bench, calls, tmp_path, monkeypatch):
-    """The method of the protocol on the bench's own images, in front of a denoiser that has a size of its own."""
+@pytest.mark.parametrize(
+    "chapter, bench, calls",
+    [("06_svhn.ipynb", "svhn-paper", 15), ("07_imagenet.ipynb", "imagenet-paper", 15)],
+)
+def test_the_papers_protocol_runs_on_digits_and_photographs(
+    chapter, bench, calls, tmp_path, monkeypatch
+):
+    """The method of the protocol on the bench's own images, in front of a denoiser that has a size
+    of its own.
+    """
     said, _ = at_the_papers_scale(chapter, bench, tmp_path, monkeypatch)
-    assert f"{calls} denoiser calls per purification" in said and protocols.main_table(bench).method.calls(linear_schedule()) == calls
+    assert (
+        f"{calls} denoiser calls per purification" in said
+        and protocols.main_table(bench).method.calls(linear_schedule()) == calls
+    )
 
 
 def test_the_papers_protocol_runs_on_a_paper_bench(tmp_path, monkeypatch):
     """From loading to the table."""
     _, shown = at_the_papers_scale(CHAPTER.name, "cifar10-paper", tmp_path, monkeypatch)
-    assert "CC BY-NC-SA 4.0" in shown and "No network of this bench was trained by this project" in shown
-    beside = [table for table in re.findall(r"<table.*?</table>", shown, re.DOTALL) if "paper: standard" in table]
+    assert (
+        "CC BY-NC-SA 4.0" in shown
+        and "No network of this bench was trained by this project" in shown
+    )
+    beside = [
+        table
+        for table in re.findall(r"<table.*?</table>", shown, re.DOTALL)
+        if "paper: standard" in table
+    ]
     rows = [next(row for row in table.split("<tr") if ">the method<" in row) for table in beside]
-    measured = [bool(re.search(r"\d\s\[[\d.]+,\s[\d.]+\]", unescape(re.sub(r"<[^>]*>", "", row)))) for row in rows]
-    assert measured == [True, False, False, False, False]  # Table 1 has this run's accuracy beside the paper's
+    measured = [
+        bool(re.search(r"\d\s\[[\d.]+,\s[\d.]+\]", unescape(re.sub(r"<[^>]*>", "", row))))
+        for row in rows
+    ]
+    # Table 1 has this run's accuracy beside the paper's
+    assert measured == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +192,9 @@ def test_wrong_parameters_are_explained(tmp_path, parameters, message):
 
 
 def cells(*sources):
-    """A kernel's namespace after these cells: declared parameters, their values and what was run."""
+    """A kernel's namespace after these cells: declared parameters, their values and what was
+    run.
+    """
     space = {"In": ["", *sources]}
     for source in sources:
         exec(source, space)
@@ -171,14 +226,20 @@ def test_a_value_of_another_type_is_refused(name, value):
 def test_numbers_become_what_the_chapter_declares():
     space = cells(DECLARED, "# Parameters\nn_images = 1e1\ntau = 1")
     notebook.start(space)
-    assert (space["n_images"], space["tau"]) == (10, 1.0) and type(space["n_images"]) is int and type(space["tau"]) is float
+    assert (
+        (space["n_images"], space["tau"]) == (10, 1.0)
+        and type(space["n_images"]) is int
+        and type(space["tau"]) is float
+    )
 
 
 def test_a_chapter_starts_again_in_a_live_kernel_whose_names_are_its_own():
     space = cells(DECLARED, "# Parameters\ntau = 0.5", "K = 10\nattack = 'pgd'")
     notebook.start(space)
     notebook.start(space)
-    with pytest.raises(ValueError, match="unknown parameter tua; this chapter has: budget, tau, n_images, live"):
+    with pytest.raises(
+        ValueError, match="unknown parameter tua; this chapter has: budget, tau, n_images, live"
+    ):
         notebook.start(cells(DECLARED, "# Parameters\ntua = 0.5"))
 
 
@@ -192,20 +253,37 @@ def test_a_check_that_is_false_stops_the_run(capsys):
 @pytest.mark.parametrize("path", sorted(CHAPTER.parent.glob("*.ipynb")), ids=lambda p: p.stem)
 def test_papermill_knows_every_parameter_and_its_type(path):
     found = papermill.inspect_notebook(path)
-    assert found and all(about["inferred_type_name"] in ("str", "int", "float", "bool") for about in found.values())
-    (cell,) = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    assert found and all(
+        about["inferred_type_name"] in ("str", "int", "float", "bool") for about in found.values()
+    )
+    (cell,) = [
+        c
+        for c in nbformat.read(path, as_version=4).cells
+        if "parameters" in c.metadata.get("tags", [])
+    ]
     assert set(found) == {line.partition(":")[0] for line in cell.source.splitlines()}
 
 
-def test_cells_keep_their_ids_and_a_chapter_runs_again_only_when_what_it_read_changed(tmp_path, monkeypatch):
+def test_cells_keep_their_ids_and_a_chapter_runs_again_only_when_what_it_read_changed(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(chapters, "READ", tmp_path / "read.json")
     path = tmp_path / "one.ipynb"
-    code = [nbformat.v4.new_code_cell("from hetpure_core import linear_schedule\nlinear_schedule().T", id="kept")]
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# One", id="title"), *code]), path)
+    code = [
+        nbformat.v4.new_code_cell(
+            "from hetpure_core import linear_schedule\nlinear_schedule().T", id="kept"
+        )
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# One", id="title"), *code]),
+        path,
+    )
     for _ in range(2):
         chapters.main([str(path)])
     made = nbformat.read(path, as_version=4)
-    assert [cell.id for cell in made.cells] == ["title", "kept"] and made.cells[1].outputs[0].data["text/plain"] == "1000"
+    assert [cell.id for cell in made.cells] == ["title", "kept"] and made.cells[1].outputs[0].data[
+        "text/plain"
+    ] == "1000"
     last = chapters.known()
     assert "hetpure_core.py" in last[path.name]["read"] and not chapters.stale(path, last)
     made.cells[1].source += "\n"
@@ -213,17 +291,27 @@ def test_cells_keep_their_ids_and_a_chapter_runs_again_only_when_what_it_read_ch
     assert chapters.stale(path, last)
 
 
-# ---- whose pictures are shown ------------------------------------------------------------------------------------------------
+# ---- whose pictures are shown --------------------------------------------------------------------
 
 
 def test_only_a_gallery_shows_images_and_it_is_of_images_that_may_be_passed_on():
     """Images of a data folder may be counted, not passed on."""
     assert not hasattr(pictures, "show") and not hasattr(data.Images, "show")
-    makers = [f for f in vars(pictures).values() if getattr(f, "__annotations__", {}).get("return") == "Gallery"]
+    makers = [
+        f
+        for f in vars(pictures).values()
+        if getattr(f, "__annotations__", {}).get("return") == "Gallery"
+    ]
     assert {f.__name__ for f in makers} == {"first_images", "gallery", "_gallery"}
     with pytest.raises(ValueError, match="may not be passed on"):
-        pictures.gallery(data.Images(**{f.name: getattr(data.shipped("cifar10"), f.name) for f in fields(data.Images)}))
-    assert type(pictures.first_images("cifar10", 2)) is pictures.Gallery and isinstance(data.shipped("cifar10"), data.Shipped)
+        pictures.gallery(
+            data.Images(
+                **{f.name: getattr(data.shipped("cifar10"), f.name) for f in fields(data.Images)}
+            )
+        )
+    assert type(pictures.first_images("cifar10", 2)) is pictures.Gallery and isinstance(
+        data.shipped("cifar10"), data.Shipped
+    )
 
 
 @pytest.mark.parametrize("path", sorted(CHAPTER.parent.glob("*.ipynb")), ids=lambda p: p.stem)
@@ -232,13 +320,17 @@ def test_a_committed_chapter_draws_images_through_a_gallery_and_reads_no_folder(
     source = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
     drawn = re.findall(r"\b(imshow|matshow|imsave|fromarray|show_rows)\(", source)
     assert not drawn, "draw images with the gallery's show"
-    parameters = next(c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    parameters = next(
+        c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])
+    )
     assert 'data: str = ""' in parameters or "data" not in parameters
 
 
 @pytest.mark.parametrize("dataset", [name for name in data.DATASETS if name != "cinic10"])
 def test_pictures_are_of_what_foolbox_ships_whatever_the_machine_has(dataset, monkeypatch):
-    monkeypatch.setattr("hetpure_lab.data.sources._read", lambda *_: pytest.fail("a folder was opened"))
+    monkeypatch.setattr(
+        "hetpure_lab.data.sources._read", lambda *_: pytest.fail("a folder was opened")
+    )
     images = pictures.first_images(dataset, 3)
     assert "in Foolbox" in images.source and images.pixels.shape[-1] == data.DATASETS[dataset].size
 
@@ -247,5 +339,9 @@ def test_no_other_picture_is_in_the_repository():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a checkout")
-    pictured = {name for name in listed.stdout.splitlines() if name.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".webp"))}
+    pictured = {
+        name
+        for name in listed.stdout.splitlines()
+        if name.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".webp"))
+    }
     assert pictured <= {f"figures/{name}.png" for name in figures.FILES}

@@ -1,4 +1,6 @@
-"""Checkpoints: transfers that break, files that are not what they say, and files that want to run something."""
+"""Checkpoints: transfers that break, files that are not what they say, and files that want to run
+something.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,15 @@ from torch import nn
 from hetpure_lab.common.download import DownloadError, download
 from hetpure_lab.data import DATASETS
 from hetpure_lab.networks import benches, checkpoints, fetch, published
-from hetpure_lab.networks.checkpoints import CATALOGUE, Checkpoint, CheckpointError, TensorsOnly, read, tensors, verify
+from hetpure_lab.networks.checkpoints import (
+    CATALOGUE,
+    Checkpoint,
+    CheckpointError,
+    TensorsOnly,
+    read,
+    tensors,
+    verify,
+)
 
 
 class Tiny(nn.Module):
@@ -49,27 +59,43 @@ def cache(monkeypatch, tmp_path):
 
 
 def entry(monkeypatch, **settings):
-    """Put the checkpoint ``tiny`` with these settings into the catalogue; returns where its file belongs."""
-    monkeypatch.setitem(CATALOGUE, "tiny", Checkpoint("tiny", "tiny.pt", "nowhere", "none", **settings))
+    """Put the checkpoint ``tiny`` with these settings into the catalogue; returns where its file
+    belongs.
+    """
+    monkeypatch.setitem(
+        CATALOGUE, "tiny", Checkpoint("tiny", "tiny.pt", "nowhere", "none", **settings)
+    )
     return checkpoints.path_of("tiny")
 
 
-# ---- transfer ----------------------------------------------------------------------------------------------------------
+# ---- transfer ------------------------------------------------------------------------------------
 
 CONTENT = os.urandom(3 << 20)
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Serves `content` with ranges, in `chunked` answers if asked to; breaks off the first answer after `cut` bytes, and keeps the
+    """Serves `content` with ranges, in `chunked` answers if asked to; breaks off the first answer
+    after `cut` bytes, and keeps the
     headers it was asked with."""
 
-    cut, asked, tag, kind, chunked, protocol_version = 0, [], '"one"', "application/octet-stream", False, "HTTP/1.1"
+    cut, asked, tag, kind, chunked, protocol_version = (
+        0,
+        [],
+        '"one"',
+        "application/octet-stream",
+        False,
+        "HTTP/1.1",
+    )
     content, encoding, shift, sized = CONTENT, "", 0, True
 
     def do_GET(self):
         cls = type(self)
         cls.asked.append(self.headers.get("Range"))
-        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers.get("Range") else 0
+        start = (
+            int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            if self.headers.get("Range")
+            else 0
+        )
         start = start if self.headers.get("If-Range", cls.tag) == cls.tag else 0
         self.close_connection = True
         if start >= len(cls.content):
@@ -80,15 +106,28 @@ class Server(SimpleHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", cls.kind)
         if start:
-            self.send_header("Content-Range", f"bytes {start + cls.shift}-{len(cls.content) - 1}/{len(cls.content)}")
+            self.send_header(
+                "Content-Range",
+                f"bytes {start + cls.shift}-{len(cls.content) - 1}/{len(cls.content)}",
+            )
         if cls.encoding:
             self.send_header("Content-Encoding", cls.encoding)
         if cls.chunked or cls.sized:
-            self.send_header(*(("Transfer-Encoding", "chunked") if cls.chunked else ("Content-Length", str(len(cls.content) - start))))
+            self.send_header(
+                *(
+                    ("Transfer-Encoding", "chunked")
+                    if cls.chunked
+                    else ("Content-Length", str(len(cls.content) - start))
+                )
+            )
         self.send_header("ETag", cls.tag)
         self.end_headers()
         sent = cls.content[start : cls.cut or None]
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + b"0\r\n\r\n" * (not cls.cut) if cls.chunked else sent)
+        self.wfile.write(
+            b"%x\r\n%b\r\n" % (len(sent), sent) + b"0\r\n\r\n" * (not cls.cut)
+            if cls.chunked
+            else sent
+        )
         cls.cut = 0
 
     def log_message(self, *_):
@@ -112,7 +151,9 @@ def test_an_interrupted_transfer_continues_where_it_broke(server, tmp_path):
         download(server.url, tmp_path / "file", progress=False)
     assert not (tmp_path / "file").exists()
     download(server.url, tmp_path / "file", len(CONTENT), progress=False)
-    assert (tmp_path / "file").read_bytes() == CONTENT and [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == CONTENT and [p.name for p in tmp_path.iterdir()] == [
+        "file"
+    ]
     assert server.asked == [None, f"bytes={1 << 20}-"]
 
 
@@ -132,7 +173,9 @@ def left_over(folder, content):
 def test_a_part_that_is_whole_is_not_fetched_again(server, tmp_path):
     left_over(tmp_path, CONTENT)
     download(server.url, tmp_path / "file", len(CONTENT), progress=False)
-    assert (tmp_path / "file").read_bytes() == CONTENT and server.asked == [f"bytes={len(CONTENT)}-"]
+    assert (tmp_path / "file").read_bytes() == CONTENT and server.asked == [
+        f"bytes={len(CONTENT)}-"
+    ]
 
 
 @pytest.mark.parametrize("size", [0, len(CONTENT), len(CONTENT) + 4])
@@ -140,7 +183,9 @@ def test_a_part_that_is_longer_than_the_file_is_begun_again(server, tmp_path, si
     """Even if it is as long as the published file: then the server has another."""
     left_over(tmp_path, CONTENT + b"more")
     if size > len(CONTENT):
-        with pytest.raises(DownloadError, match=f"offers {len(CONTENT)} bytes, but the published file has {size}"):
+        with pytest.raises(
+            DownloadError, match=f"offers {len(CONTENT)} bytes, but the published file has {size}"
+        ):
             download(server.url, tmp_path / "file", size, progress=False)
         assert not (tmp_path / "file").exists()
     else:
@@ -154,12 +199,18 @@ def test_a_chunked_transfer_that_breaks_is_continued(server, tmp_path):
     with pytest.raises(DownloadError, match=f"interrupted after {2 << 20}.*same command continues"):
         download(server.url, tmp_path / "file", progress=False)
     download(server.url, tmp_path / "file", len(CONTENT), progress=False)
-    assert (tmp_path / "file").read_bytes() == CONTENT and server.asked == [None, f"bytes={2 << 20}-"]
+    assert (tmp_path / "file").read_bytes() == CONTENT and server.asked == [
+        None,
+        f"bytes={2 << 20}-",
+    ]
 
 
 def test_the_published_size_decides_where_the_server_states_none(server, tmp_path):
     server.chunked = True
-    for size, message in ((len(CONTENT) - 1, "were not kept"), (len(CONTENT) + 1, "interrupted after")):
+    for size, message in (
+        (len(CONTENT) - 1, "were not kept"),
+        (len(CONTENT) + 1, "interrupted after"),
+    ):
         with pytest.raises(DownloadError, match=message):
             download(server.url, tmp_path / "file", size, progress=False)
         assert not (tmp_path / "file").exists()
@@ -189,8 +240,12 @@ def test_an_encoding_or_a_range_that_was_not_asked_for_is_refused(server, tmp_pa
 
 
 @pytest.mark.parametrize("content", [b" <!DOCTYPE html><p>Sign in</p>", CONTENT[:1000]])
-def test_what_is_not_the_file_is_neither_kept_nor_trusted_and_can_be_replaced(server, cache, content):
-    """An error page under any content type, and half of a file of which the server does not say how long it is."""
+def test_what_is_not_the_file_is_neither_kept_nor_trusted_and_can_be_replaced(
+    server, cache, content
+):
+    """An error page under any content type, and half of a file of which the server does not say how
+    long it is.
+    """
     path, server.content, server.sized = cache(url=server.url), content, False
     with pytest.raises(DownloadError, match=r"something else than tiny\.pt.*not kept"):
         checkpoints.fetch("tiny", progress=False)
@@ -218,7 +273,10 @@ def test_trust_is_given_anew_on_purpose_only(cache, capsys):
     with pytest.raises(CheckpointError, match="hetpure fetch --again tiny"):
         checkpoints.fetch("tiny", progress=False)
     fetch.main(["--again", "tiny"])
-    assert checkpoints.recorded() == {"tiny": checkpoints.sha256(path)} and "trusted: sha256" in capsys.readouterr().out
+    assert (
+        checkpoints.recorded() == {"tiny": checkpoints.sha256(path)}
+        and "trusted: sha256" in capsys.readouterr().out
+    )
     with pytest.raises(ValueError, match="needs the name"):
         fetch.main(["--again"])
 
@@ -231,9 +289,15 @@ def saved(network: nn.Module) -> bytes:
 
 def test_fetch_prints_licence_and_origin_and_downloads_once(server, cache, capsys):
     path, server.content = cache(url=server.url), saved(Tiny())
-    assert checkpoints.fetch("tiny", progress=False) == checkpoints.fetch("tiny", progress=False) == path
+    assert (
+        checkpoints.fetch("tiny", progress=False)
+        == checkpoints.fetch("tiny", progress=False)
+        == path
+    )
     said = capsys.readouterr().err
-    assert "licence: none" in said and "from nowhere" in said and "nobody publishes its sha256" in said
+    assert (
+        "licence: none" in said and "from nowhere" in said and "nobody publishes its sha256" in said
+    )
     assert len(server.asked) == 1
 
 
@@ -243,7 +307,7 @@ def test_without_an_address_fetch_says_where_to_put_the_file(cache):
         checkpoints.fetch("tiny")
 
 
-# ---- what the file is --------------------------------------------------------------------------------------------------
+# ---- what the file is ----------------------------------------------------------------------------
 
 
 def test_a_swapped_file_is_found_by_its_published_and_by_its_recorded_digest(cache):
@@ -271,12 +335,23 @@ def test_a_truncated_file_is_refused(cache):
 
 def test_a_file_of_another_network_is_named_for_what_differs(cache):
     path = cache()
-    torch.save({"scale": torch.ones(2), "inner.weight": torch.ones(5, 3), "head.bias": torch.ones(1)}, path)
-    with pytest.raises(CheckpointError, match=r"not a tiny: 1 missing \(inner.bias\); 1 not expected \(head.bias\); 1 other shapes"):
+    torch.save(
+        {"scale": torch.ones(2), "inner.weight": torch.ones(5, 3), "head.bias": torch.ones(1)}, path
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"not a tiny: 1 missing \(inner.bias\); 1 not expected \(head.bias\); 1 other shapes",
+    ):
         checkpoints.load("tiny")
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "best": np.float64(0.9)}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "best": np.float64(0.9)},
+    ],
+)
 def test_weights_are_found_inside_training_states_and_come_frozen(cache, wrap):
     path, source = cache(inside=("state_dict",), prefix="module."), Tiny()
     torch.save(wrap(source.state_dict()), path)
@@ -288,7 +363,14 @@ def test_weights_are_found_inside_training_states_and_come_frozen(cache, wrap):
 def test_the_moving_average_replaces_the_parameters_in_their_order(cache):
     path, source, average = cache(prefix="module.", average=True), Tiny(), Tiny()
     state = {f"module.{k}": v for k, v in source.state_dict().items()}
-    torch.save({"model": state, "ema": {"shadow_params": [p.detach() for p in average.parameters()]}, "step": 3}, path)
+    torch.save(
+        {
+            "model": state,
+            "ema": {"shadow_params": [p.detach() for p in average.parameters()]},
+            "step": 3,
+        },
+        path,
+    )
     assert torch.equal(checkpoints.load("tiny").inner.weight, average.inner.weight)
 
 
@@ -300,12 +382,17 @@ def test_unknown_and_absent_checkpoints_are_named(cache):
         checkpoints.load("tiny")
 
 
-def test_an_absent_bench_says_what_is_missing_how_large_whose_and_how_to_get_it(monkeypatch, tmp_path):
+def test_an_absent_bench_says_what_is_missing_how_large_whose_and_how_to_get_it(
+    monkeypatch, tmp_path
+):
     monkeypatch.setenv("HETPURE_CHECKPOINTS", str(tmp_path))
     with pytest.raises(benches.BenchError) as raised:
         benches.load("cifar10-paper")
     said = str(raised.value)
-    assert "2 of 2 checkpoints missing" in said and "hetpure fetch robustbench-standard edm-cifar10-vp" in said
+    assert (
+        "2 of 2 checkpoints missing" in said
+        and "hetpure fetch robustbench-standard edm-cifar10-vp" in said
+    )
     for words in (
         "Standard.pt (about 146 MB)",
         "edm-cifar10-32x32-uncond-vp.pkl (about 223 MB)",
@@ -319,11 +406,13 @@ def test_an_absent_bench_says_what_is_missing_how_large_whose_and_how_to_get_it(
 
 
 def test_every_checkpoint_is_of_a_known_network_and_states_its_licence():
-    assert all(c.network in published.NETWORKS and c.licence and c.origin for c in CATALOGUE.values())
+    assert all(
+        c.network in published.NETWORKS and c.licence and c.origin for c in CATALOGUE.values()
+    )
     assert len({c.file for c in CATALOGUE.values()}) == len(CATALOGUE)
 
 
-# ---- what the file would do ----------------------------------------------------------------------------------------------
+# ---- what the file would do ----------------------------------------------------------------------
 
 
 class Malicious:
@@ -376,23 +465,31 @@ def test_a_file_cannot_change_what_it_is_given():
             return victim
 
     Naive(io.BytesIO(planting("any", "thing"))).load()
-    assert victim.planted and victim.__doc__ == "changed"  # the bytes do it where nothing prevents them
+    # the bytes do it where nothing prevents them
+    assert victim.planted and victim.__doc__ == "changed"
     for path, thing in checkpoints._ALLOWED.items():
         before = thing.__doc__, getattr(thing, "__defaults__", None)
         with contextlib.suppress(CheckpointError, TypeError, AttributeError):
             TensorsOnly(io.BytesIO(planting(*path.rsplit(".", 1)))).load()
-        assert (thing.__doc__, getattr(thing, "__defaults__", None)) == before and not hasattr(thing, "planted"), path
+        assert (thing.__doc__, getattr(thing, "__defaults__", None)) == before and not hasattr(
+            thing, "planted"
+        ), path
 
 
 @pytest.fixture
 def persistence(monkeypatch, tmp_path):
-    """EDM's way of pickling a class together with its source text; reading it there would execute the text."""
+    """EDM's way of pickling a class together with its source text; reading it there would execute
+    the text.
+    """
     module = types.ModuleType("torch_utils.persistence")
 
     def _reconstruct_persistent_obj(meta):
         raise AssertionError("the class was rebuilt")
 
-    _reconstruct_persistent_obj.__module__, _reconstruct_persistent_obj.__qualname__ = module.__name__, "_reconstruct_persistent_obj"
+    _reconstruct_persistent_obj.__module__, _reconstruct_persistent_obj.__qualname__ = (
+        module.__name__,
+        "_reconstruct_persistent_obj",
+    )
     module._reconstruct_persistent_obj = _reconstruct_persistent_obj
     monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -400,7 +497,9 @@ def persistence(monkeypatch, tmp_path):
     class Persistent(nn.Module):
         def __reduce__(self):
             source = f"import os; os.mkdir({str(tmp_path / 'mark')!r})"
-            return module._reconstruct_persistent_obj, ({"type": "class", "version": 6, "module_src": source, "state": self.__dict__},)
+            return module._reconstruct_persistent_obj, (
+                {"type": "class", "version": 6, "module_src": source, "state": self.__dict__},
+            )
 
     return Persistent
 
@@ -422,12 +521,14 @@ def test_inert_objects_have_no_tensors():
     assert dict(tensors(TensorsOnly(io.BytesIO(pickle.dumps(nn.ReLU()))).load())) == {}
 
 
-# ---- as a bench ------------------------------------------------------------------------------------------------------------
+# ---- as a bench ----------------------------------------------------------------------------------
 
 
 def test_a_paper_bench_is_made_of_its_checkpoints_and_cards_them(cache, monkeypatch):
     monkeypatch.setitem(
-        benches.BENCHES, "tiny-paper", dataclasses.replace(benches.PAPER["cifar10-paper"], classifier="tiny", denoiser="tiny")
+        benches.BENCHES,
+        "tiny-paper",
+        dataclasses.replace(benches.PAPER["cifar10-paper"], classifier="tiny", denoiser="tiny"),
     )
     path = cache()
     for call in (lambda: benches.load("tiny-paper"), lambda: benches.card("tiny-paper-denoiser")):
@@ -435,8 +536,16 @@ def test_a_paper_bench_is_made_of_its_checkpoints_and_cards_them(cache, monkeypa
             call()
     torch.save(Tiny().state_dict(), path)
     bench = benches.load("tiny-paper+bf16")
-    assert bench.name == "tiny-paper+bf16" and bench.dataset == "cifar10" and not bench.classifier.training
-    assert bench.weights["tiny-paper-classifier"] == checkpoints.sha256(path) == benches.card("tiny-paper+bf16-classifier")["sha256"]
+    assert (
+        bench.name == "tiny-paper+bf16"
+        and bench.dataset == "cifar10"
+        and not bench.classifier.training
+    )
+    assert (
+        bench.weights["tiny-paper-classifier"]
+        == checkpoints.sha256(path)
+        == benches.card("tiny-paper+bf16-classifier")["sha256"]
+    )
     assert benches.card("tiny-paper-classifier")["licence"] == "none"
 
 
@@ -458,4 +567,6 @@ def test_a_network_that_no_paper_bench_has_is_an_error_of_its_own():
 
 def test_every_paper_bench_names_known_checkpoints_and_data():
     for paper in benches.PAPER.values():
-        assert {paper.classifier, paper.denoiser} <= set(CATALOGUE) and len(paper.classes) == DATASETS[paper.dataset].n_classes
+        assert {paper.classifier, paper.denoiser} <= set(CATALOGUE) and len(
+            paper.classes
+        ) == DATASETS[paper.dataset].n_classes

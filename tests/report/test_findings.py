@@ -1,4 +1,6 @@
-"""Findings: answers follow from intervals, from the records that the tables use, and from nothing where there are none."""
+"""Findings: answers follow from intervals, from the records that the tables use, and from nothing
+where there are none.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from hetpure_lab.report import findings, tables
 def test_without_records_nothing_is_tested_and_no_level_is_shown(tmp_path):
     assert {found.verdict for found in findings.answers(tmp_path)} == {"not tested"}
     cells = {value for row in findings.left(tmp_path).values() for value in row.values()}
-    assert cells == {"–"} and findings.page(tmp_path).count("**not tested**") == len(findings.STATEMENTS)
+    assert cells == {"–"} and findings.page(tmp_path).count("**not tested**") == len(
+        findings.STATEMENTS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +34,16 @@ def file(defence: str, attack: str):
 @pytest.mark.parametrize(
     "text, reference, other",
     [
-        ("mask where the classifier looks", ("hetpure:mask_kind=random", "pgd"), ("hetpure", "pgd")),
-        ("AutoAttack as packaged, deciding", ("hetpure", findings.ACCEPTED[1]), ("hetpure", findings.ACCEPTED[0])),
+        (
+            "mask where the classifier looks",
+            ("hetpure:mask_kind=random", "pgd"),
+            ("hetpure", "pgd"),
+        ),
+        (
+            "AutoAttack as packaged, deciding",
+            ("hetpure", findings.ACCEPTED[1]),
+            ("hetpure", findings.ACCEPTED[0]),
+        ),
         ("robust than adversarial training of", ("at", "pgd"), ("hetpure", "pgd")),
     ],
 )
@@ -42,14 +54,21 @@ def test_a_statement_is_judged_as_the_tables_judge_it(answered, text, reference,
 
 def test_fig_7_is_judged_by_the_point_of_its_grids_that_leaves_most(answered):
     (found,) = (found for text, found in answered.items() if "Fig 7" in text)
-    grids = [ablations.against(ablations.records(ablations.experiments(n)), ablations.GRIDS[n].reference) for n in ("tau", "levels")]
+    grids = [
+        ablations.against(ablations.records(ablations.experiments(n)), ablations.GRIDS[n].reference)
+        for n in ("tau", "levels")
+    ]
     most = max((d for grid in grids for d in grid["difference, points"]), key=lambda d: d.value)
     assert found.judged.difference.value == pytest.approx(-most.value)
 
 
 def test_the_best_level_of_noise_leaves_most_of_those_seen_on_enough_images():
     name = findings.best_noise("pgd")(Case.of("cifar10-small", "hetpure"))
-    rows = [r for r in tables.common("cifar10-small") if r["defence"].startswith("uniform") and r["n"] >= tables.ENOUGH]
+    rows = [
+        r
+        for r in tables.common("cifar10-small")
+        if r["defence"].startswith("uniform") and r["n"] >= tables.ENOUGH
+    ]
     rows = [r for r in rows if "steps" not in r["defence"] and "sampler" not in r["defence"]]
     assert name == max(rows, key=lambda r: r["adversarial_single"]["value"])["defence"]
 

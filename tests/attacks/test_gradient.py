@@ -1,4 +1,6 @@
-"""The gradient of the defended classifier is exact, complete, the same with and without checkpoints, and flat in memory."""
+"""The gradient of the defended classifier is exact, complete, the same with and without
+checkpoints, and flat in memory.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,21 @@ from hetpure_lab.common.measure import LiveBytes
 from hetpure_lab.networks.small import build
 
 ID, TARGET = "an image", 2
-STEPS = {"paper": 8, "released": 20, "multi-step": 8}  # at most FLAT_UP_TO denoiser calls, with at least two steps in stage 1
-PURIFIERS = {f"{r}-{s}": HetPure(0.2, 0.1, tau=0.5, U=3, steps=STEPS[r], reading=r, sampler=s) for r in READINGS for s in SAMPLERS}
+# at most FLAT_UP_TO denoiser calls, with at least two steps in stage 1
+STEPS = {"paper": 8, "released": 20, "multi-step": 8}
+PURIFIERS = {
+    f"{r}-{s}": HetPure(0.2, 0.1, tau=0.5, U=3, steps=STEPS[r], reading=r, sampler=s)
+    for r in READINGS
+    for s in SAMPLERS
+}
 PURIFIERS |= {f"uniform-{s}": Uniform(0.1, 6, sampler=s) for s in SAMPLERS}
 every_purifier = pytest.mark.parametrize("purifier", PURIFIERS.values(), ids=PURIFIERS)
 
 
 def loss(defended: Purified, images: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The cross-entropy of each of (n, 3, h, w) versions of one image, all under the same noise: (n,)."""
+    """The cross-entropy of each of (n, 3, h, w) versions of one image, all under the same noise:
+    (n,).
+    """
     logits = defended(images, [ID] * len(images), mask=mask)
     return F.cross_entropy(logits, torch.full((len(images),), TARGET), reduction="none")
 
@@ -34,9 +43,18 @@ def gradient(defended: Purified, image: Tensor, mask: Tensor | None = None) -> T
 
 
 @torch.no_grad()
-def difference_quotients(defended: Purified, image: Tensor, directions: Tensor, mask: Tensor | None = None, h: float = 1e-4) -> Tensor:
+def difference_quotients(
+    defended: Purified,
+    image: Tensor,
+    directions: Tensor,
+    mask: Tensor | None = None,
+    h: float = 1e-4,
+) -> Tensor:
     """Central differences of the loss along each of (n, 3, h, w) directions: (n,)."""
-    forward, back = loss(defended, image + h * directions, mask), loss(defended, image - h * directions, mask)
+    forward, back = (
+        loss(defended, image + h * directions, mask),
+        loss(defended, image - h * directions, mask),
+    )
     return (forward - back) / (2 * h)
 
 
@@ -59,8 +77,13 @@ def half() -> Tensor:
 
 @every_purifier
 def test_gradient_is_that_of_finite_differences(purifier, classifier, denoiser, image, half):
-    """Every one of the partial derivatives, through all denoiser calls, with the mask held fixed."""
-    defended, mask = Purified(classifier, denoiser, purifier), half if isinstance(purifier, HetPure) else None
+    """Every one of the partial derivatives, through all denoiser calls, with the mask held
+    fixed.
+    """
+    defended, mask = (
+        Purified(classifier, denoiser, purifier),
+        half if isinstance(purifier, HetPure) else None,
+    )
     partial = torch.eye(image.numel(), dtype=image.dtype).reshape(-1, *image.shape[1:])
     numeric = difference_quotients(defended, image, partial, mask).reshape(image.shape)
     assert error(gradient(defended, image, mask), numeric) < 1e-6
@@ -68,16 +91,22 @@ def test_gradient_is_that_of_finite_differences(purifier, classifier, denoiser, 
 
 @every_purifier
 def test_gradient_predicts_random_directions(purifier, classifier, denoiser, image):
-    """Also with the mask computed from each perturbed image: it is piecewise constant, so that holding it fixed loses nothing."""
+    """Also with the mask computed from each perturbed image: it is piecewise constant, so that
+    holding it fixed loses nothing.
+    """
     defended = Purified(classifier, denoiser, purifier)
-    directions = torch.randn(8, *image.shape[1:], dtype=image.dtype, generator=torch.Generator().manual_seed(0))
+    directions = torch.randn(
+        8, *image.shape[1:], dtype=image.dtype, generator=torch.Generator().manual_seed(0)
+    )
     predicted = (gradient(defended, image) * directions).sum((1, 2, 3))
     assert error(predicted, difference_quotients(defended, image, directions, h=1e-5)) < 1e-6
 
 
 def test_gradient_of_voting_is_that_of_finite_differences(classifier, denoiser, image):
     defended = Purified(classifier, denoiser, HetPure(tau=0.5, steps=5), votes=3)
-    directions = torch.randn(8, *image.shape[1:], dtype=image.dtype, generator=torch.Generator().manual_seed(1))
+    directions = torch.randn(
+        8, *image.shape[1:], dtype=image.dtype, generator=torch.Generator().manual_seed(1)
+    )
     predicted = (gradient(defended, image) * directions).sum((1, 2, 3))
     assert error(predicted, difference_quotients(defended, image, directions, h=1e-5)) < 1e-6
 
@@ -92,39 +121,63 @@ class Nothing(nn.Module):
 @every_purifier
 @pytest.mark.parametrize("mask_kind", ["half", "all", "none"])
 def test_every_use_of_the_input_carries_gradient(purifier, mask_kind, classifier, image, half):
-    """If no noise is removed, the input comes back with its signal intact, whichever mixture of start and known region it came
-    through: the Jacobian of the purified image is the identity (times the signal left at the end, index 1 of `released`)."""
+    """If no noise is removed, the input comes back with its signal intact, whichever mixture of
+    start and known region it came
+    through: the Jacobian of the purified image is the identity (times the signal left at the end,
+        index 1 of `released`)."""
     mask = {"half": half, "all": torch.ones_like(half), "none": torch.zeros_like(half)}[mask_kind]
     defended = Purified(classifier, Nothing(), purifier)
     image = image.clone().requires_grad_()
-    weights = torch.randn(image.shape, dtype=image.dtype, generator=torch.Generator().manual_seed(4))
+    weights = torch.randn(
+        image.shape, dtype=image.dtype, generator=torch.Generator().manual_seed(4)
+    )
     purified = defended.purify(image, defended.noise(1, [ID]), mask)
     end = defended.plan(image, defended.noise(1, [ID]), mask)[-1][0]
     expected = weights * defended.schedule.abar[end].sqrt()
-    torch.testing.assert_close(torch.autograd.grad((weights * purified).sum(), image)[0], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.autograd.grad((weights * purified).sum(), image)[0], expected, rtol=1e-12, atol=1e-12
+    )
 
 
 @every_purifier
 @pytest.mark.parametrize("long", [False, True], ids=["flat", "segments"])
-def test_checkpoints_change_no_bit_of_the_gradient(long, purifier, classifier, denoiser, image, half):
-    """Short chains are kept flat, long ones are cut into segments; both equal plain autograd exactly."""
+def test_checkpoints_change_no_bit_of_the_gradient(
+    long, purifier, classifier, denoiser, image, half
+):
+    """Short chains are kept flat, long ones are cut into segments; both equal plain autograd
+    exactly.
+    """
     while long and purifier.calls(linear_schedule()) <= FLAT_UP_TO:
         purifier = replace(purifier, steps=2 * purifier.steps)
     assert (purifier.calls(linear_schedule()) > FLAT_UP_TO) == long
     mask = half if isinstance(purifier, HetPure) else None
-    kept, recomputed = (Purified(classifier, denoiser, purifier, checkpointing=c) for c in (False, True))
+    kept, recomputed = (
+        Purified(classifier, denoiser, purifier, checkpointing=c) for c in (False, True)
+    )
     assert torch.equal(gradient(kept, image, mask), gradient(recomputed, image, mask))
 
 
-@pytest.mark.parametrize(("steps", "checkpointing", "passes"), [(10, False, 1), (10, True, 2), (40, True, 3)])
-def test_price_of_a_gradient_in_denoiser_passes(steps, checkpointing, passes, classifier, denoiser, image):
-    """One forward pass per call; once more with checkpoints; and a third time in chains long enough to be cut into segments, but for
+@pytest.mark.parametrize(
+    ("steps", "checkpointing", "passes"), [(10, False, 1), (10, True, 2), (40, True, 3)]
+)
+def test_price_of_a_gradient_in_denoiser_passes(
+    steps, checkpointing, passes, classifier, denoiser, image
+):
+    """One forward pass per call; once more with checkpoints; and a third time in chains long enough
+    to be cut into segments, but for
     the last call of each, whose result nothing in the segment needs."""
     purifier, calls = Uniform(0.1, steps), []
     assert (purifier.steps > FLAT_UP_TO) == (passes == 3)
     denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
     gradient(Purified(classifier, denoiser, purifier, checkpointing=checkpointing), image)
-    last = math.ceil(len(plan := Uniform(0.1, steps).grid(linear_schedule())[1]) / math.ceil(math.sqrt(len(plan)))) if passes == 3 else 0
+    last = (
+        math.ceil(
+            len(plan := Uniform(0.1, steps).grid(linear_schedule())[1])
+            / math.ceil(math.sqrt(len(plan)))
+        )
+        if passes == 3
+        else 0
+    )
     assert len(calls) == passes * steps - last
 
 
@@ -140,11 +193,20 @@ def test_live_bytes_counts_what_is_alive():
 
 @pytest.fixture
 def peak_bytes(classifier) -> Callable[[int, bool], int]:
-    """The peak of one gradient of the paper's method with the small benches' U-Net, for 4 images and a classifier that needs little."""
+    """The peak of one gradient of the paper's method with the small benches' U-Net, for 4 images
+    and a classifier that needs little.
+    """
 
     def peak(steps: int, checkpointing: bool) -> int:
-        images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(5)).requires_grad_()
-        defended = Purified(classifier.float(), build("unet_64_64"), HetPure(steps=steps), checkpointing=checkpointing)
+        images = torch.rand(
+            4, 3, 32, 32, generator=torch.Generator().manual_seed(5)
+        ).requires_grad_()
+        defended = Purified(
+            classifier.float(),
+            build("unet_64_64"),
+            HetPure(steps=steps),
+            checkpointing=checkpointing,
+        )
         with LiveBytes() as meter:
             defended(images, range(4)).sum().backward()
         return meter.peak

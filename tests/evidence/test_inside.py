@@ -8,7 +8,16 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import nn
 
-from hetpure_core import HetPure, Purified, Uniform, linear_schedule, merge, q_xt_x0, trajectory, x0_xt
+from hetpure_core import (
+    HetPure,
+    Purified,
+    Uniform,
+    linear_schedule,
+    merge,
+    q_xt_x0,
+    trajectory,
+    x0_xt,
+)
 from hetpure_lab.common import measure
 from hetpure_lab.defences.rivals import EqualEnergy
 from hetpure_lab.evidence import inside
@@ -26,15 +35,23 @@ def test_the_ends_of_a_path_are_the_image_of_eq_5_and_the_purified_image(defende
     noise = defended.noise(4, range(4))
     assert torch.equal(end, defended.purify(images, noise))
     x, schedule, mask = 2 * images - 1, defended.schedule, defended.mask(images, noise)
-    strong, weak = (q_xt_x0(x, schedule.index(t), noise(draw, x), schedule) for t, draw in ((0.2, "start"), (0.1, "start weak")))
+    strong, weak = (
+        q_xt_x0(x, schedule.index(t), noise(draw, x), schedule)
+        for t, draw in ((0.2, "start"), (0.1, "start weak"))
+    )
     assert torch.allclose(2 * start - 1, merge(mask, strong, weak))
 
 
-@pytest.mark.parametrize("purifier", [Uniform(t=0.2, steps=3), HetPure(reading="released", steps=20), EqualEnergy(steps=4)])
+@pytest.mark.parametrize(
+    "purifier",
+    [Uniform(t=0.2, steps=3), HetPure(reading="released", steps=20), EqualEnergy(steps=4)],
+)
 def test_a_start_on_one_level_is_the_first_state(classifier, denoiser, images, purifier):
     defended = Purified(classifier, denoiser, purifier)
     (_, first), *_ = trajectory(2 * images - 1, defended.plan(images, defended.noise(4, range(4))))
-    assert torch.equal(2 * inside.ends(defended, images, range(4))[0] - 1, 2 * ((first + 1) / 2) - 1)
+    assert torch.equal(
+        2 * inside.ends(defended, images, range(4))[0] - 1, 2 * ((first + 1) / 2) - 1
+    )
 
 
 def test_a_path_believes_what_the_denoiser_says_and_ends_in_the_purified_image(defended, images):
@@ -68,9 +85,15 @@ def test_similarities_are_the_librarys_for_any_weights_of_the_images():
     counts = np.array([2, 0, 1, 1, 1, 1])
     pooled = [np.repeat(v.numpy().reshape(6, -1), counts, 0).ravel() for v in (a, b)]
     assert inside.correlation(a, b)(counts / 6) == pytest.approx(np.corrcoef(*pooled)[0, 1])
-    assert inside.wasserstein(a, b)(counts / 6) == pytest.approx(wasserstein_distance(*pooled), abs=1e-4)
+    assert inside.wasserstein(a, b)(counts / 6) == pytest.approx(
+        wasserstein_distance(*pooled), abs=1e-4
+    )
     many = np.stack([counts / 6, np.full(6, 1 / 6)])
-    for statistic in (inside.correlation(a, b), inside.wasserstein(a, b), inside.less(inside.wasserstein(a, b), inside.correlation(a, b))):
+    for statistic in (
+        inside.correlation(a, b),
+        inside.wasserstein(a, b),
+        inside.less(inside.wasserstein(a, b), inside.correlation(a, b)),
+    ):
         assert np.allclose(statistic(many), [statistic(w) for w in many])
 
 
@@ -81,12 +104,18 @@ def test_pca_is_fitted_to_the_background_alone():
     again, far = inside.project(background, 100 * paths, "pca")
     assert np.allclose(ground, again) and moved.shape == (2, 4, 2) and not np.allclose(moved, far)
     same, _ = inside.project(background, background.reshape(3, 10, 5), "pca")
-    assert np.allclose(inside.project(background, background.reshape(3, 10, 5), "pca")[1].reshape(30, 2), same, atol=1e-5)
+    assert np.allclose(
+        inside.project(background, background.reshape(3, 10, 5), "pca")[1].reshape(30, 2),
+        same,
+        atol=1e-5,
+    )
 
 
 def test_t_sne_keeps_neighbours_together_and_repeats():
     rng = torch.Generator().manual_seed(0)
-    background = torch.cat([torch.randn(15, 5, generator=rng), 20 + torch.randn(15, 5, generator=rng)])
+    background = torch.cat(
+        [torch.randn(15, 5, generator=rng), 20 + torch.randn(15, 5, generator=rng)]
+    )
     paths = background[:2, None] + torch.linspace(0, 0.01, 3)[None, :, None]
     ground, moved = inside.project(background, paths, "t-sne")
     centres = ground[:15].mean(0), ground[15:].mean(0)
@@ -110,10 +139,16 @@ def test_cost_counts_every_denoiser_pass(classifier, denoiser, images, checkpoin
     defended = Purified(classifier, denoiser, Uniform(steps=3), checkpointing=checkpointing)
     found = measure.measure(defended, images[:1], torch.tensor([0]), [0])
     assert (found.calls, found.passes) == (3, 3 * passes)
-    assert 0 < found.held <= found.peak and found.seconds > 0 and (found.process is None or found.process >= 0)
+    assert (
+        0 < found.held <= found.peak
+        and found.seconds > 0
+        and (found.process is None or found.process >= 0)
+    )
 
 
-def test_bytes_held_for_the_backward_pass_are_linear_in_calls_and_repeat(classifier, denoiser, images):
+def test_bytes_held_for_the_backward_pass_are_linear_in_calls_and_repeat(
+    classifier, denoiser, images
+):
     def held(steps):
         defended = Purified(classifier, denoiser, Uniform(steps=steps), checkpointing=False)
         return measure.measure(defended, images[:1], torch.tensor([0]), [0]).held
@@ -130,11 +165,14 @@ def test_live_bytes_are_of_what_is_made_not_of_views_of_what_was_there():
     assert meter.now == meter.peak == a.nbytes == b.nbytes == 8 * 64 * 4
 
 
-@pytest.mark.skipif(not measure.RESET.exists(), reason="only Linux says how much memory a process has")
+@pytest.mark.skipif(
+    not measure.RESET.exists(), reason="only Linux says how much memory a process has"
+)
 def test_a_process_grows_by_what_is_made_however_often():
     for _ in range(3):
         with measure._ProcessBytes(torch.device("cpu")) as process:
-            parts = [torch.ones(2**16) for _ in range(128)]  # small enough for the allocator to keep them when they are freed
+            # small enough for the allocator to keep them when they are freed
+            parts = [torch.ones(2**16) for _ in range(128)]
         assert 0.8 * 2**25 < process.grown < 2**26
         del parts
 
@@ -161,8 +199,14 @@ def test_on_a_gpu_events_and_the_cuda_allocator_are_asked(monkeypatch):
             return 250.0
 
     calls = []
-    fakes = {"Event": Event, "synchronize": lambda _: calls.append("wait"), "reset_peak_memory_stats": lambda _: calls.append("reset")}
-    for name, fake in (fakes | {"memory_allocated": lambda _: 100, "max_memory_allocated": lambda _: 164}).items():
+    fakes = {
+        "Event": Event,
+        "synchronize": lambda _: calls.append("wait"),
+        "reset_peak_memory_stats": lambda _: calls.append("reset"),
+    }
+    for name, fake in (
+        fakes | {"memory_allocated": lambda _: 100, "max_memory_allocated": lambda _: 164}
+    ).items():
         monkeypatch.setattr(torch.cuda, name, fake)
     gpu = torch.device("cuda")
     with measure._ProcessBytes(gpu) as process:

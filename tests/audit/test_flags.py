@@ -35,7 +35,9 @@ def names(found: list[flags.Flag]) -> set[str]:
     return {flag.name for flag in found}
 
 
-def live(defence: Purified | Undefended, images: Images, attack: PGD = LITTLE, K: int = 3) -> set[str]:
+def live(
+    defence: Purified | Undefended, images: Images, attack: PGD = LITTLE, K: int = 3
+) -> set[str]:
     purifier = defence.purifier if isinstance(defence, Purified) else None
     known = purifier if type(purifier) in (HetPure, Uniform, type(None)) else HALF
     return names(flags.live(Experiment(known, attack, K=K), defence, attack, images))
@@ -44,10 +46,12 @@ def live(defence: Purified | Undefended, images: Images, attack: PGD = LITTLE, K
 SOUND = {"attacked": [0.5, 0.0] * 10, "clean": [0.9, 1.0] * 10, "null": [0.9, 0.95] * 10}
 
 
-# ---- nothing wrong -----------------------------------------------------------------------------------------------------------
+# ---- nothing wrong -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("purifier", [HALF, replace(HALF, reading="released", steps=20), Uniform(0.1, 3), None], ids=str)
+@pytest.mark.parametrize(
+    "purifier", [HALF, replace(HALF, reading="released", steps=20), Uniform(0.1, 3), None], ids=str
+)
 def test_a_sound_defence_raises_no_flag(purifier, defended, little):
     defence = defended(purifier) if purifier else Undefended(defended(HALF).classifier)
     assert live(defence, little) == set()
@@ -60,7 +64,7 @@ def test_sound_records_raise_no_flag():
     assert flags.compare([exact, more, records_of("uniform:t=0.1", "bpda", **SOUND)]) == []
 
 
-# ---- planted faults ------------------------------------------------------------------------------------------------------------
+# ---- planted faults ------------------------------------------------------------------------------
 
 
 class Detached(Purified):
@@ -94,7 +98,9 @@ def test_scoring_with_the_noise_of_the_attack_is_caught(defended, little, monkey
 
 def test_scoring_all_k_with_the_same_noise_is_caught(defended, little, monkeypatch):
     inner = attacks.logits_of
-    monkeypatch.setattr(attacks, "logits_of", lambda d, x, ids, copies: inner(d, x, ids, [0] * len(copies)))
+    monkeypatch.setattr(
+        attacks, "logits_of", lambda d, x, ids, copies: inner(d, x, ids, [0] * len(copies))
+    )
     assert live(defended(HALF), little) == {"reused-noise"}
     constant = records_of("uniform:t=0.1", "pgd", **{c: [1.0, 0.0] * 10 for c in SOUND})
     assert names(flags.examine(constant)) == {"deterministic"}
@@ -102,10 +108,18 @@ def test_scoring_all_k_with_the_same_noise_is_caught(defended, little, monkeypat
 
 @pytest.mark.parametrize(("used", "caught"), [(0.5, True), (0.8, True), (2, True), (1, False)])
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 8 / 255), ("L2", 0.5)])
-def test_an_attack_at_another_radius_than_stated_is_caught(norm, eps, used, caught, defended, little):
+def test_an_attack_at_another_radius_than_stated_is_caught(
+    norm, eps, used, caught, defended, little
+):
     attack = replace(LITTLE, norm=norm, eps=eps, step=eps)
     stated = Experiment(Uniform(0.1, 2), attack, K=2)
-    rows = evidence.evaluate(stated, defended(Uniform(0.1, 2)), replace(attack, eps=used * eps), little, torch.device("cpu"))
+    rows = evidence.evaluate(
+        stated,
+        defended(Uniform(0.1, 2)),
+        replace(attack, eps=used * eps),
+        little,
+        torch.device("cpu"),
+    )
     found = names(flags.examine(Evidence("", {r["image"]: r for r in rows})))
     assert ("wrong-epsilon" in found) is caught
 
@@ -124,10 +138,23 @@ class Bright(nn.Module):
 def test_one_shot_acceptance_is_caught():
     """By its settings, and by what it leads to: images are set aside that a vote gets right."""
     attack = PGD(eps=2 / 255, iterations=20, eot=1, step=0.1 / 255, confirm=1, confirm_every=1)
-    greys = torch.arange(132, 138, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 8, 8).contiguous()
-    images = Images(greys, torch.ones(6, dtype=torch.long), torch.ones(6, dtype=torch.bool), "greys")
+    greys = (
+        torch.arange(132, 138, dtype=torch.uint8)
+        .reshape(-1, 1, 1, 1)
+        .expand(-1, 3, 8, 8)
+        .contiguous()
+    )
+    images = Images(
+        greys, torch.ones(6, dtype=torch.long), torch.ones(6, dtype=torch.bool), "greys"
+    )
     purifier = Uniform(0.15, 1)
-    rows = evidence.evaluate(Experiment(purifier, attack), Purified(Bright(), flags.Blind(), purifier), attack, images, torch.device("cpu"))
+    rows = evidence.evaluate(
+        Experiment(purifier, attack),
+        Purified(Bright(), flags.Blind(), purifier),
+        attack,
+        images,
+        torch.device("cpu"),
+    )
     found = names(flags.examine(Evidence("", {r["image"]: r for r in rows})))
     assert {"single-acceptance", "early-acceptance"} <= found
 
@@ -138,7 +165,9 @@ def test_a_classifier_without_its_normalisation_is_caught():
         bench.classifier.mean, bench.classifier.std = mean, std
         right = (bench.classifier(images.floats).argmax(1) == images.labels).double().tolist()
         e = records_of("none", "pgd", right, right, right)
-        assert (names(flags.examine(e, flags.reference_accuracy(e))) == {"clean-accuracy"}) is caught
+        assert (
+            names(flags.examine(e, flags.reference_accuracy(e))) == {"clean-accuracy"}
+        ) is caught
 
 
 @dataclass(frozen=True)
@@ -199,7 +228,7 @@ def test_outputs_that_are_not_logits_or_not_reproducible_are_caught(classifier, 
     assert "random" in live(Undefended(Dropout(classifier.float())), little)
 
 
-# ---- signs in records ------------------------------------------------------------------------------------------------------------
+# ---- signs in records ----------------------------------------------------------------------------
 
 
 def test_an_attack_that_does_not_move_is_flagged():
@@ -212,12 +241,16 @@ def test_an_attack_that_does_not_move_is_flagged():
 def test_an_attack_weaker_than_noise_is_flagged_on_the_image_where_it_is():
     null = [0.9, 0.95] * 10
     null[4] = 0.0
-    found = flags.examine(records_of("uniform:t=0.1", "pgd", SOUND["attacked"], SOUND["clean"], null))
+    found = flags.examine(
+        records_of("uniform:t=0.1", "pgd", SOUND["attacked"], SOUND["clean"], null)
+    )
     assert names(found) == {"weaker-than-noise"} and found[0].seen.endswith("0004")
 
 
 def test_attacked_images_above_their_controls_are_flagged():
-    found = flags.examine(records_of("uniform:t=0.1", "pgd", SOUND["clean"], SOUND["attacked"], SOUND["attacked"]))
+    found = flags.examine(
+        records_of("uniform:t=0.1", "pgd", SOUND["clean"], SOUND["attacked"], SOUND["attacked"])
+    )
     assert {"above-control", "weaker-than-noise"} == names(found)
 
 
@@ -226,14 +259,23 @@ def test_a_stronger_attack_that_breaks_less_is_flagged():
     approximate = records_of("uniform:t=0.1", "bpda", **(SOUND | {"attacked": [0.0, 0.0] * 10}))
     found = flags.compare([approximate, exact])
     assert names(found) == {"weaker-than-other"} and "10 of 20" in found[0].seen
-    assert flags.compare([records_of("uniform:t=0.2", "bpda", **(SOUND | {"attacked": [0.0] * 20})), exact]) == []  # another defence
+    # another defence
+    assert (
+        flags.compare(
+            [records_of("uniform:t=0.2", "bpda", **(SOUND | {"attacked": [0.0] * 20})), exact]
+        )
+        == []
+    )
 
 
 def test_an_attack_that_has_not_converged_is_flagged():
     short = records_of("uniform:t=0.1", "pgd", **SOUND)
-    longer = records_of("uniform:t=0.1", "pgd:iterations=40", **(SOUND | {"attacked": [0.25, 0.0] * 10}))
+    longer = records_of(
+        "uniform:t=0.1", "pgd:iterations=40", **(SOUND | {"attacked": [0.25, 0.0] * 10})
+    )
     assert names(flags.compare([short, longer])) == {"not-converged"}
-    assert flags.compare([longer, records_of("uniform:t=0.1", "pgd:iterations=60", **SOUND)]) == []  # not twice as many
+    # not twice as many
+    assert flags.compare([longer, records_of("uniform:t=0.1", "pgd:iterations=60", **SOUND)]) == []
 
 
 def test_accuracy_that_grows_with_the_radius_is_flagged():
@@ -253,8 +295,15 @@ def test_frozen_noise_is_a_setting_of_its_own():
     constant = {c: [1.0, 0.0] * 10 for c in SOUND}
     frozen = records_of("uniform:t=0.1", "pgd:frozen=all", **constant)
     assert flags.examine(frozen) == []
-    assert flags.compare([frozen, records_of("uniform:t=0.1", "transfer", **(SOUND | {"attacked": [0.0] * 20}))]) == []
-    assert names(flags.examine(records_of("uniform:t=0.1", "pgd:frozen=start", **constant))) == {"deterministic"}
+    assert (
+        flags.compare(
+            [frozen, records_of("uniform:t=0.1", "transfer", **(SOUND | {"attacked": [0.0] * 20}))]
+        )
+        == []
+    )
+    assert names(flags.examine(records_of("uniform:t=0.1", "pgd:frozen=start", **constant))) == {
+        "deterministic"
+    }
 
 
 def test_clean_images_handed_back_by_the_packaged_library_are_no_lack_of_direction():
@@ -264,7 +313,10 @@ def test_clean_images_handed_back_by_the_packaged_library_are_no_lack_of_directi
 
 
 def test_another_classifier_is_not_held_against_the_benchs_card():
-    bare, trained = (records_of("none", "pgd", **SOUND, weights={f"cifar10-small-{name}": "0"}) for name in ("classifier", "pgd-at-linf"))
+    bare, trained = (
+        records_of("none", "pgd", **SOUND, weights={f"cifar10-small-{name}": "0"})
+        for name in ("classifier", "pgd-at-linf")
+    )
     assert flags.reference_accuracy(bare) > 0.5 and flags.reference_accuracy(trained) is None
 
 
@@ -276,12 +328,14 @@ def test_outcomes_that_vary_without_a_purifier_are_flagged():
     assert names(flags.examine(Evidence(e.about, e.records))) == {"random"}
 
 
-# ---- the page and the command ------------------------------------------------------------------------------------------------------
+# ---- the page and the command --------------------------------------------------------------------
 
 
 def test_every_flag_is_explained_in_the_book():
     page = (ROOT / "book/flags.md").read_text()
-    assert [line[4:].strip("`") for line in page.splitlines() if line.startswith("### ")] == list(flags.MEANING)
+    assert [line[4:].strip("`") for line in page.splitlines() if line.startswith("### ")] == list(
+        flags.MEANING
+    )
 
 
 def test_the_command_prints_the_flags_of_committed_records(capsys):
@@ -293,5 +347,9 @@ def test_the_command_prints_the_flags_of_committed_records(capsys):
 
 def test_the_price_of_a_defence_is_named_once_however_many_attacks_met_it():
     paths = {path.stem: path for path in evidence.files()}
-    costly = [flags._defence(Evidence(f.about, evidence.read(paths[f.about]))) for f in flags.committed() if f.name == "costly-defence"]
+    costly = [
+        flags._defence(Evidence(f.about, evidence.read(paths[f.about])))
+        for f in flags.committed()
+        if f.name == "costly-defence"
+    ]
     assert len(costly) == len(set(costly)) > 1

@@ -1,4 +1,6 @@
-"""Ablations: grids vary what they say, resume where they stopped, and paired tests see differences that unpaired ones miss."""
+"""Ablations: grids vary what they say, resume where they stopped, and paired tests see differences
+that unpaired ones miss.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,18 @@ FAST = "pgd:iterations=1,eot=1,confirm=0"
 def fake(rates: np.ndarray, K: int = 10) -> dict[str, dict]:
     """Records in which image i is right in ``rates[i]`` of K purifications, spread over them."""
     right = [[0 if (k * 7) % K < round(rate * K) else 1 for k in range(K)] for rate in rates]
-    return {str(i): {"label": 0} | {c: {"labels": row, "soft": 0} for c in evidence.COLUMNS} for i, row in enumerate(right)}
+    return {
+        str(i): {"label": 0} | {c: {"labels": row, "soft": 0} for c in evidence.COLUMNS}
+        for i, row in enumerate(right)
+    }
 
 
 @pytest.mark.parametrize("name", ablations.GRIDS)
 def test_a_grid_changes_only_what_it_names(name):
     default, changed = asdict(HetPure()), set()
-    for experiment, settings in zip(ablations.experiments(name).values(), ablations.GRIDS[name].points.values()):
+    for experiment, settings in zip(
+        ablations.experiments(name).values(), ablations.GRIDS[name].points.values()
+    ):
         _, purifier = specs.parse(experiment.defence, DEFENCES)
         differing = {k for k, v in asdict(purifier).items() if v != default[k]}
         assert differing <= set(settings)
@@ -51,15 +58,23 @@ def test_the_masks_controls_have_the_methods_settings(classifier, denoiser, imag
     base = HetPure(t_l=0.4, t_s=0.2, steps=6, tau=0.5)
     points = ablations.purifiers("mask", base)
     assert {(p.t_l, p.t_s, p.steps, p.tau) for p in points.values()} == {(0.4, 0.2, 6, 0.5)}
-    masks = {k: Purified(classifier, denoiser, p).mask(images, Noise(0, range(4), [0] * 4)) for k, p in points.items()}
+    masks = {
+        k: Purified(classifier, denoiser, p).mask(images, Noise(0, range(4), [0] * 4))
+        for k, p in points.items()
+    }
     area = {label: mask.sum((1, 2, 3)) for label, mask in masks.items()}
-    assert torch.equal(area["image gradient, equal area"], area["attention"]) and torch.equal(area["random, equal area"], area["attention"])
+    assert torch.equal(area["image gradient, equal area"], area["attention"]) and torch.equal(
+        area["random, equal area"], area["attention"]
+    )
     assert not torch.equal(masks["image gradient, equal area"], masks["attention"])
     assert isinstance(points["uniform, equal energy"], EqualEnergy)
 
 
 def test_points_that_grids_share_are_one_experiment():
-    shared = [next(e for e in ablations.experiments(name).values() if e.defence == "hetpure") for name in ablations.GRIDS]
+    shared = [
+        next(e for e in ablations.experiments(name).values() if e.defence == "hetpure")
+        for name in ablations.GRIDS
+    ]
     assert len({e.path() for e in shared}) == 1
 
 
@@ -84,7 +99,11 @@ def test_a_grid_that_was_stopped_goes_on(classifier, denoiser, monkeypatch, tmp_
         seen.append(experiment.defence)
         return [{"image": key} | outcome for key in rows.ids]
 
-    networks = {"classifier": classifier.float(), "denoiser": denoiser.float(), "schedule": linear_schedule()}
+    networks = {
+        "classifier": classifier.float(),
+        "denoiser": denoiser.float(),
+        "schedule": linear_schedule(),
+    }
     bench = SimpleNamespace(**networks, device=torch.device("cpu"), defended=Purified)
     monkeypatch.setattr(engine, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
@@ -121,23 +140,40 @@ def test_over_all_grids_and_both_sides_the_correction_is_stricter_than_within_on
     nudged = fake(images + np.where(np.arange(12) < 8, 0.1, 0))
     grid = {"p = 2": fake(images), "p = 1": nudged}
     one = ablations.against(grid, "p = 2")
-    many = ablations.established({"p": grid, "sampler": {}, "U": {"U = 10": fake(images), "U = 5": nudged}})
-    assert list(many) == ["p: p = 1", "U: U = 5"] and {tuple(tests) for tests in many.values()} == {tuple(ablations.SIDES)}
-    assert many["p: p = 1"]["under attack"].holm == pytest.approx(4 * one.loc["p = 1", "p (Holm)"], rel=0.1)
+    many = ablations.established(
+        {"p": grid, "sampler": {}, "U": {"U = 10": fake(images), "U = 5": nudged}}
+    )
+    assert list(many) == ["p: p = 1", "U: U = 5"] and {tuple(tests) for tests in many.values()} == {
+        tuple(ablations.SIDES)
+    }
+    assert many["p: p = 1"]["under attack"].holm == pytest.approx(
+        4 * one.loc["p = 1", "p (Holm)"], rel=0.1
+    )
     assert not ablations.established({"p": {}}) and ablations.side_by_side({}).empty
 
 
 def traded(attacked: float, clean: float, n: int = 20) -> dict[str, dict]:
     """Records whose attacked and clean rates differ."""
-    return {i: a | {"clean": c["clean"]} for (i, a), c in zip(fake(np.full(n, attacked)).items(), fake(np.full(n, clean)).values())}
+    return {
+        i: a | {"clean": c["clean"]}
+        for (i, a), c in zip(fake(np.full(n, attacked)).items(), fake(np.full(n, clean)).values())
+    }
 
 
 def test_what_a_setting_gains_under_attack_stands_beside_what_it_pays_without():
-    found = ablations.established({"p": {"p = 2": traded(0.2, 0.8), "p = 1": traded(0.5, 0.4), "p = 3": traded(0.2, 0.8)}})
+    found = ablations.established(
+        {"p": {"p = 2": traded(0.2, 0.8), "p = 1": traded(0.5, 0.4), "p = 3": traded(0.2, 0.8)}}
+    )
     (line,) = ablations.in_words(found)
-    assert line.startswith("p: p = 1: **higher** under attack by 30.0 [") and ", **lower** without attack by 40.0 [" in line
+    assert (
+        line.startswith("p: p = 1: **higher** under attack by 30.0 [")
+        and ", **lower** without attack by 40.0 [" in line
+    )
     table = ablations.side_by_side(found)
-    assert list(table["under attack"]["accuracy is"]) == ["higher", "inconclusive"] and table.shape == (2, 10)
+    assert list(table["under attack"]["accuracy is"]) == [
+        "higher",
+        "inconclusive",
+    ] and table.shape == (2, 10)
     one_sided = ablations.established({"p": {"p = 2": traded(0.2, 0.8), "p = 1": traded(0.5, 0.8)}})
     assert ", inconclusive without attack (0.0 [" in ablations.in_words(one_sided)[0]
 
@@ -145,15 +181,23 @@ def test_what_a_setting_gains_under_attack_stands_beside_what_it_pays_without():
 @pytest.mark.parametrize(
     ("others", "said"),
     [
-        ({"tau = 0.5": 0.6, "tau = 0.9": 0.1}, f"**{compare.NOT_HERE}**: more is left by tau = 0.5 (+30.0 points, Holm p 0.0"),
-        ({"tau = 0.5": 0.3, "tau = 0.9": 0.1}, "**verified**: no point leaves more, and 1 of 2 leave less"),
+        (
+            {"tau = 0.5": 0.6, "tau = 0.9": 0.1},
+            f"**{compare.NOT_HERE}**: more is left by tau = 0.5 (+30.0 points, Holm p 0.0",
+        ),
+        (
+            {"tau = 0.5": 0.3, "tau = 0.9": 0.1},
+            "**verified**: no point leaves more, and 1 of 2 leave less",
+        ),
         ({"tau = 0.5": 0.3}, "**inconclusive**"),
         ({}, "**not tested**"),
     ],
 )
 def test_a_choice_is_contradicted_by_a_point_that_leaves_more_under_attack(others, said):
     points = {"tau = 0.8": 0.3} | others
-    assert ablations.choice({label: fake(np.full(20, rate)) for label, rate in points.items()}, "tau = 0.8").startswith(said)
+    assert ablations.choice(
+        {label: fake(np.full(20, rate)) for label, rate in points.items()}, "tau = 0.8"
+    ).startswith(said)
 
 
 def test_only_shared_images_are_compared():
@@ -164,9 +208,17 @@ def test_only_shared_images_are_compared():
 
 def test_votes_lie_between_single_shot_and_everything():
     rows = fake(np.array([0.7, 0.7, 0.3, 1.0]))
-    assert ablations.votes(rows, "clean", 1).value == pytest.approx(evidence.Outcomes.of(rows).single("clean").value)
-    assert ablations.votes(rows, "clean", 10).value == evidence.Outcomes.of(rows).majority("clean").value == 0.75
-    with pytest.raises(ValueError, match="a vote of 11 needs 11 purifications per image; the records keep 10"):
+    assert ablations.votes(rows, "clean", 1).value == pytest.approx(
+        evidence.Outcomes.of(rows).single("clean").value
+    )
+    assert (
+        ablations.votes(rows, "clean", 10).value
+        == evidence.Outcomes.of(rows).majority("clean").value
+        == 0.75
+    )
+    with pytest.raises(
+        ValueError, match="a vote of 11 needs 11 purifications per image; the records keep 10"
+    ):
         ablations.votes(rows, "clean", 11)
 
 
@@ -181,8 +233,14 @@ def test_the_queue_holds_each_experiment_once(capsys):
 def test_a_queue_line_is_the_experiment_that_would_run(capsys):
     for seed, K in ((0, 20), (3, 20), (1, 8)):
         ablations.main(["--queue", "--grid", "p", "--seed", str(seed), "--K", str(K)])
-        parsed = [command._parser().parse_args(["run", *line.split()]) for line in capsys.readouterr().out.splitlines()]
-        keys = {evidence.Experiment(e.defence, e.attack, e.bench, K=e.K, seed=e.seed).key for e in parsed}
+        parsed = [
+            command._parser().parse_args(["run", *line.split()])
+            for line in capsys.readouterr().out.splitlines()
+        ]
+        keys = {
+            evidence.Experiment(e.defence, e.attack, e.bench, K=e.K, seed=e.seed).key
+            for e in parsed
+        }
         assert keys == {e.key for e in ablations.experiments("p", K=K, seed=seed).values()}
 
 

@@ -1,4 +1,6 @@
-"""Attacks: budgets are kept, gradients are what they say, the bare classifier falls, and nothing depends on the batch."""
+"""Attacks: budgets are kept, gradients are what they say, the bare classifier falls, and nothing
+depends on the batch.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,28 @@ import torch
 
 from hetpure_core import HetPure, Noise, Purified, Uniform
 from hetpure_lab import attacks, data
-from hetpure_lab.attacks import ATTACKS, PGD, PRESETS, MaskPGD, RandomNoise, Transfer, Undefended, gradients, threat
+from hetpure_lab.attacks import (
+    ATTACKS,
+    PGD,
+    PRESETS,
+    MaskPGD,
+    RandomNoise,
+    Transfer,
+    Undefended,
+    gradients,
+    threat,
+)
 from hetpure_lab.attacks.gradients import DRAWS, LOSSES, Frozen, MaskAware
 from hetpure_lab.common import microbatch, specs
 from hetpure_lab.defences import DEFENCES, assemble, behind, me_net
 from hetpure_lab.evidence import RESULTS, Experiment
 from hetpure_lab.networks import benches
 
-FEW_STEPS = {"langevin": {"length": 4, "stride": 2}, "ssni": {"steps": 3, "probes": 2}, "lorid": {"steps": 2, "loops": 2}}
+FEW_STEPS = {
+    "langevin": {"length": 4, "stride": 2},
+    "ssni": {"steps": 3, "probes": 2},
+    "lorid": {"steps": 2, "loops": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +47,13 @@ def images():
 
 
 def small(bench, purifier=None, **options):
-    return Purified(bench.classifier, bench.denoiser, purifier or HetPure(steps=2, U=3), schedule=bench.schedule, **options)
+    return Purified(
+        bench.classifier,
+        bench.denoiser,
+        purifier or HetPure(steps=2, U=3),
+        schedule=bench.schedule,
+        **options,
+    )
 
 
 def test_undefended_network_falls(bench, images):
@@ -47,7 +69,9 @@ def test_undefended_network_falls(bench, images):
 @pytest.mark.parametrize("random_start", [False, True])
 def test_iterates_stay_in_the_ball_and_in_the_image_range(bench, images, norm, eps, random_start):
     x, y = images.floats[:6], images.labels[:6]
-    attack = PGD(norm=norm, eps=eps, iterations=3, eot=2, step=0.2, random_start=random_start, confirm=0)
+    attack = PGD(
+        norm=norm, eps=eps, iterations=3, eot=2, step=0.2, random_start=random_start, confirm=0
+    )
     x_adv, spent = attack.run(small(bench), x, y, images.ids[:6])
     delta = (x_adv - x).flatten(1)
     size = delta.abs().amax(1) if norm == "Linf" else delta.norm(dim=1)
@@ -58,7 +82,9 @@ def test_iterates_stay_in_the_ball_and_in_the_image_range(bench, images, norm, e
 @pytest.mark.parametrize("norm, eps", [("Linf", 8 / 255), ("L2", 0.5)])
 def test_eight_bit_images_stay_in_the_ball(images, norm, eps):
     x = images.floats
-    x_adv = PGD(norm=norm, eps=eps).project(x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), x)
+    x_adv = PGD(norm=norm, eps=eps).project(
+        x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), x
+    )
     delta = attacks.to_8_bit(x_adv, x, norm, eps).float() / 255
     size = delta.flatten(1).abs().amax(1) if norm == "Linf" else delta.flatten(1).norm(dim=1)
     pixels = images.pixels.short() + attacks.to_8_bit(x_adv, x, norm, eps)
@@ -83,32 +109,56 @@ def test_eot_gradient_is_the_mean_over_copies(bench, images):
     assert torch.allclose(loss, torch.stack([v for v, _ in each]).mean(0), rtol=1e-4)
 
 
-@pytest.mark.parametrize("mask_kind, found", [("attention", 3), ("top-fraction", 3), ("inverted", 3), ("random", 6)])
-def test_a_mask_that_depends_on_the_image_alone_is_found_once_per_image(tiny, batch, mask_kind, found, monkeypatch):
+@pytest.mark.parametrize(
+    "mask_kind, found", [("attention", 3), ("top-fraction", 3), ("inverted", 3), ("random", 6)]
+)
+def test_a_mask_that_depends_on_the_image_alone_is_found_once_per_image(
+    tiny, batch, mask_kind, found, monkeypatch
+):
     """And gives the gradient that it gives when every copy finds it again."""
     (x, y, ids), counted, inner = batch, [], HetPure.mask
     defence = gradients.with_purifier(tiny, dataclasses.replace(tiny.purifier, mask_kind=mask_kind))
     again = [attacks.loss_and_gradient(defence, x, y, ids, [c]) for c in range(2)]
-    monkeypatch.setattr(HetPure, "mask", lambda self, images, *rest: counted.append(len(images)) or inner(self, images, *rest))
+    monkeypatch.setattr(
+        HetPure,
+        "mask",
+        lambda self, images, *rest: counted.append(len(images)) or inner(self, images, *rest),
+    )
     value, gradient = attacks.loss_and_gradient(defence, x, y, ids, range(2))
     assert sum(counted) == found
-    assert torch.allclose(value, sum(v for v, _ in again) / 2) and torch.allclose(gradient, sum(g for _, g in again) / 2)
+    assert torch.allclose(value, sum(v for v, _ in again) / 2) and torch.allclose(
+        gradient, sum(g for _, g in again) / 2
+    )
 
 
 def test_result_does_not_depend_on_batch_or_chunks(bench, images, monkeypatch):
-    x, y, ids, defence = images.floats[:4], images.labels[:4], images.ids[:4], small(bench, Uniform(0.1, steps=2))
+    x, y, ids, defence = (
+        images.floats[:4],
+        images.labels[:4],
+        images.ids[:4],
+        small(bench, Uniform(0.1, steps=2)),
+    )
     attack = PGD(iterations=2, eot=3, confirm=0)
     together, _ = attack.run(defence, x, y, ids)
     monkeypatch.setattr(microbatch, "rows", lambda device: 5)
-    alone = torch.cat([attack.run(defence, x[i : i + 1], y[i : i + 1], ids[i : i + 1])[0] for i in range(4)])
-    assert (together - alone).abs().max() < 1e-6 or ((together - alone).abs() > 1e-6).float().mean() < 0.002  # sign(0) ties only
+    alone = torch.cat(
+        [attack.run(defence, x[i : i + 1], y[i : i + 1], ids[i : i + 1])[0] for i in range(4)]
+    )
+    # sign(0) ties only
+    assert (together - alone).abs().max() < 1e-6 or (
+        (together - alone).abs() > 1e-6
+    ).float().mean() < 0.002
 
 
 def test_bpda_is_the_classifiers_gradient_at_the_purified_image(bench, images):
     x, y, ids, defence = images.floats[:3], images.labels[:3], images.ids[:3], small(bench)
-    _, gradient = attacks.loss_and_gradient(attacks.seen_by_the_attack(defence, "bpda"), x, y, ids, [5])
+    _, gradient = attacks.loss_and_gradient(
+        attacks.seen_by_the_attack(defence, "bpda"), x, y, ids, [5]
+    )
     purified = defence.purify(x, defence.noise(3, ids, [5] * 3)).detach().requires_grad_()
-    expected = torch.autograd.grad(torch.nn.functional.cross_entropy(bench.classifier(purified), y, reduction="sum"), purified)[0]
+    expected = torch.autograd.grad(
+        torch.nn.functional.cross_entropy(bench.classifier(purified), y, reduction="sum"), purified
+    )[0]
     assert (gradient - expected).norm() < 1e-5 * expected.norm()
 
 
@@ -117,8 +167,15 @@ def test_surrogates_run_what_they_say(bench):
     released = attacks.seen_by_the_attack(method, "surrogate").purifier
     masked = attacks.seen_by_the_attack(method, "surrogate-masked").purifier
     assert released.calls(bench.schedule) == 2 and len(released.grid(bench.schedule)[0]) == 2
-    assert masked.reading == "paper" and len(masked.grid(bench.schedule)[0]) == 3 and masked.steps < method.purifier.steps
-    assert [attacks.seen_by_the_attack(uniform, g).purifier.steps for g in ("surrogate", "surrogate-masked", "exact")] == [2, 5, 10]
+    assert (
+        masked.reading == "paper"
+        and len(masked.grid(bench.schedule)[0]) == 3
+        and masked.steps < method.purifier.steps
+    )
+    assert [
+        attacks.seen_by_the_attack(uniform, g).purifier.steps
+        for g in ("surrogate", "surrogate-masked", "exact")
+    ] == [2, 5, 10]
 
 
 def test_attack_and_scoring_noise_differ(bench, images):
@@ -139,7 +196,12 @@ def test_confirmed_failures_stop_early(bench, images):
 
 
 def test_keep_best_is_never_worse_by_its_own_loss(bench, images):
-    x, y, ids, defence = images.floats[:6], images.labels[:6], images.ids[:6], Undefended(bench.classifier)
+    x, y, ids, defence = (
+        images.floats[:6],
+        images.labels[:6],
+        images.ids[:6],
+        Undefended(bench.classifier),
+    )
     attack = PGD(iterations=6, eot=1, step=0.03, eps=0.03, keep="best", confirm=0)
     best, _ = attack.run(defence, x, y, ids)
     first, _ = attacks.loss_and_gradient(defence, x, y, ids, [0])
@@ -147,7 +209,7 @@ def test_keep_best_is_never_worse_by_its_own_loss(bench, images):
     assert (kept >= first).all() and (kept > first).any()
 
 
-# ---- every attack ----------------------------------------------------------------------------------------------------------
+# ---- every attack --------------------------------------------------------------------------------
 
 SMALL = (
     "pgd:iterations=4,eot=2,confirm=2,confirm_every=2",
@@ -164,12 +226,18 @@ SMALL = (
 
 
 def with_norm(text, norm):
-    """The attack that `text` names, in a ball in which 8 by 8 pixels can move as far as in the other."""
-    return dataclasses.replace(specs.parse(text, ATTACKS)[1], norm=norm, eps=0.1 if norm == "Linf" else 0.5)
+    """The attack that `text` names, in a ball in which 8 by 8 pixels can move as far as in the
+    other.
+    """
+    return dataclasses.replace(
+        specs.parse(text, ATTACKS)[1], norm=norm, eps=0.1 if norm == "Linf" else 0.5
+    )
 
 
 def one_by_one(attack, defence, x, y, ids):
-    return torch.cat([attack.run(defence, x[i : i + 1], y[i : i + 1], ids[i : i + 1])[0] for i in range(len(x))])
+    return torch.cat(
+        [attack.run(defence, x[i : i + 1], y[i : i + 1], ids[i : i + 1])[0] for i in range(len(x))]
+    )
 
 
 @pytest.fixture
@@ -181,7 +249,9 @@ def tiny(classifier, denoiser):
 @pytest.fixture
 def batch():
     """Three 8 by 8 images in float64, their labels and ids."""
-    x = 0.2 + 0.6 * torch.rand(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    x = 0.2 + 0.6 * torch.rand(
+        3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
+    )
     return x, torch.tensor([0, 3, 1]), ["a", "b", "c"]
 
 
@@ -191,18 +261,27 @@ def test_small_settings_cover_every_attack():
 
 @pytest.mark.parametrize("norm", threat.NORMS)
 @pytest.mark.parametrize("text", SMALL)
-def test_any_attack_stays_in_the_ball_and_gives_an_image_alone_what_it_gives_in_a_batch(tiny, batch, text, norm):
+def test_any_attack_stays_in_the_ball_and_gives_an_image_alone_what_it_gives_in_a_batch(
+    tiny, batch, text, norm
+):
     (x, y, ids), attack, ticks = batch, with_norm(text, norm), []
     if text.startswith("autoattack:"):
         tiny, x = tiny.float(), x.float()
     together, spent = attack.run(tiny, x, y, ids, tick=ticks.append)
     assert torch.allclose(together, one_by_one(attack, tiny, x, y, ids), atol=1e-9)
-    assert threat.length(together - x, norm).max() <= attack.eps * (1 + 1e-6) and together.min() >= 0 and together.max() <= 1
+    assert (
+        threat.length(together - x, norm).max() <= attack.eps * (1 + 1e-6)
+        and together.min() >= 0
+        and together.max() <= 1
+    )
     assert sum(ticks) == attack.steps * len(x) and (spent <= attack.steps).all()
     again, _ = attack.run(tiny, x, y, ids)
     other, _ = attack.run(tiny, x, y, ids, seed=1)
-    # the packaged AutoAttack hands these images back clean, and nothing is random in the bare network
-    assert torch.equal(again, together) and (text.startswith(("transfer", "autoattack:")) or not torch.equal(other, together))
+    # the packaged AutoAttack hands these images back clean, and nothing is random in the bare
+    # network
+    assert torch.equal(again, together) and (
+        text.startswith(("transfer", "autoattack:")) or not torch.equal(other, together)
+    )
 
 
 @pytest.mark.parametrize("text", SMALL)
@@ -219,7 +298,9 @@ def test_any_attack_keeps_to_the_purifications_it_announces(tiny, batch, text, m
     monkeypatch.setattr(Purified, "purify", counting)
     attack.run(tiny, x, y, ids)
     without, with_gradient = attack.purifications()
-    assert counted[1] <= with_gradient * len(x) and sum(counted) <= (without + with_gradient) * len(x)
+    assert counted[1] <= with_gradient * len(x) and sum(counted) <= (without + with_gradient) * len(
+        x
+    )
     if attack.gradient == "exact" and text.startswith("pgd:iterations=2"):
         assert counted[1] == with_gradient * len(x)  # nothing is confirmed within two iterations
 
@@ -234,38 +315,74 @@ def test_any_attack_refuses_an_unknown_norm_and_gradient(text):
 
 @pytest.mark.parametrize(
     "text",
-    """pgd:gradient=none pgd:keep=first pgd:l2_step=free pgd:eot=0 pgd:eps=-1 pgd:step=0 pgd:loss=l2 pgd:restarts=2 pgd:frozen=end
-    pgd-mask:steer=up square:p=0 square:gradient=exact autoattack:version=plus autoattack:version=standard autoattack-corrected:losses=ce+l2
+    """pgd:gradient=none pgd:keep=first pgd:l2_step=free pgd:eot=0 pgd:eps=-1 pgd:step=0
+    pgd:loss=l2 pgd:restarts=2
+    pgd:frozen=end pgd-mask:steer=up square:p=0 square:gradient=exact autoattack:version=plus
+    autoattack:version=standard
+    autoattack-corrected:losses=ce+l2
     autoattack-corrected:accept=0""".split(),
 )
 def test_bad_settings_are_refused_by_name(text):
     name = text.partition(":")[2].partition("=")[0]
-    with pytest.raises(ValueError, match="loss" if name == "losses" else "random_start" if name == "restarts" else name):
+    with pytest.raises(
+        ValueError,
+        match="loss" if name == "losses" else "random_start" if name == "restarts" else name,
+    ):
         specs.parse(text, ATTACKS)
 
 
 def test_new_settings_leave_the_names_of_old_records_alone():
     for path in sorted((RESULTS / "cifar10-small").glob("*.jsonl")):
         config = json.loads(path.read_text().split("\n")[0])["config"]
-        assert all(hasattr(ATTACKS[config["attack"]["name"]], name) for name in config["attack"] if name != "name")
-    assert specs.write({"name": "pgd"} | dataclasses.asdict(PGD(eot=1, confirm=1)), ATTACKS) == "pgd:eot=1,confirm=1"
+        assert all(
+            hasattr(ATTACKS[config["attack"]["name"]], name)
+            for name in config["attack"]
+            if name != "name"
+        )
+    assert (
+        specs.write({"name": "pgd"} | dataclasses.asdict(PGD(eot=1, confirm=1)), ATTACKS)
+        == "pgd:eot=1,confirm=1"
+    )
     path = Experiment("none", "pgd:eot=1,confirm=1").path()
-    assert path.exists() or not list(path.parent.glob("none--pgd-eot=1-confirm=1--*")), "the key of this experiment has changed"
+    assert path.exists() or not list(path.parent.glob("none--pgd-eot=1-confirm=1--*")), (
+        "the key of this experiment has changed"
+    )
 
 
-# ---- PGD's choices ---------------------------------------------------------------------------------------------------------
+# ---- PGD's choices -------------------------------------------------------------------------------
 
 
 def test_presets_are_what_they_say():
     paper, strong = PRESETS["paper"], PRESETS["strong"]
-    assert (paper.iterations, paper.eot, paper.step, paper.keep, paper.random_start) == (200, 20, 0.007, "last", False)
-    assert (paper.loss, paper.restarts, paper.confirm, PRESETS["paper-l2"].l2_step) == ("ce", 1, 0, "sign")
-    assert (strong.random_start, strong.keep, strong.loss, strong.restarts) == (True, "best", "margin", 2)
-    assert PRESETS["strong-l2"].l2_step == "normalised" and PRESETS["strong-l2"].step * 10 > PRESETS["strong-l2"].eps
+    assert (paper.iterations, paper.eot, paper.step, paper.keep, paper.random_start) == (
+        200,
+        20,
+        0.007,
+        "last",
+        False,
+    )
+    assert (paper.loss, paper.restarts, paper.confirm, PRESETS["paper-l2"].l2_step) == (
+        "ce",
+        1,
+        0,
+        "sign",
+    )
+    assert (strong.random_start, strong.keep, strong.loss, strong.restarts) == (
+        True,
+        "best",
+        "margin",
+        2,
+    )
+    assert (
+        PRESETS["strong-l2"].l2_step == "normalised"
+        and PRESETS["strong-l2"].step * 10 > PRESETS["strong-l2"].eps
+    )
 
 
 def test_losses_are_their_formulas_and_rise_above_zero_exactly_where_the_label_is_lost():
-    logits = torch.tensor([[3.0, 1.0, 0.5, -1.0], [0.0, 2.0, 5.0, 4.0]], dtype=torch.float64).expand(6, 2, 4)
+    logits = torch.tensor(
+        [[3.0, 1.0, 0.5, -1.0], [0.0, 2.0, 5.0, 4.0]], dtype=torch.float64
+    ).expand(6, 2, 4)
     labels = torch.tensor([0, 1])
     value = {loss: gradients.loss_values(logits, labels, loss) for loss in LOSSES}
     assert value["margin"].tolist() == [[-2, 3]] * 6
@@ -284,16 +401,32 @@ def test_of_several_restarts_the_one_with_the_highest_loss_on_other_noise_is_kep
     x, y, ids = batch
     attack = PGD(eps=0.3, step=0.02, iterations=1, eot=2, random_start=True, restarts=4, confirm=0)
     found, spent = attack.run(tiny, x, y, ids)
-    runs = [attack.climb(tiny, x, y, ids, tag, threat.no_tick)[0] for tag in ("0", "0 restart 1", "0 restart 2", "0 restart 3")]
+    runs = [
+        attack.climb(tiny, x, y, ids, tag, threat.no_tick)[0]
+        for tag in ("0", "0 restart 1", "0 restart 2", "0 restart 3")
+    ]
     judge = gradients.reseeded(tiny, "judge 0")
     values = torch.stack([gradients.mean_loss(judge, run, y, ids, range(2)) for run in runs])
-    assert torch.equal(gradients.mean_loss(judge, found, y, ids, range(2)), values.amax(0)) and spent.tolist() == [4] * 3
+    assert (
+        torch.equal(gradients.mean_loss(judge, found, y, ids, range(2)), values.amax(0))
+        and spent.tolist() == [4] * 3
+    )
     assert len(set(values.argmax(0).tolist())) > 1
 
 
-def test_a_confirmed_failure_is_returned_even_where_an_earlier_iterate_had_the_higher_loss(smoothed):
+def test_a_confirmed_failure_is_returned_even_where_an_earlier_iterate_had_the_higher_loss(
+    smoothed,
+):
     x, y, ids = smoothed.batch(8)
-    attack = PGD(norm=smoothed.norm, eps=20 * smoothed.eps, step=10 * smoothed.eps, iterations=7, eot=1, keep="best", confirm=1)
+    attack = PGD(
+        norm=smoothed.norm,
+        eps=20 * smoothed.eps,
+        step=10 * smoothed.eps,
+        iterations=7,
+        eot=1,
+        keep="best",
+        confirm=1,
+    )
     attack = dataclasses.replace(attack, confirm_every=6)
     last, _ = dataclasses.replace(attack, keep="last").run(smoothed.defence, x, y, ids)
     best, spent = attack.run(smoothed.defence, x, y, ids)
@@ -303,7 +436,15 @@ def test_a_confirmed_failure_is_returned_even_where_an_earlier_iterate_had_the_h
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 def test_pgd_finds_the_worst_point_of_a_defence_known_in_closed_form(smoothed, loss):
     x, y, ids = smoothed.batch(3)
-    attack = PGD(norm=smoothed.norm, eps=smoothed.eps, step=smoothed.eps / 2, iterations=4, eot=2, confirm=0, loss=loss)
+    attack = PGD(
+        norm=smoothed.norm,
+        eps=smoothed.eps,
+        step=smoothed.eps / 2,
+        iterations=4,
+        eot=2,
+        confirm=0,
+        loss=loss,
+    )
     found, _ = attack.run(smoothed.defence, x, y, ids)
     assert torch.allclose(smoothed.accuracy(x), torch.tensor(smoothed.clean), atol=1e-4)
     assert torch.allclose(smoothed.accuracy(found), torch.tensor(smoothed.attacked), atol=1e-4)
@@ -318,7 +459,7 @@ def test_transfer_is_an_attack_on_the_bare_network_and_noise_is_none(tiny, batch
     assert torch.allclose((noise - x).abs(), torch.full_like(x, 0.05)) and not spent.any()
 
 
-# ---- masks with a derivative -----------------------------------------------------------------------------------------------
+# ---- masks with a derivative ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["attention", "top-fraction", "inverted"])
@@ -373,30 +514,47 @@ def test_steering_for_change_flips_more_of_the_mask_than_the_loss_alone(tiny, ba
     settings = {"eps": 0.1, "iterations": 4, "eot": 1, "confirm": 0, "step": 0.03}
     mask = lambda z: tiny.mask(z, tiny.noise(3, ids))
     flipped = [
-        (mask(attack.run(tiny, x, y, ids)[0]) != mask(x)).double().mean() for attack in (MaskPGD(**settings, weight=100.0), PGD(**settings))
+        (mask(attack.run(tiny, x, y, ids)[0]) != mask(x)).double().mean()
+        for attack in (MaskPGD(**settings, weight=100.0), PGD(**settings))
     ]
     assert flipped[0] > flipped[1]
 
 
 @pytest.mark.parametrize("steer", ["change", "shrink"])
-def test_steering_goes_through_the_networks_in_chunks_and_does_not_depend_on_their_size(tiny, batch, steer, monkeypatch):
+def test_steering_goes_through_the_networks_in_chunks_and_does_not_depend_on_their_size(
+    tiny, batch, steer, monkeypatch
+):
     (x, y, ids), seen, inner = batch, [], gradients.smooth_mask
     near, attack = (x + 0.02).clamp(0, 1), MaskPGD(steer=steer, weight=3.0)
-    whole = *attack.loss_and_gradient(tiny, near, x, y, ids, [0]), attack.value(tiny, near, x, y, ids, [0])
+    whole = (
+        *attack.loss_and_gradient(tiny, near, x, y, ids, [0]),
+        attack.value(tiny, near, x, y, ids, [0]),
+    )
     monkeypatch.setattr(microbatch, "rows", lambda device: 2)
-    monkeypatch.setattr("hetpure_lab.attacks.pgd.smooth_mask", lambda defence, images: seen.append(len(images)) or inner(defence, images))
-    parts = *attack.loss_and_gradient(tiny, near, x, y, ids, [0]), attack.value(tiny, near, x, y, ids, [0])
+    monkeypatch.setattr(
+        "hetpure_lab.attacks.pgd.smooth_mask",
+        lambda defence, images: seen.append(len(images)) or inner(defence, images),
+    )
+    parts = (
+        *attack.loss_and_gradient(tiny, near, x, y, ids, [0]),
+        attack.value(tiny, near, x, y, ids, [0]),
+    )
     assert max(seen) == 2 and sum(seen) == (4 if steer == "change" else 2) * len(x) and len(x) > 2
     for a, b in zip(whole, parts):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-# ---- frozen noise ----------------------------------------------------------------------------------------------------------
+# ---- frozen noise --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("frozen", ["start", "known", "renoise", "reverse"])
-def test_frozen_draws_are_the_same_in_every_copy_and_under_every_seed_and_others_are_not(tiny, batch, frozen):
-    noises = [Frozen(gradients.reseeded(tiny, s), frozen).hold(Noise(s, ["a"], [c])) for s, c in ((0, 0), (0, 1))]
+def test_frozen_draws_are_the_same_in_every_copy_and_under_every_seed_and_others_are_not(
+    tiny, batch, frozen
+):
+    noises = [
+        Frozen(gradients.reseeded(tiny, s), frozen).hold(Noise(s, ["a"], [c]))
+        for s, c in ((0, 0), (0, 1))
+    ]
     held = gradients.reseeded(Frozen(tiny, frozen), "other")
     noises.append(held.hold(held.noise(1, ["a"], [5])))
     for draw in ("start", "start weak", "known 20 ", "renoise 20", "reverse 30 20 "):
@@ -408,12 +566,18 @@ def test_with_all_noise_frozen_the_attack_sees_what_will_score_it(tiny, batch):
     x, y, ids = batch
     attack = PGD(eps=0.05, iterations=3, eot=1, confirm=0, frozen="all", keep="best")
     defence = attack.faces(tiny)
-    assert attack.faces(defence) is defence and attack.faces(Undefended(tiny.classifier)).classifier is tiny.classifier
+    assert (
+        attack.faces(defence) is defence
+        and attack.faces(Undefended(tiny.classifier)).classifier is tiny.classifier
+    )
     logits = gradients.logits_of(gradients.reseeded(defence, "score"), x, ids, range(3))
     assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
     assert not torch.equal(tiny(x, ids, [0] * 3), tiny(x, ids, [1] * 3))
     found, _ = attack.run(tiny, x, y, ids)
-    scored = [gradients.mean_loss(gradients.reseeded(defence, "score"), z, y, ids, range(2)) for z in (found, x)]
+    scored = [
+        gradients.mean_loss(gradients.reseeded(defence, "score"), z, y, ids, range(2))
+        for z in (found, x)
+    ]
     assert (scored[0] > scored[1]).all()
 
 
@@ -421,17 +585,25 @@ def test_freezing_draws_one_at_a_time_takes_away_randomness_one_at_a_time(tiny, 
     x, _, ids = batch
     spread = {}
     for frozen in ("start", "known", "renoise", "start+known+renoise", "all"):
-        spread[frozen] = float(gradients.logits_of(Frozen(tiny, frozen), x, ids, range(40)).std(0).mean())
+        spread[frozen] = float(
+            gradients.logits_of(Frozen(tiny, frozen), x, ids, range(40)).std(0).mean()
+        )
     free = float(gradients.logits_of(tiny, x, ids, range(40)).std(0).mean())
     assert all(0 < spread[frozen] < 1.1 * free for frozen in ("start", "known", "renoise"))
-    assert spread["start+known+renoise"] == spread["all"] == 0 and set(DRAWS) > {"start", "known", "renoise"}
+    assert spread["start+known+renoise"] == spread["all"] == 0 and set(DRAWS) > {
+        "start",
+        "known",
+        "renoise",
+    }
 
 
 @pytest.mark.parametrize("spec", ["gdmp", "langevin", "scoreopt", "ssni", "lorid"])
 def test_all_is_all_that_any_purifier_draws_and_loops_stay_independent(spec, tiny, batch):
     x, _, ids = batch
     slug, purifier = specs.parse(spec, DEFENCES)
-    rival = assemble(type(purifier)(**FEW_STEPS.get(slug, {"steps": 3})), tiny.classifier, tiny.denoiser)
+    rival = assemble(
+        type(purifier)(**FEW_STEPS.get(slug, {"steps": 3})), tiny.classifier, tiny.denoiser
+    )
     logits = gradients.logits_of(Frozen(rival, "all"), x, ids, range(3))
     assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
     held = Frozen(tiny, "all").hold(Noise(0, ids, [0] * len(ids)))
@@ -446,7 +618,9 @@ def test_only_a_purifiers_noise_can_be_frozen(tiny):
 
 @pytest.mark.parametrize("gradient", ["bpda", "mask-soft", "mask-straight-through"])
 def test_stand_ins_vote_as_the_defence_does(gradient, tiny, batch):
-    """With several votes a stand-in forwards what the defence answers, which is not one purification's answer."""
+    """With several votes a stand-in forwards what the defence answers, which is not one
+    purification's answer.
+    """
     x, _, ids = batch
     voting = gradients.with_purifier(tiny, tiny.purifier)
     voting.votes = 4
@@ -465,7 +639,7 @@ def test_differences_that_cannot_be_stored_are_refused():
     assert threat.to_8_bit(x + 127 / 255, x, "L2", 10).eq(127).all()
 
 
-# ---- how good a gradient is ------------------------------------------------------------------------------------------------
+# ---- how good a gradient is ----------------------------------------------------------------------
 
 
 def test_agreement_recovers_a_known_angle_from_noise():
@@ -476,8 +650,11 @@ def test_agreement_recovers_a_known_angle_from_noise():
     h = 0.6 * g + 0.8 * across  # nearly orthogonal in 200 dimensions
     truth = torch.nn.functional.cosine_similarity(g[:, 0], h[:, 0])
     found = gradients.agreement(g + 4 * draw(n, S, d), h + 4 * draw(n, S, d))
-    assert (found.corrected - truth).abs().mean() < 0.05 and abs(found.pooled - float(truth.mean())) < 0.02
-    assert (found.cosine < truth).all() and (found.snr * 16 - 1).abs().mean() < 0.1  # |h|^2 is about d, the noise 16 d
+    assert (found.corrected - truth).abs().mean() < 0.05 and abs(
+        found.pooled - float(truth.mean())
+    ) < 0.02
+    # |h|^2 is about d, the noise 16 d
+    assert (found.cosine < truth).all() and (found.snr * 16 - 1).abs().mean() < 0.1
 
 
 def test_summands_average_to_the_gradient_and_agree_with_themselves(tiny, batch):

@@ -1,4 +1,6 @@
-"""Intervals cover, tests have the power they claim, runs and images are told apart, and stopping early costs what it may."""
+"""Intervals cover, tests have the power they claim, runs and images are told apart, and stopping
+early costs what it may.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,9 @@ from hetpure_lab.common import stats
 def test_intervals_are_the_textbooks():
     a = stats.wilson(np.array([1] * 304 + [0] * 208))
     assert (round(a.value, 4), round(a.low, 4), round(a.high, 4)) == (0.5938, 0.5507, 0.6354)
-    assert stats.mcnemar(np.array([1] * 15 + [0] * 5, dtype=bool), np.array([0] * 15 + [1] * 5, dtype=bool)) == pytest.approx(
-        0.0414, abs=1e-4
-    )
+    assert stats.mcnemar(
+        np.array([1] * 15 + [0] * 5, dtype=bool), np.array([0] * 15 + [1] * 5, dtype=bool)
+    ) == pytest.approx(0.0414, abs=1e-4)
     assert stats.mcnemar(np.ones(9, bool), np.ones(9, bool)) == 1.0
 
 
@@ -44,23 +46,36 @@ def test_an_interval_never_vanishes_because_all_images_agree():
 
 def test_one_success_does_not_shrink_what_none_leaves_open():
     none, one = np.zeros(128), np.eye(1, 128)[0] / 20
-    assert stats.mean_rate(one).high >= stats.mean_rate(none).high and stats.mean_rate(1 - one).low <= stats.mean_rate(1 - none).low
+    assert (
+        stats.mean_rate(one).high >= stats.mean_rate(none).high
+        and stats.mean_rate(1 - one).low <= stats.mean_rate(1 - none).low
+    )
     same = stats.paired_difference(none, none)
     assert -0.05 < same.low < 0 < same.high < 0.05
     assert stats.paired_difference(none + 0.5, none).low == 0.5  # many images differ
 
 
 def test_intervals_cover_where_few_images_survive():
-    """One image in a hundred always survives, the others never: most samples of 64 contain none of the first."""
+    """One image in a hundred always survives, the others never: most samples of 64 contain none of
+    the first.
+    """
     rng = np.random.default_rng(0)
-    found = [stats.mean_rate((rng.random(64) < 0.01).astype(float), seed=i, resamples=200) for i in range(200)]
+    found = [
+        stats.mean_rate((rng.random(64) < 0.01).astype(float), seed=i, resamples=200)
+        for i in range(200)
+    ]
     assert np.mean([a.low <= 0.01 <= a.high for a in found]) >= 0.95
 
 
 def test_a_statistic_that_is_a_mean_has_the_interval_of_the_mean():
     values = np.random.default_rng(0).normal(size=60)
-    a, mean = stats.reweighted(lambda w: w @ values, 60), stats.paired_difference(values, 0 * values)
-    assert a.value == pytest.approx(mean.value) and (a.low, a.high) == pytest.approx((mean.low, mean.high), abs=0.05)
+    a, mean = (
+        stats.reweighted(lambda w: w @ values, 60),
+        stats.paired_difference(values, 0 * values),
+    )
+    assert a.value == pytest.approx(mean.value) and (a.low, a.high) == pytest.approx(
+        (mean.low, mean.high), abs=0.05
+    )
 
 
 def test_a_statistic_of_few_images_or_one_that_never_differs_bounds_nothing():
@@ -86,15 +101,22 @@ def test_rounding_errors_are_no_difference():
 
 
 def test_holms_correction_is_the_textbooks():
-    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and stats.holm([]) == []
+    assert (
+        stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and stats.holm([]) == []
+    )
 
 
 def test_clopper_pearson_never_covers_too_rarely():
     """Exactly, from the binomial distribution, where Wilson's interval sometimes does."""
     n = 30
-    intervals = [[f(np.arange(n) < k) for k in range(n + 1)] for f in (stats.clopper_pearson, stats.wilson)]
+    intervals = [
+        [f(np.arange(n) < k) for k in range(n + 1)] for f in (stats.clopper_pearson, stats.wilson)
+    ]
     for p in (0.01, 0.06, 0.2, 0.5):
-        exact, wilson = (sum(binom.pmf(k, n, p) for k, a in enumerate(found) if a.low <= p <= a.high) for found in intervals)
+        exact, wilson = (
+            sum(binom.pmf(k, n, p) for k, a in enumerate(found) if a.low <= p <= a.high)
+            for found in intervals
+        )
         assert exact >= 0.95 and wilson > 0.9
     assert stats.clopper_pearson(np.zeros(128)).high == pytest.approx(1 - 0.025 ** (1 / 128))
 
@@ -102,7 +124,9 @@ def test_clopper_pearson_never_covers_too_rarely():
 def test_power_of_mcnemar_is_that_of_a_simulation():
     n, discordance, difference = 100, 0.2, 0.12
     rng, rejected = np.random.default_rng(0), 0
-    for only_a, only_b, _ in rng.multinomial(n, [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance], 1000):
+    for only_a, only_b, _ in rng.multinomial(
+        n, [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance], 1000
+    ):
         a = np.array([True] * only_a + [False] * only_b, dtype=bool)
         rejected += stats.mcnemar(a, ~a) < 0.05
     expected = stats.mcnemar_power(difference, n, discordance)
@@ -117,24 +141,35 @@ def test_smallest_detectable_difference_has_its_power_and_falls_with_n():
     found = [stats.smallest_detectable(n, 0.1) for n in (128, 256, 512)]
     assert found == sorted(found, reverse=True)
     assert stats.mcnemar_power(found[-1], 512, 0.1) == pytest.approx(0.8, abs=1e-6)
-    assert stats.smallest_detectable(64, 0.05) is None  # three images differ: not even all of them one way would do
+    # three images differ: not even all of them one way would do
+    assert stats.smallest_detectable(64, 0.05) is None
     with pytest.raises(ValueError, match="discordance"):
         stats.smallest_detectable(64, 0)
 
 
 def test_k_fold_interval_covers_with_noise_within_images():
-    """K runs per image are not K images: the interval over images covers, one that counts runs as images would not."""
+    """K runs per image are not K images: the interval over images covers, one that counts runs as
+    images would not.
+    """
     rng, hits, naive = np.random.default_rng(2), 0, 0
     for i in range(150):
         correct = rng.random((60, 20)) < rng.beta(0.4, 0.6, 60)[:, None]
-        a, b = stats.mean_rate(correct.mean(1), seed=i, resamples=400), stats.wilson(correct.ravel())
+        a, b = (
+            stats.mean_rate(correct.mean(1), seed=i, resamples=400),
+            stats.wilson(correct.ravel()),
+        )
         hits, naive = hits + (a.low <= 0.4 <= a.high), naive + (b.low <= 0.4 <= b.high)
     assert 135 <= hits <= 149 and naive < 100
 
 
 def test_components_of_variance_are_those_that_were_put_in():
     rng, runs, n = np.random.default_rng(3), 6, 150
-    found = stats.spread(0.5 + 0.03 * rng.standard_normal((runs, 1)) + 0.2 * rng.standard_normal(n) + 0.1 * rng.standard_normal((runs, n)))
+    found = stats.spread(
+        0.5
+        + 0.03 * rng.standard_normal((runs, 1))
+        + 0.2 * rng.standard_normal(n)
+        + 0.1 * rng.standard_normal((runs, n))
+    )
     assert found.image_to_image == pytest.approx(0.2 / math.sqrt(n), rel=0.15)
     assert 0.012 < found.run_to_run < 0.06  # six runs know a standard deviation of 0.03 no better
     alike = stats.spread(np.tile(rng.random(50), (3, 1)))
@@ -143,7 +178,7 @@ def test_components_of_variance_are_those_that_were_put_in():
         stats.spread(np.ones((1, 5)))
 
 
-# ---- stopping early --------------------------------------------------------------------------------------------------------
+# ---- stopping early ------------------------------------------------------------------------------
 
 
 class Threshold(nn.Module):
@@ -163,35 +198,57 @@ class Nothing(nn.Module):
 
 
 def right(x: Tensor, t: float) -> Tensor:
-    r"""The chance that one purification of x is classified as 1, in closed form: noise of known size on the mean of the pixels."""
+    r"""The chance that one purification of x is classified as 1, in closed form: noise of known
+    size on the mean of the pixels.
+    """
     abar = linear_schedule().abar[linear_schedule().index(t)].item()
     sigma = math.sqrt((1 - abar) / abar / x[0].numel()) / 2
     return torch.special.ndtr((x.mean((1, 2, 3)) - 0.5) / sigma)
 
 
 def test_stopping_early_is_unbiased_and_costs_less_than_its_bound():
-    """On a defence whose accuracy is known for every image: scoring on fresh noise estimates the accuracy of the image that the attack
-    ended with, stopped or not; scoring with the noise that stopped it would not; and the accuracy lost keeps to the bound."""
+    """On a defence whose accuracy is known for every image: scoring on fresh noise estimates the
+    accuracy of the image that the attack
+    ended with, stopped or not; scoring with the noise that stopped it would not; and the accuracy
+    lost keeps to the bound."""
     n, t = 120, 0.15
     defence = Purified(Threshold(), Nothing(), Uniform(t, 1))
     means = 0.44 + 0.2 * torch.linspace(0, 1, n)
-    x, y, ids = means.reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2).clone(), torch.ones(n, dtype=torch.long), range(n)
+    x, y, ids = (
+        means.reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2).clone(),
+        torch.ones(n, dtype=torch.long),
+        range(n),
+    )
     attack = PGD(eps=0.03, step=0.003, iterations=10, eot=1, confirm=3, confirm_every=2)
     stopped, spent = attack.run(defence, x, y, ids)
-    to_the_end, _ = PGD(eps=0.03, step=0.003, iterations=10, eot=1, confirm=0).run(defence, x, y, ids)
+    to_the_end, _ = PGD(eps=0.03, step=0.003, iterations=10, eot=1, confirm=0).run(
+        defence, x, y, ids
+    )
     early = spent < 10
     assert 10 < early.sum() < n - 10
-    fresh = attacks.logits_of(attacks.reseeded(defence, "score"), stopped, ids, range(12)).argmax(-1).double().mean(0)
+    fresh = (
+        attacks.logits_of(attacks.reseeded(defence, "score"), stopped, ids, range(12))
+        .argmax(-1)
+        .double()
+        .mean(0)
+    )
     truth = right(stopped, t).double()
     for part in (early, ~early):
-        assert abs((fresh - truth)[part].mean()) < 4 * math.sqrt((truth * (1 - truth))[part].mean() / 12 / part.sum())
+        assert abs((fresh - truth)[part].mean()) < 4 * math.sqrt(
+            (truth * (1 - truth))[part].mean() / 12 / part.sum()
+        )
     assert truth[early].mean() > 0.05  # their noise said 0: counting it would have been biased
-    assert 0 <= (right(stopped, t) - right(to_the_end, t)).mean() < stats.stopping_bound(3, checks=4)
+    assert (
+        0 <= (right(stopped, t) - right(to_the_end, t)).mean() < stats.stopping_bound(3, checks=4)
+    )
 
 
 def test_looking_in_portions_confirms_the_same_images():
     defence, n = Purified(Threshold(), Nothing(), Uniform(0.15, 1)), 40
-    x, y = (0.4 + 0.2 * torch.linspace(0, 1, n)).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2), torch.ones(n, dtype=torch.long)
+    x, y = (
+        (0.4 + 0.2 * torch.linspace(0, 1, n)).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2),
+        torch.ones(n, dtype=torch.long),
+    )
     in_portions = attacks.confirmed(defence, x, y, range(n), range(6))
     at_once = attacks.confirmed(defence, x, y, range(n), range(6), at_once=6)
     assert torch.equal(in_portions, at_once) and 0 < at_once.sum() < n
@@ -207,7 +264,9 @@ def test_the_bound_on_stopping_is_the_worst_case_over_accuracies():
 def test_the_bootstrap_is_scipys(n):
     values = np.random.default_rng(n).integers(0, 21, n) / 20
     rng = np.random.default_rng(3)
-    theirs = scipy_stats.bootstrap((values,), np.mean, n_resamples=500, method="percentile", rng=rng).confidence_interval
+    theirs = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=500, method="percentile", rng=rng
+    ).confidence_interval
     ours = stats._bootstrap(values, (0, 1), 3, 500)
     assert (ours.low, ours.high) == tuple(round(end, 12) for end in theirs)
 
