@@ -131,6 +131,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     for extra in ("search.html", "genindex.html", "index.html"):
         if (out / extra).exists():
             pages.setdefault(extra, BeautifulSoup((out / extra).read_text(), "html.parser"))
+    shutil.copytree(Path(app.srcdir) / "results", out / "results", dirs_exist_ok=True)
     card = Path(app.srcdir) / "figures" / "card.png"
     if card.exists():
         shutil.copy(card, out / "_static" / "card.png")
@@ -138,6 +139,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     repository = app.config.html_theme_options.get("repository_url", "")
     for name, page in pages.items():
         quieten(page)
+        lead_to_pages(page, name, set(pages))
         list_references(page)
         link_errata(page, codes, name)
         scroll_tables(page)
@@ -175,6 +177,16 @@ def quieten(page: BeautifulSoup) -> None:
     for link in page.find_all("link"):
         if "thebe" in link.get("href", "") or link.get("as") == "font":
             link.decompose()
+
+
+def lead_to_pages(page: BeautifulSoup, name: str, pages: set[str]) -> None:
+    """Lead links to sources, as outputs of notebooks have them, to the pages made of these."""
+    folder = Path("/" + name).parent
+    for link in article(page).find_all("a", href=re.compile(r"\.(ipynb|md)(#|$)")):
+        target, mark, anchor = link["href"].partition("#")
+        place = (folder / target).resolve().relative_to("/").with_suffix(".html").as_posix()
+        if "://" not in target and place in pages:
+            link["href"] = str(Path(target).with_suffix(".html")) + mark + anchor
 
 
 def list_references(page: BeautifulSoup) -> None:
@@ -283,9 +295,8 @@ def origin(page: BeautifulSoup, records: list[str], root: str, what: str, addres
         head.string = f"{len(records)} file{'s' if len(records) > 1 else ''} of records"
         fold.append(head)
         for record in records:
-            inside = record.removeprefix("results/")
-            link = page.new_tag("a", attrs={"href": root + inside})
-            link.string = inside.rpartition("/")[2].removesuffix(".jsonl")
+            link = page.new_tag("a", attrs={"href": root + record})
+            link.string = record.rpartition("/")[2].removesuffix(".jsonl")
             fold.append(link)
         note.append(fold)
     return note

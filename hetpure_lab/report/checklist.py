@@ -30,8 +30,6 @@ def show(rows: Sequence[tuple[Check, Verdict]], *columns: str) -> Styler:
     )
     styled = tables.show(table).map(colour, subset=["verdict"])
     link = lambda number: (
-        f'<a href="{path.stem}.html">{number}</a>'
-        if (path := elements.chapter(number))
-        else str(number)
+        f'<a href="{path.name}">{number}</a>' if (path := elements.chapter(number)) else str(number)
     )
     return styled.format(link, subset=["chapter"]) if "chapter" in table else styled

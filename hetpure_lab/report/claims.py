@@ -106,7 +106,7 @@ def page(row: Row) -> str:
         lines += [f"**Erratum:** {row.erratum}, in the [list](../errata.md).", ""]
     lines += [f"**What would change our mind:** {MINDS[row.verdict]}", ""]
     if row.records:
-        links = ", ".join(f'<a href="../../{name}">{name}</a>' for name in row.records)
+        links = ", ".join(f'<a href="../../results/{name}">{name}</a>' for name in row.records)
         took = f" They took {row.seconds / 3600:.1f} processor hours." if row.seconds else ""
         lines += [f"**Records:** {links}.{took}", ""]
     lines += [

@@ -92,7 +92,7 @@ def _records(files: list[str]) -> str:
     if not files:
         return "–"
     links = " ".join(
-        f'<a href="../{name}">{name.rpartition("--")[2].removesuffix(".jsonl")}</a>'
+        f'<a href="../results/{name}">{name.rpartition("--")[2].removesuffix(".jsonl")}</a>'
         for name in files
     )
     return f"<details><summary>{len(files)}</summary>{links}</details>"

@@ -7,16 +7,14 @@ is set and every picture is there.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
 from hetpure_lab.common.paths import ROOT
+from hetpure_lab.report import browser as browsers
 
 PAGE = ROOT / "book" / "_build" / "singlehtml" / "book" / "index.html"
 TARGET = ROOT / "out" / "book.pdf"
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 READY = """async () => {
   if (window.MathJax?.startup) await MathJax.startup.promise;
   document.querySelectorAll("img").forEach((i) => (i.loading = "eager"));
@@ -32,25 +30,18 @@ class PrintError(ValueError):
     """No browser, or nothing to print."""
 
 
-def chromium() -> str:
-    """The browser: named in ``HETPURE_CHROMIUM``, or on the path. Raises `PrintError`."""
-    found = os.environ.get("HETPURE_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), "")
-    if not found:
-        raise PrintError(
-            "no Chromium: install one (apt-get install chromium), or name it in HETPURE_CHROMIUM"
-        )
-    return found
-
-
 def write(page: Path = PAGE, target: Path = TARGET) -> Path:
     """Print `page` to `target`, with an outline of its headings. Raises `PrintError`."""
     if not page.exists():
         raise PrintError(f"{page} is not there: make pdf builds it first")
+    program = browsers.chromium()
+    if not program:
+        raise PrintError(browsers.MISSING)
     from playwright.sync_api import sync_playwright
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = p.chromium.launch(executable_path=program, args=["--no-sandbox"])
         sheet = browser.new_context(color_scheme="light").new_page()
         sheet.set_default_timeout(300_000)
         sheet.goto(page.as_uri())

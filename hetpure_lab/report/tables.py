@@ -216,12 +216,15 @@ def show(frame: pd.DataFrame, caption: str = "") -> Styler:
 
 
 def linked(record: str) -> str:
-    """A record file as a link that says its key, or the command line that makes it as code."""
+    """A record file as a link that says its key, or the command line that makes it as code.
+
+    The link leads from a folder of the repository, such as ``chapters`` or ``out``, and the built
+    book has the same folders: one link holds in Jupyter, in the page of ``make run``, in the book.
+    """
     if record.startswith("--") or record.startswith("hetpure "):
         return f"<code>{escape(record)}</code>"
-    return (
-        record and f'<a href="../{record}">{record.rpartition("--")[2].removesuffix(".jsonl")}</a>'
-    )
+    key = record.rpartition("--")[2].removesuffix(".jsonl")
+    return record and f'<a href="../results/{record}">{key}</a>'
 
 
 def called(spec: object) -> str:

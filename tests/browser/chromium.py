@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from hetpure_lab.common.paths import ROOT
+from hetpure_lab.report import browser
 
 HTML = ROOT / "book" / "_build" / "html"
 SCREENSHOTS = ROOT / "out" / "screenshots"
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("HETPURE_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), "")
+CHROMIUM = browser.chromium()
 
 
 def missing() -> str:
@@ -32,7 +30,7 @@ def missing() -> str:
     except ImportError:
         return "playwright is not installed: pip install playwright"
     if not CHROMIUM:
-        return "no Chromium: install one (apt-get install chromium), or name it in HETPURE_CHROMIUM"
+        return browser.MISSING
     if not (HTML / "book" / "index.html").exists():
         return "the book is not built: make book"
     return ""
