@@ -16,7 +16,7 @@ BLOCK = 1 << 20
 
 
 class DownloadError(ValueError):
-    """A file that could not be fetched, or is not what its address promised."""
+    """A file that could not be fetched, or is not the promised one."""
 
 
 def download(
@@ -26,10 +26,10 @@ def download(
     progress: bool = True,
     check: Callable[[Path], object] = lambda path: None,
 ) -> None:
-    """`url` into `path`. What an interrupted transfer left is continued if the server still has the
-    same file, else begun again.
+    """`url` into `path`. An interrupted transfer is continued if the server still has the same
+    file, else begun again.
 
-    The file is put in its place once it is whole and `check` has read it as what it should be.
+    The file is put in its place once it is whole and `check` has read it without complaint.
     Raises `DownloadError` for a web page, a length, a range or an encoding that was not asked for,
     and for content that `check` refuses by a `ValueError`; nothing is kept then.
     """
@@ -102,7 +102,7 @@ def _as_asked(answer: HTTPResponse, url: str, path: Path, have: int) -> None:
 
 
 def _keep(part: Path, tag: Path, path: Path, url: str, check: Callable[[Path], object]) -> None:
-    """The whole file into its place, if it is what it should be."""
+    """The whole file into its place, if `check` accepts it."""
     try:
         with part.open("rb") as file:
             beginning = file.read(512).lstrip().lower()

@@ -1,4 +1,4 @@
-"""What a gradient costs, measured: denoiser calls, bytes held by live tensors, seconds."""
+"""The measured cost of a gradient: denoiser calls, bytes held by live tensors, seconds."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ def measure(
 def fastest(
     work: Callable[[], object], repeats: int = 3, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Seconds of the fastest run after a first one: what the work costs when nothing disturbs
-    it.
-    """
+    """Seconds of the fastest run after a first one: the cost of undisturbed work."""
     timings = []
     for _ in range(repeats + 1):
         started = clock()
@@ -124,8 +122,8 @@ def _loss(
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    """This process's processor time on a CPU, so that what else runs there does not count; CUDA
-    events on a GPU.
+    """This process's processor time on a CPU, where other processes do not count; CUDA events on a
+    GPU.
     """
     if device.type != "cuda":
         started = time.process_time()

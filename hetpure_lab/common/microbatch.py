@@ -49,13 +49,13 @@ def fixed(count: int, device: torch.device) -> Iterator[None]:
 
 
 def _kind(device: torch.device) -> str:
-    """Whose limits hold: what is no CUDA device is treated as a CPU."""
+    """The kind of device whose limits hold: all but CUDA devices count as a CPU."""
     return "cuda" if device.type == "cuda" else "cpu"
 
 
 def recovering(work: Callable[[], Result], device: torch.device) -> Result:
     """The result of `work`, begun again with half the rows whenever memory runs out; the smaller
-    number stays for what follows.
+    number stays.
     """
     while True:
         try:
@@ -101,7 +101,7 @@ def fit(defence: nn.Module, image: Tensor) -> None:
 
 
 def _measured(defence: nn.Module, image: Tensor) -> tuple[int, bool]:
-    """What `choose` says of the defence on that device."""
+    """The choice of `choose` for the defence on that device."""
     room, purified = budget(image.device), isinstance(defence, Purified)
     if purified:
         defence.checkpointing = True
@@ -116,8 +116,7 @@ def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
     """An upper bound of the bytes of a gradient of `image` that recomputes nothing.
 
     A call keeps no more than the peak with recomputation, or three passes of the denoiser,
-    whichever is less; one pass is its own, the others are room for what guidance keeps of the
-    classifier.
+    whichever is less; one pass is its own, the others are room for the classifier under guidance.
     """
     given: list[tuple] = []  # images may be purified at another size than theirs
     with (

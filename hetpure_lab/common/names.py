@@ -1,4 +1,4 @@
-"""What people call a defence, an attack or a bench: "uniform noise, t = 0.2" for ``uniform:t=0.2``.
+"""Human names of defences, attacks and benches: "uniform noise, t = 0.2" for ``uniform:t=0.2``.
 
 A name is made from a spec's text alone: a phrase for the slug, then a word for each setting. A slug
 that has no phrase here keeps its own, so a new defence reads well without an entry. The spec itself
@@ -120,8 +120,8 @@ def defence(spec: str) -> str:
 def attack(spec: str) -> str:
     """``pgd:eps=4/255`` as "PGD through every step, 20 × 8, radius 4/255".
 
-    The two numbers are iterations and the purifications whose gradients each averages. A radius is
-    said where it is not 8/255 in the maximum norm.
+    The two numbers are iterations, and purifications averaged in each. A radius is said where it is
+    not 8/255 in the maximum norm.
     """
     slug, settings = _parts(readable(spec))
     words = [ATTACKS.get(slug, slug)]

@@ -3,7 +3,7 @@
 A plug-in is a module, by its dotted name or as the path of a file. It is named in one of three
 ways: by the installed package that it comes with (entry-point group ``hetpure.plugins``), by
 ``--plugin MODULE`` on any command, or in ``$HETPURE_PLUGINS`` (several joined by commas), which
-is also how worker processes and chapters learn of it. What it registers is known from the first
+is also how worker processes and chapters learn of it. Its registrations are known from the first
 look into any registry.
 """
 
@@ -37,7 +37,7 @@ class PluginError(ValueError):
 
 
 def load() -> None:
-    """Import what is installed or named and was not imported yet.
+    """Import plug-ins that are installed or named and were not imported yet.
 
     Raises `PluginError` for a named plug-in that cannot be imported; an installed one is left out
     with a warning, so that a broken package stops nobody who does not use it.
@@ -63,7 +63,7 @@ def named() -> list[str]:
 
 
 def use(*names: str) -> None:
-    """Load plug-ins by name, for this process and those that it starts. Raises `PluginError`."""
+    """Load plug-ins by name, for this process and its children. Raises `PluginError`."""
     wanted = [str(Path(name).resolve()) if name.endswith(".py") else name for name in names]
     if bad := [name for name in wanted if "," in name]:
         raise PluginError(f"the name of a plug-in has no comma: {bad[0]!r}")
@@ -75,16 +75,14 @@ def use(*names: str) -> None:
 
 
 def using(names: Sequence[str], work: Callable[..., Result], *args: object) -> Result:
-    """``work(*args)`` with plug-ins loaded: what a worker on another machine is asked to do."""
+    """``work(*args)`` with plug-ins loaded, for a worker on another machine."""
     if names:
         use(*names)
     return work(*args)
 
 
 def sources() -> dict[str, str]:
-    """The sha256 of the file of every loaded plug-in, by the module's name: part of what decides an
-    outcome.
-    """
+    """By module the sha256 of the file of every loaded plug-in: it can decide an outcome."""
     files = {module.__name__: getattr(module, "__file__", None) for module in _loaded.values()}
     return {
         name: hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -1,7 +1,7 @@
-"""Registries: names to what they stand for, open to plug-ins.
+"""Registries: names and the things they stand for, open to plug-ins.
 
-An entry is made beside what it names (`Registry.register`), by this package or by a plug-in
-(`common.plugins`), whose modules are imported when a registry is first read.
+An entry is made beside its definition (`Registry.register`), by this package or by a plug-in
+(`common.plugins`). Modules of plug-ins are imported when a registry is first read.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Registry(_Unions[Entry], MutableMapping[str, Entry], Generic[Entry]):
 
 
 class Part(_Unions[Entry]):
-    """The entries of a registry of whose name something holds."""
+    """The entries of a registry with a name that satisfies a condition."""
 
     def __init__(self, whole: Mapping[str, Entry], holds: Callable[[str], bool]) -> None:
         self._whole, self._holds = whole, holds
@@ -108,7 +108,7 @@ class Part(_Unions[Entry]):
 
 
 def _origin(entry: object) -> str:
-    """Where an entry is from: module and name of a class or function, or what it is."""
+    """Where an entry is from: module and name of a class or function, or its representation."""
     module = getattr(entry, "__module__", "")
     name = getattr(entry, "__qualname__", "")
     return f"{module}.{name}" if name else repr(entry)

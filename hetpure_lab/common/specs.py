@@ -1,4 +1,4 @@
-"""Settings as text and back: ``hetpure:tau=0.5,U=3`` is a class and what differs from its defaults.
+"""Settings as text and back: ``hetpure:tau=0.5,U=3`` is a class and all but its defaults.
 
 A class of settings is a dataclass. Its fields may be float (also a fraction, ``8/255``), int, bool
 (``1``, ``true``, ``yes`` and their opposites), str, a `Literal`, a tuple of these (``30+50``), and
@@ -55,8 +55,8 @@ def _built(slug: str, rest: str, kind: type | None) -> Any:
 
 
 def write(settings: Mapping[str, Any], known: Mapping[str, type | None]) -> str:
-    """The inverse of `parse`, for settings with their `name`: the slug and what differs from the
-    defaults; `t` always.
+    """The inverse of `parse`, for settings with their `name`: the slug and all settings that differ
+    from the defaults; `t` always.
     """
     defaults = _defaults(known[settings["name"]])
     text = {k: _text(v) for k, v in settings.items() if k != "name"}
@@ -80,9 +80,7 @@ def describe(settings: object | None, known: Mapping[str, type | None]) -> str:
 
 
 def normal(text: str, known: Mapping[str, type | None]) -> str:
-    """A spec as records name it: only what differs from the defaults, in the order of the
-    settings.
-    """
+    """A spec as records name it: only settings that differ from the defaults, in their order."""
     slug, settings = parse(text, known)
     return write({"name": slug} | (asdict(settings) if settings else {}), known)
 
@@ -153,7 +151,7 @@ def _text(value: object) -> str:
 
 
 def _value(name: str, text: str, kind: Any) -> Any:
-    """The value that `text` writes. Raises `ValueError` with what would be right."""
+    """The value that `text` writes. Raises `ValueError` with the values that would be right."""
     if kind in _SCALARS:
         convert, right = _SCALARS[kind]
         try:

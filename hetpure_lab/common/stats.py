@@ -58,8 +58,8 @@ def mean_rate(rates: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accura
     """Mean of per-image success rates (K runs each) with a bootstrap interval over images, the unit
     that was sampled.
 
-    A bootstrap knows nothing of images unlike any that were drawn, and near 0 or 1 they are what is
-    uncertain: the interval reaches at least to `unseen` from either end.
+    A bootstrap knows nothing of images unlike all drawn ones, and near 0 or 1 these make the
+    uncertainty: the interval reaches at least to `unseen` from either end.
     """
     rates = np.asarray(rates, dtype=float)
     mean = _bootstrap(rates, (0, 1), seed, resamples)
@@ -69,8 +69,8 @@ def mean_rate(rates: np.ndarray, seed: int = 0, resamples: int = 2000) -> Accura
 
 
 def unseen(n: int) -> float:
-    r"""The largest share of images of a kind of which n draws show none, at 95 %: :math:`1 -
-    0.05^{1/n}`, about 3 / n.
+    r"""The largest share of a kind of image that n draws can miss, at 95 %: :math:`1 - 0.05^{1/n}`,
+    about 3 / n.
     """
     return 1 - 0.05 ** (1 / n)
 
@@ -110,7 +110,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def mcnemar_power(difference: float, n: int, discordance: float, alpha: float = 0.05) -> float:
-    r"""Chance that `mcnemar` rejects, for n pairs of which a share `discordance` differs and the
+    r"""Chance that `mcnemar` rejects for n pairs, if a share `discordance` of them differs and the
     accuracies differ by `difference`.
 
     :math:`\sum_m \mathrm{Bin}(m; n, D)\, P(\text{reject} \mid m, q)` with :math:`q = \tfrac12 (1 +
@@ -143,8 +143,8 @@ def paired_difference(
     """Mean of a - b over images with a bootstrap interval over images: two defences on the same
     images.
 
-    If fewer than `FEW` images differ the bootstrap knows little of those that do: then the interval
-    is no narrower than `unseen` allows.
+    If fewer than `FEW` images differ the bootstrap knows little of them: then the interval is no
+    narrower than `unseen` allows.
     """
     values = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     d = _bootstrap(values, (-1, 1), seed, resamples)
@@ -193,7 +193,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def word(difference: Accuracy, p: float, level: float = 0.05) -> str:
-    """What a test allows one to say: ``higher``, ``lower`` or ``inconclusive``."""
+    """The word that a test allows: ``higher``, ``lower`` or ``inconclusive``."""
     return "inconclusive" if p >= level else "higher" if difference.value > 0 else "lower"
 
 
@@ -270,7 +270,7 @@ def spread(rates: np.ndarray) -> Spread:
     both factors random.
 
     With mean squares of runs R, images I and the rest E, :math:`\sigma_{run}^2 = R / n` and
-    :math:`\sigma_{image}^2 = (I - E) / (S n)`. What is printed as ± in this field is the first.
+    :math:`\sigma_{image}^2 = (I - E) / (S n)`. Papers of this field print the first as ±.
     """
     rates = np.asarray(rates, dtype=float)
     if rates.ndim != 2 or min(rates.shape) < 2:
@@ -297,10 +297,10 @@ def spread(rates: np.ndarray) -> Spread:
 
 
 def stopping_bound(confirm: int, checks: int) -> float:
-    r"""What an attack can lose in accuracy, per image and in expectation, by setting aside images
-    that fail `confirm` times in a row.
+    r"""The most accuracy that an attack fails to take, per image and in expectation, by setting
+    aside images that fail `confirm` times in a row.
 
-    A point whose purifications are right with probability p is set aside with probability :math:`(1
+    A point with purifications right with probability p is set aside with probability :math:`(1
     - p)^c`, and then counts p instead of at least 0: a loss of at most :math:`\max_p p (1 - p)^c =
       \frac{1}{c + 1} (\frac{c}{c + 1})^c` at each of `checks` looks.
     """

@@ -1,4 +1,4 @@
-"""Real images: what a data set is, where its files are found, and the layouts they come in."""
+"""Real images: data sets, the places of their files, and the layouts they come in."""
 
 from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData, Shipped
 from hetpure_lab.data.sources import (

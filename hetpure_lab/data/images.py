@@ -1,6 +1,4 @@
-"""Images with their identity: pixels, labels and where they come from; and what a data set's rows
-must look like.
-"""
+"""Images with their identity: pixels, labels and origin; and the form of a data set's rows."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from hetpure_lab.common.registry import Registry
 
 
 class DataError(ValueError):
-    """A data set that is absent, damaged or not what it says."""
+    """A data set that is absent, damaged or mislabelled."""
 
 
 class NoData(DataError):
@@ -31,8 +29,8 @@ Reader = Callable[[Path, "DataSet", str], Optional["Images"]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set's files are and what a row must look like. `hub` is its address on the
-    Hugging Face hub.
+    """The place of a data set's files and the form of a row. `hub` is its address on the Hugging
+    Face hub.
 
     With `photographs` the images may have any size: the shorter side is scaled to `size` and the
     middle is cut out. `test` is the name of the split that serves as the test set; `trained_on` are

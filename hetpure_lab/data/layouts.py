@@ -79,8 +79,8 @@ def whole_labels(values: Iterable, where: object) -> np.ndarray:
 
 
 def eight_bit(image: Image.Image, head: bytes = b"") -> Image.Image:
-    """`image` as RGB. Raises `ValueError` for what 8 bits per colour cannot hold; `head` are the
-    first 26 bytes of its file.
+    """`image` as RGB. Raises `ValueError` for an image of more than 8 bits per colour; `head` are
+    the first 26 bytes of its file.
     """
     png_depth = head[24] if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) > 24 else 8
     if png_depth > 8 or image.mode.startswith(("I", "F")):

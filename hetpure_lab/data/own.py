@@ -91,7 +91,7 @@ def cifar100(folder: str | Path, split: str = "test", coarse: bool = False) -> I
 
 
 def as_data_set(name: str, images: Images, classes: Sequence[str]) -> DataSet:
-    """The same images as the data set `name`, whatever split is asked for."""
+    """The same images as the data set `name`, for every split."""
     size, label = images.pixels.shape[-1], int(images.labels.max())
     if label >= len(classes):
         raise DataError(f"label {label} has no class: {len(classes)} are named")

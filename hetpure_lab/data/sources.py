@@ -3,10 +3,10 @@ that Foolbox ships.
 
 A data set is looked for in the folder given, or in ``$HETPURE_DATA``, and nowhere else if one of
 them is; otherwise in ``../shared/data`` beside the checkout and in the user's cache
-(``~/.cache/hetpure``). It is downloaded if and only if asked for. `load` prints one line that says
-what was found. The images that a package ships are the split ``sample``: they stand in for another
-split only where `load_or_sample` is asked for that. Images are identified by the sha256 of their
-pixels, so that a row's position never carries meaning.
+(``~/.cache/hetpure``). It is downloaded if and only if asked for. `load` prints one line about
+the images it found. The images that a package ships are the split ``sample``: they stand in for
+another split only where `load_or_sample` is asked for that. Images are identified by the sha256 of
+their pixels, so that a row's position never carries meaning.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def load_or_sample(
     for demonstrations.
 
     The sample says so in its `split` and `source`, and on stderr. Raises `DataError` as `load` does
-    for what is found but wrong.
+    for files that are found but wrong.
     """
     try:
         return load(name, split, data, quiet=quiet)
@@ -82,7 +82,7 @@ def load_or_sample(
 
 
 def unseen(images: Images, dataset: DataSet, split: str) -> Images:
-    """The official test images without those that the small bench's networks were trained on; other
+    """The official test images without the training images of the small bench's networks; other
     images as they are.
     """
     if split != "test" or len(images) != dataset.official:
@@ -269,8 +269,8 @@ def stand_in_digits() -> Shipped:
 
 
 def shipped(name: str) -> Shipped:
-    """What Foolbox ships for data set `name`, whatever else is on the machine: its sample, or
-    digits that stand in for SVHN.
+    """Foolbox's sample of data set `name`, also where the machine has more images; for SVHN, digits
+    stand in.
 
     Pictures in the book are of these: everyone sees the same, and they may be passed on.
     """

@@ -32,9 +32,7 @@ def schedule(alphas_cumprod: Tensor | Sequence[float]) -> Schedule:
 
 
 def answer(output: Any) -> Tensor:
-    """The tensor in what a network returned: itself, ``.sample``, ``.logits``, or a tuple's
-    first.
-    """
+    """The tensor in a network's result: itself, ``.sample``, ``.logits``, or a tuple's first."""
     for name in ("sample", "logits"):
         if hasattr(output, name) and not isinstance(output, Tensor):
             return getattr(output, name)
@@ -47,7 +45,7 @@ class Denoiser(nn.Module):
     `predicts`: the ``noise``; ``v`` :math:`= \sqrt{\bar\alpha}\, \epsilon - \sqrt{1 - \bar\alpha}\,
         x_0`;
     or ``x0``. `first` is the index that the network knows the first time by (0 in diffusers).
-    Of a learned variance the channels after those of the image are dropped. `label` is the class of
+    Channels of a learned variance, after the image, are dropped. `label` is the class of
     a class-conditional network, for all images; `keyword` its argument's name.
     """
 

@@ -105,7 +105,7 @@ class Bench:
 
 
 class Small(NamedTuple):
-    """A bench whose weights, or packages of them, have cards in the repository:
+    """A bench with cards in the repository, of weights or of packages that hold them:
     ``weights/NAME-classifier.json`` and ``-denoiser.json``.
     """
 
@@ -126,7 +126,7 @@ class Small(NamedTuple):
 
 
 class Independent(Small):
-    """A bench of which nobody here trained either network."""
+    """A bench with two networks that nobody here trained."""
 
     scale = "independent"
 
@@ -136,9 +136,9 @@ class Own:
     """A bench of networks that this project does not know: `networks` makes classifier and
     denoiser, for a device.
 
-    They are what `hetpure_core` asks for (`adapters` has wrappers for other libraries' networks),
-    and made once per device. Their digest is of their weights. `method` are the default settings of
-    the purifier.
+    They satisfy `hetpure_core` (`adapters` has wrappers for other libraries' networks) and are made
+    once per device. Their digest is of their weights. `method` are the default settings of the
+    purifier.
     """
 
     dataset: str
@@ -188,7 +188,7 @@ def own_network(name: str) -> nn.Module | None:
 
 
 def digest(network: nn.Module) -> str:
-    """The sha256 of a network's class and state, whatever device it is on."""
+    """The sha256 of a network's class and state, the same on every device."""
     found = hashlib.sha256(f"{type(network).__module__}.{type(network).__qualname__}".encode())
     for name, value in sorted(network.state_dict().items()):
         array = value.detach().cpu().contiguous()
@@ -402,7 +402,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def card(name: str, folder: Path = WEIGHTS) -> dict:
-    """What is known about a network: data, recipe, images seen, time, curve, metrics, sha256; of a
+    """The card of a network: data, recipe, images seen, time, curve, metrics, sha256; of a
     published one, origin and licence.
     """
     if name.startswith(robustbench.PREFIX):
@@ -438,8 +438,7 @@ def checkpoint_of(name: str) -> str:
 
 
 def is_current(name: str, digest: str) -> bool:
-    """Whether the network's weights are those of `digest`, the beginning of a sha256, as a record
-    has it.
+    """Whether the network's weights have the sha256 that begins with `digest`, as a record has it.
 
     A published network that was never used on this machine has none to compare with: the record
     stands, unverified.
@@ -451,7 +450,7 @@ def is_current(name: str, digest: str) -> bool:
 
 
 def published_card(checkpoint: str) -> dict:
-    """What is known about a published network; its sha256 only after it was used once."""
+    """The card of a published network, with its sha256 after it was used once."""
     about = checkpoints.find(checkpoint)
     if not (digest := checkpoints.recorded().get(checkpoint, "")):
         raise BenchError(
@@ -479,7 +478,7 @@ def add_metrics(name: str, split: str, metrics: dict[str, float], folder: Path =
 
 
 def _published(call: Callable, *args: object):
-    """`call`, whose complaints become this module's."""
+    """`call`, with its complaints as this module's."""
     try:
         return call(*args)
     except checkpoints.CheckpointError as error:
@@ -517,7 +516,7 @@ def load_network(
 
 
 def weights_file(about: dict, name: str, folder: Path = WEIGHTS) -> tuple[Path, str]:
-    """Where a card's weights are, and what to do if they are not there."""
+    """The place of a card's weights, and the command that brings them if they are not there."""
     if "package" not in about:
         return folder / f"{name}.safetensors", f"train it with: hetpure train {name}"
     package = about["package"].partition("==")[0]

@@ -1,15 +1,15 @@
-"""Published checkpoints: where they come from, what they must be, and reading them without
-executing anything in them.
+"""Published checkpoints: their origin, their checks, and reading them without executing anything in
+them.
 
-    hetpure fetch                    # what there is, its licence, and what is on this machine
+    hetpure fetch                    # all files, their licences, and which are on this machine
     hetpure fetch edm-cifar10-vp     # download (or continue), check, print licence and origin
 
-    hetpure fetch --again svhn-ddpm  # forget what was trusted, fetch and trust anew
+    hetpure fetch --again svhn-ddpm  # forget the trusted file, fetch and trust anew
 
 Nothing is downloaded unless asked. Files lie in ``$HETPURE_CHECKPOINTS``, else in
-``~/.cache/hetpure/checkpoints``. A file whose digest its publisher does not state is trusted on
-first use, once it was read as the network that it should be: its sha256 is then kept in
-``weights/published.json`` with the day and the user's name, and later files must agree.
+``~/.cache/hetpure/checkpoints``. A file without a published digest is trusted on first use,
+once it was read as its network: its sha256 is then kept in ``weights/published.json`` with the day
+and the user's name, and later files must agree.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Checkpoint:
 
     `sha256` is the published digest or its published beginning, `size` the published number of
     bytes; "" and 0 if nobody states them. `inside` are the keys that lead to the weights, `prefix`
-    what their names begin with, `average` whether the file's moving average replaces them
+    the beginning of their names, `average` whether the file's moving average replaces them
     (score_sde), `kind` the format: ``torch`` or ``pickle`` (EDM's pickled objects).
     """
 
@@ -188,8 +188,8 @@ def path_of(name: str) -> Path:
 def fetch(name: str, progress: bool = True, again: bool = False) -> Path:
     """The checked file, downloaded if it is not here yet; licence and origin go to stderr.
 
-    With `again` a file that is here, and what was recorded of it, make way for a new one once that
-    was read.
+    With `again` a file that is here, and its recorded digest, make way for a new one once that was
+    read.
     """
     about, path = find(name), path_of(name)
     print(f"{name}: {about.file} from {about.origin}; licence: {about.licence}", file=sys.stderr)
@@ -215,7 +215,7 @@ def forget(name: str) -> None:
 
 
 def _trusted() -> dict[str, str | dict]:
-    """What is on record: by checkpoint its digest, or the digest with who trusted it and when."""
+    """The record: by checkpoint its digest, or the digest with who trusted it and when."""
     try:
         return json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     except ValueError as error:
@@ -244,8 +244,8 @@ def trust(name: str) -> str:
 
 
 def verify(name: str, path: Path) -> str:
-    """The file's sha256, after comparing size and digest with what is published, or else with what
-    was recorded on first use.
+    """The file's sha256, after comparing size and digest with the published ones, or else with the
+    record of its first use.
 
     A new file is recorded: only call this for one that was read (`readable`).
     """
@@ -255,8 +255,8 @@ def verify(name: str, path: Path) -> str:
 
 
 def readable(name: str, path: Path) -> dict[str, Tensor]:
-    """The weights in a file, which is not trusted by that. Raises `CheckpointError` unless they are
-    those of the network `name`.
+    """The weights in a file, which is not trusted by that. Raises `CheckpointError` unless they fit
+    the network `name`.
     """
     about = find(name)
     _right_size(about, path)
@@ -400,7 +400,7 @@ def tensors(module: object) -> Iterator[tuple[str, Tensor]]:
 
 
 def _numpy_scalars() -> list:
-    """What training scripts leave beside weights (accuracies as NumPy numbers): plain data."""
+    """Plain data that training scripts leave beside weights (accuracies as NumPy numbers)."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
     return [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, *kinds]
@@ -470,8 +470,8 @@ def _averaged(found: object, about: Checkpoint, path: Path) -> dict[str, Tensor]
 
 
 def demand(*names: str) -> None:
-    """Raise `CheckpointError` unless all files are here, saying of every absent one what it is,
-    where it is from, and how to get it.
+    """Raise `CheckpointError` unless all files are here, naming every absent one with its origin
+    and the way to get it.
     """
     if not (absent := [name for name in names if not path_of(name).exists()]):
         return

@@ -1,5 +1,5 @@
-"""Published networks onto this machine: ``hetpure fetch NAME ...``; without a name, what there is
-and its licence.
+"""Published networks onto this machine: ``hetpure fetch NAME ...``; without a name, all of them
+with their licences.
 
 Nothing is downloaded unless named. An interrupted transfer continues. Licence and origin are
 printed.

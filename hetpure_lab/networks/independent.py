@@ -1,9 +1,9 @@
-"""Networks nobody here trained, whose weights lie inside packages on the index; each is written
-from its formula.
+"""Networks nobody here trained, with weights inside packages on the index; each is written from its
+formula.
 
 `FFDNet` is a denoiser of photographs that takes a noise level per 2x2 block, `ResNet18` a
-classifier of CIFAR-10, `DigitNet` one of SVHN. Parameter names are those of the files, so that they
-load as they are; the packages themselves are never imported.
+classifier of CIFAR-10, `DigitNet` one of SVHN. Parameter names are taken from the files, so that
+they load as they are; the packages themselves are never imported.
 """
 
 from __future__ import annotations

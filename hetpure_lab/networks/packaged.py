@@ -1,5 +1,4 @@
-"""Cards of networks whose weights lie inside packages on the index: what is known of each, and the
-card made from the installed file.
+"""Cards of networks with weights inside packages on the index, made from the installed file.
 
 Weights of packages are never copied into the repository. `card` counts the parameters and takes the
 checksum of the installed file, and the licence from the package's own metadata; everything else is
@@ -20,7 +19,7 @@ from hetpure_lab.networks.small import build
 @dataclass(frozen=True)
 class Packaged:
     """A network in a package: its architecture here, ``NAME==VERSION``, the file inside, the
-    command that installs it, who trained it on what, and what to mind."""
+    command that installs it, its training, and cautions."""
 
     network: str
     package: str

@@ -2,7 +2,7 @@
 never mix with others.
 
 An option changes the denoiser only: the sampler, the classifier and the attack stay in float32.
-`cost.arithmetic` measures what it does.
+`cost.arithmetic` measures the effect.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 
 class Bfloat16(nn.Module):
-    """A denoiser whose convolutions and matrix products run in bfloat16 (autocast); weights and
-    output stay as they are.
+    """A denoiser with convolutions and matrix products in bfloat16 (autocast); weights and output
+    stay as they are.
     """
 
     def __init__(self, network: nn.Module):

@@ -767,9 +767,7 @@ class DDPM(nn.Module):
 
 
 class ADMBlock(nn.Module):
-    """Residual block whose second norm is scaled and shifted by the time (Dhariwal & Nichol
-    2021).
-    """
+    """Residual block with a second norm scaled and shifted by the time (Dhariwal & Nichol 2021)."""
 
     def __init__(
         self, n_in: int, n_out: int, n_time: int, resample: Callable[[Tensor], Tensor] = same
@@ -909,8 +907,8 @@ def scaled(images: Tensor, size: int | Sequence[int]) -> Tensor:
 
 
 class OnCanvas(Purified):
-    """`Purified` whose purification runs at the denoiser's own size: images are scaled to it before
-    and back after, inside the gradient.
+    """`Purified` at the denoiser's own size: images are scaled to it before purification and back
+    after, inside the gradient.
 
     This is the ImageNet protocol of DiffPure and Lee & Kim: images of 224 pixels, a denoiser at
     256. A mask given at the images' size is scaled without interpolation. Every purification finds

@@ -113,7 +113,7 @@ def _loaded(name: str) -> nn.Module:
 
 
 def card(name: str) -> dict:
-    """What is known about a network; its sha256 only after it was used once."""
+    """The card of a network, with its sha256 after it was used once."""
     _, _, model = parts(name)
     if not (digest := checkpoints.recorded().get(name, "")):
         raise CheckpointError(f"{name} was never used here; get it with: hetpure fetch {name}")

@@ -99,8 +99,8 @@ class WideResNet(nn.Module):
         return self.fc(h.mean((2, 3)))
 
     def taps(self) -> list[nn.Module]:
-        """The modules whose outputs are A_1 .. A_4 of Eq 2: the last ReLU inside each group, then
-        the head's.
+        """The modules with outputs A_1 .. A_4 of Eq 2: the last ReLU inside each group, then the
+        head's.
         """
         return [
             self.block1.layer[-1].relu2,
@@ -120,8 +120,8 @@ class EfficientNetLite0(EfficientNet):
 
     It scales images to the size it was trained at. With `classes`, the logits of all others are
     lowered beyond reach: a classifier of a few classes that keeps ImageNet's numbering.
-    Architecture and parameter names are those of the package ``efficientnet_lite_pytorch`` (Tan &
-    Le 2019), without its random dropping in training.
+    Architecture and parameter names follow the package ``efficientnet_lite_pytorch`` (Tan & Le
+    2019), without its random dropping in training.
     """
 
     size = 224

@@ -421,7 +421,7 @@ def denoiser_batch(pools: dict[str, Images], recipe: Recipe, rng: np.random.Gene
 
 
 def rng_of(recipe: Recipe, step: int) -> np.random.Generator:
-    """The randomness of one step: whatever was interrupted before, step k always draws the same."""
+    """The randomness of one step: step k always draws the same, also after an interruption."""
     return np.random.default_rng([recipe.seed, step])
 
 
@@ -660,7 +660,7 @@ def fixed(name: str) -> nn.Module:
 
 def atop_loss(net: nn.Module, pools: dict[str, Images], recipe: DefenceRecipe, step: int) -> Tensor:
     r"""Reconstruction and classification of images that fool the classifier alone,
-    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (after Lin et al. 2024; what differs:
+    :math:`\|g(x^{adv}) - x\|_1 + s\, \ell(F(g(x^{adv})), y)` (after Lin et al. 2024; differences:
     `atop.AToP`)."""
     x, y = classifier_batch(
         pools, recipe, rng_of(recipe, step), recipe.augment[recipe.cycle(step)[0]]
