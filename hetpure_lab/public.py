@@ -210,8 +210,8 @@ class Attacker:
                 module, x.to(device), y.to(device), ids, seed, lambda k: bar.update(k)
             )
         settings, x = self.settings, ((255 * x).round() / 255).to(device)
-        delta = lab_attacks.to_8_bit(found, x, settings.norm, settings.eps)
-        return (x + delta.to(x) / 255).clamp(0, 1)
+        pixels = (255 * x).round().to(torch.uint8)
+        return settings.applied(pixels, settings.stored(found, x)).to(x) / 255
 
 
 def _given(images: Images | Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Sequence[Any]]:

@@ -6,7 +6,7 @@ An attack is one file: a frozen dataclass that extends `Attack`, with ``@registe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,13 +26,17 @@ from hetpure_lab.common.registry import Registry
 
 ATTACKS: Registry[type[Attack]] = Registry(
     "attack",
-    order="pgd bpda pgd-mask autoattack autoattack-corrected square transfer noise".split(),
+    order=(
+        "pgd bpda pgd-mask per-step autoattack autoattack-corrected square transfer transfer-from "
+        "low-frequency spatial noise"
+    ).split(),
 )
 register = ATTACKS.register
 NORMS = ("Linf", "L2")
 
 Tick = Callable[[int], None]
 Found = tuple[Tensor, Tensor]  # adversarial images, and the iterations spent on each
+Told = tuple[Tensor, Tensor, list[dict]]  # and what each image's record says beside its difference
 
 
 def no_tick(k: int) -> None:
@@ -97,6 +101,45 @@ class Attack:
         number of image-iterations done or saved, `steps` per image in all, for progress bars.
         """
         raise NotImplementedError
+
+    def find(
+        self,
+        defence: Defended,
+        images: Tensor,
+        labels: Tensor,
+        ids: Sequence,
+        seed: int = 0,
+        tick: Tick = no_tick,
+    ) -> Told:
+        """`run`, and what each image's record has to say so that `broken` can hold it to the
+        threat model: nothing, for a ball.
+        """
+        return *self.run(defence, images, labels, ids, seed, tick), [{} for _ in ids]
+
+    def null(self, images: Tensor, ids: Sequence, seed: int | str) -> Tensor:
+        """The null control: images changed as much, at random, keyed by image."""
+        return perturb_randomly(images, ids, self.norm, self.eps, seed)
+
+    def stored(self, x_adv: Tensor, images: Tensor) -> Tensor:
+        """Adversarial images as int8 differences (n, 3, h, w) that `applied` undoes."""
+        return to_8_bit(x_adv, images, self.norm, self.eps)
+
+    def applied(self, pixels: Tensor, delta: Tensor) -> Tensor:
+        """The pixels 0..255 (n, 3, h, w), int16, that stored differences make of `pixels` uint8."""
+        return pixels.short() + delta.short()
+
+    def broken(self, record: dict, delta: Tensor, pixels: Tensor | None = None) -> Iterator[str]:
+        """What about a record with its `delta` (3, h, w) is against the threat model, in words,
+        beyond the ball of its norm; with `pixels`, its image, whatever can be checked with them.
+        """
+        yield from ()
+
+    def fits(self, bench: str) -> None:
+        """Raise `ValueError` if it has no meaning for defences of the bench of that name."""
+
+    def networks(self) -> tuple[str, ...]:
+        """The names of all weights that it brings beside those of what it attacks."""
+        return ()
 
     @property
     def steps(self) -> int:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from hetpure_core import Noise, Purified
 from hetpure_lab import attacks, data, defences, evidence
 from hetpure_lab.attacks import ATTACKS, Undefended
+from hetpure_lab.attacks.threat import NORMS
 from hetpure_lab.common import specs, stats
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES, capabilities
@@ -168,6 +169,8 @@ def _delta(record: dict) -> Tensor:
 
 def _radius(e: Evidence) -> list[Flag]:
     attack = e.config["attack"]
+    if attack["norm"] not in NORMS:
+        return []  # no ball of pixels
     order = torch.inf if attack["norm"] == "Linf" else 2
     radii = [float(_delta(r).norm(order)) / 255 for r in e.records.values() if r["iterations"] > 0]
     largest, eps = max(radii, default=0.0), attack["eps"]
@@ -405,8 +408,8 @@ class Watched:
     def __getattr__(self, name: str):
         return getattr(self.attack, name)
 
-    def run(self, *args):
-        result = self.attack.run(*args)
+    def find(self, *args):
+        result = self.attack.find(*args)
         self.ends.append(len(self.draws.keys))
         self.spent.append(int(result[1].sum()))
         return result

@@ -54,10 +54,14 @@ ATTACKS = {
     "pgd": "PGD",
     "bpda": "BPDA",
     "pgd-mask": "PGD on the mask",
+    "per-step": "PGD on the losses of all steps (DiffAttack)",
     "autoattack": "AutoAttack as packaged",
     "autoattack-corrected": "AutoAttack, averaged decisions",
     "square": "Square",
     "transfer": "transferred from the undefended network",
+    "transfer-from": "transferred from",
+    "low-frequency": "PGD in low frequencies",
+    "spatial": "rotation and translation",
     "noise": "random noise",
 }
 # What a spec leaves unsaid: iterations, and gradients averaged in each. A test checks the classes.
@@ -69,6 +73,9 @@ BUDGETS = {
     "autoattack-corrected": (100, 20),
     "square": (5000, 20),
     "transfer": (50, 1),
+    "transfer-from": (20, 8),
+    "per-step": (20, 8),
+    "low-frequency": (20, 8),
 }
 BENCHES = {
     "cifar10": "CIFAR-10",
@@ -128,6 +135,9 @@ def attack(spec: str) -> str:
     gradient = settings.pop("gradient", "exact" if slug == "pgd" else "")
     if gradient in GRADIENTS and slug != "pgd-mask":
         words[0] += f" {GRADIENTS[gradient]}"
+    if slug == "transfer-from":
+        words[0] += f" {bench(settings.pop('bench', 'cifar10-independent'))}"
+        words += [f"{gradient} there"] if gradient else []
     if steer := settings.pop("steer", ""):
         words.append(f"made to {steer}")
     if slug in BUDGETS:
@@ -216,6 +226,8 @@ def _attacks_setting(name: str, value: str) -> str:
     if name == "frozen":
         known = value.replace("+", " and ")
         return "noise known" if value == "all" else f"{known} noise known"
+    if name == "search":
+        return {"gradient": "by gradient", "random": "the worst of random ones"}.get(value, value)
     if name == "random_start":
         return "random start"
     if name == "keep":

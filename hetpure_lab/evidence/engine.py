@@ -236,8 +236,8 @@ def evaluate(
     started, ids, defence = (time.time(), time.process_time()), images.ids, attack.faces(defence)
     x, y = images.floats.to(device), images.labels.to(device)
     with Calls(defence) as calls:
-        x_adv, spent = attack.run(defence, x, y, ids, experiment.seed, tick)
-        delta = attacks.to_8_bit(x_adv, x, attack.norm, attack.eps)
+        x_adv, spent, told = attack.find(defence, x, y, ids, experiment.seed, tick)
+        delta = attack.stored(x_adv, x)
         logits = score(experiment, defence, attack, images, delta, device)
     columns = {name: column_record(column) for name, column in logits.items()}
     shared = {"config": experiment.config, "source": images.source} | (
@@ -255,6 +255,7 @@ def evaluate(
             "iterations": int(spent[i]),
             "delta": pixels.pack(delta[i].cpu()),
         }
+        | told[i]
         | {name: column[i] for name, column in columns.items()}
         | shared
         for i, key in enumerate(ids)
@@ -273,12 +274,14 @@ def score(
     differences `delta` (n, 3, h, w).
     """
     x, ids, K = images.floats.to(device), images.ids, experiment.config["K"]
-    null = attacks.perturb_randomly(x, ids, attack.norm, attack.eps, f"null {experiment.seed}")
-    null = attacks.to_8_bit(null, x, attack.norm, attack.eps)
+    null = attack.stored(attack.null(x, ids, f"null {experiment.seed}"), x)
     changes = {"adversarial": delta, "clean": torch.zeros_like(delta), "null": null}
-    scorer = attacks.reseeded(defence, f"score {experiment.seed}")
+    scorer, pixels_ = (
+        attacks.reseeded(defence, f"score {experiment.seed}"),
+        images.pixels.to(device),
+    )
     return {
-        c: attacks.logits_of(scorer, (images.pixels.to(device) + d.short()) / 255, ids, range(K))
+        c: attacks.logits_of(scorer, attack.applied(pixels_, d) / 255, ids, range(K))
         for c, d in changes.items()
     }
 

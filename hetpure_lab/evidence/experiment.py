@@ -49,6 +49,7 @@ class Experiment:
             if not isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, specs.describe(getattr(self, name), known))
             specs.parse(getattr(self, name), known)
+        self.settings.fits(self.bench)
         if self.K < 1:
             raise ValueError(f"K must be at least 1, not {self.K}")
 
@@ -66,7 +67,7 @@ class Experiment:
             "seed": self.seed,
             "weights": {
                 name: benches.card(name)["sha256"][:16]
-                for name in defences.networks(self.defence, self.bench)
+                for name in [*defences.networks(self.defence, self.bench), *settings.networks()]
             },
         }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from hetpure_lab import data, defences
-from hetpure_lab.attacks import ATTACKS
+from hetpure_lab.attacks import ATTACKS, Attack
 from hetpure_lab.common import specs
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
@@ -145,6 +145,16 @@ def _of_delta(record: dict, attack: dict, size: int) -> Iterator[str]:
             f"delta: length {float(delta.norm()) / 255:.4g} is outside the l2 ball of"
             f" {attack['eps']:.4g}"
         )
+    if settings := _settings(attack):
+        yield from settings.broken(record, delta)
+
+
+def _settings(attack: dict) -> Attack | None:
+    """The attack of a configuration, or None where it names none: `_of_key` says so."""
+    try:
+        return specs.parse(specs.write(attack, ATTACKS), ATTACKS)[1]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _of_votes(column: dict, n_classes: int) -> Iterator[str]:
@@ -180,9 +190,14 @@ def of_images(found: Sequence[records.Line], images: Images) -> Iterator[Fault]:
         i = rows[name]
         if record["label"] != (label := int(images.labels[i])):
             yield Fault(f"label: {record['label']}, and the data say {label}", line.number, name)
-        changed = images.pixels[i].short() + pixels.unpack(record["delta"], images.pixels.shape[1:])
+        if (settings := _settings(record["config"]["attack"])) is None:
+            continue
+        image, delta = images.pixels[i], pixels.unpack(record["delta"], images.pixels.shape[1:])
+        changed = settings.applied(image, delta)
         if changed.min() < 0 or changed.max() > 255:
             yield Fault("delta: it leads outside 0..255 on this image", line.number, name)
+        for says in settings.broken(record, delta, image):
+            yield Fault(says, line.number, name)
 
 
 # ---- with the networks ---------------------------------------------------------------------------

@@ -221,17 +221,24 @@ SMALL = (
     "autoattack-corrected:iterations=5,eot=2,accept=3",
     "square:iterations=6,eot=2,refresh=3,confirm=2",
     "transfer:iterations=4",
+    "per-step:iterations=2,eot=2,keep=best",
+    "low-frequency:iterations=2,eot=2,random_start=1,keep=best",
+    "spatial:grid=3+2+1,eot=2",
+    "spatial:search=gradient,iterations=3,eot=2",
+    "spatial:search=random,iterations=3,eot=2",
     "noise",
 )
+# what stands in a file of its own, because it needs two benches
+ELSEWHERE = {"transfer-from"}
+BALLS = [(text, norm) for text in SMALL for norm in ATTACKS[text.partition(":")[0]].choices["norm"]]
 
 
 def with_norm(text, norm):
     """The attack that `text` names, in a ball in which 8 by 8 pixels can move as far as in the
     other.
     """
-    return dataclasses.replace(
-        specs.parse(text, ATTACKS)[1], norm=norm, eps=0.1 if norm == "Linf" else 0.5
-    )
+    eps = {"Linf": 0.1, "L2": 0.5}.get(norm, 1.0)
+    return dataclasses.replace(specs.parse(text, ATTACKS)[1], norm=norm, eps=eps)
 
 
 def one_by_one(attack, defence, x, y, ids):
@@ -256,11 +263,10 @@ def batch():
 
 
 def test_small_settings_cover_every_attack():
-    assert {text.partition(":")[0] for text in SMALL} == set(ATTACKS)
+    assert {text.partition(":")[0] for text in SMALL} | ELSEWHERE == set(ATTACKS)
 
 
-@pytest.mark.parametrize("norm", threat.NORMS)
-@pytest.mark.parametrize("text", SMALL)
+@pytest.mark.parametrize(("text", "norm"), BALLS)
 def test_any_attack_stays_in_the_ball_and_gives_an_image_alone_what_it_gives_in_a_batch(
     tiny, batch, text, norm
 ):
@@ -269,24 +275,24 @@ def test_any_attack_stays_in_the_ball_and_gives_an_image_alone_what_it_gives_in_
         tiny, x = tiny.float(), x.float()
     together, spent = attack.run(tiny, x, y, ids, tick=ticks.append)
     assert torch.allclose(together, one_by_one(attack, tiny, x, y, ids), atol=1e-9)
-    assert (
-        threat.length(together - x, norm).max() <= attack.eps * (1 + 1e-6)
-        and together.min() >= 0
-        and together.max() <= 1
-    )
+    if norm in threat.NORMS:
+        assert threat.length(together - x, norm).max() <= attack.eps * (1 + 1e-6)
+    assert together.min() >= 0 and together.max() <= 1
     assert sum(ticks) == attack.steps * len(x) and (spent <= attack.steps).all()
     again, _ = attack.run(tiny, x, y, ids)
     other, _ = attack.run(tiny, x, y, ids, seed=1)
-    # the packaged AutoAttack hands these images back clean, and nothing is random in the bare
-    # network
+    # the packaged AutoAttack hands these images back clean, nothing is random in the bare network,
+    # and of a few transformations the worst is the same under other noise
     assert torch.equal(again, together) and (
-        text.startswith(("transfer", "autoattack:")) or not torch.equal(other, together)
+        text.startswith(("transfer", "autoattack:", "spatial:grid"))
+        or not torch.equal(other, together)
     )
 
 
 @pytest.mark.parametrize("text", SMALL)
 def test_any_attack_keeps_to_the_purifications_it_announces(tiny, batch, text, monkeypatch):
-    (x, y, ids), attack, counted = batch, with_norm(text, "Linf"), [0, 0]
+    (x, y, ids), counted = batch, [0, 0]
+    attack = with_norm(text, dict(BALLS[::-1])[text])
     if text.startswith("autoattack:"):
         tiny, x = tiny.float(), x.float()
     purify = Purified.purify
@@ -320,7 +326,10 @@ def test_any_attack_refuses_an_unknown_norm_and_gradient(text):
     pgd:frozen=end pgd-mask:steer=up square:p=0 square:gradient=exact autoattack:version=plus
     autoattack:version=standard
     autoattack-corrected:losses=ce+l2
-    autoattack-corrected:accept=0""".split(),
+    autoattack-corrected:accept=0
+    per-step:weight=-1 per-step:gradient=bpda low-frequency:share=0 spatial:grid=3+3
+    spatial:degrees=200
+    spatial:search=hill spatial:norm=L2""".split(),
 )
 def test_bad_settings_are_refused_by_name(text):
     name = text.partition(":")[2].partition("=")[0]
