@@ -33,12 +33,12 @@ run chapters bench evidence: export OMP_NUM_THREADS ?= 1
 run: setup  ## run chapter 05 with $(PARAMS) into out/05_cifar10.ipynb and .html
 	@mkdir -p out
 	$(BIN)/papermill chapters/05_cifar10.ipynb out/05_cifar10.ipynb $(PARAMS)
-	@cp "$$($(BIN)/python -c 'from importlib.util import find_spec as f; print(*f("sphinx-mathjax-offline").submodule_search_locations)')/static/mathjax/tex-svg-full.js" out/
-	$(BIN)/jupyter-nbconvert --to html --template-file book/run.html.j2 --embed-images out/05_cifar10.ipynb
+	$(BIN)/python -m hetpure_lab.report.runpage out/05_cifar10.ipynb
 
 lab: export OMP_NUM_THREADS ?= 1
-lab: setup  ## JupyterLab with all chapters; cells can be edited and run again
-	$(BIN)/jupyter-lab --notebook-dir chapters
+lab: setup  ## JupyterLab with a copy of all chapters in out/lab, to edit and run; a copy that is there stays
+	$(BIN)/python -m hetpure_lab.report.plain out/lab
+	$(BIN)/jupyter-lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/out/lab
 
 # Checked outputs were made with one thread and the smallest budget, and without progress bars.
 test: export OMP_NUM_THREADS = 1

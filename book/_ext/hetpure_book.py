@@ -11,22 +11,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tomllib
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import ascii_lowercase
 
+import nbformat
 import sphinxcontrib.bibtex.plugin
 from bs4 import BeautifulSoup, NavigableString, Tag
 from docutils import nodes
 from pybtex.plugin import register_plugin
-from pybtex.style.formatting.unsrt import Style as Unsorted
-from pybtex.style.labels import BaseLabelStyle
-from pybtex.style.sorting.author_year_title import SortingStyle
 from sphinx.application import Sphinx
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.label import LabelReferenceStyle
+
+from hetpure_lab.report import plain
+from hetpure_lab.report.citations import Style
+from hetpure_lab.report.release import project, published
 
 ERRATA = "book/errata.html"
 CODE = re.compile(r"\b([A-E]\d{1,2})\b")
@@ -35,31 +34,6 @@ SHORT = 158  # characters of a description that search engines show
 
 
 # ---- citations -------------------------------------------------------------------------------
-
-
-class AuthorYearLabels(BaseLabelStyle):
-    """ "Pei et al., 2025a": letters tell works of one author and year apart."""
-
-    def format_labels(self, sorted_entries):
-        labels = [self.label(entry) for entry in sorted_entries]
-        count, seen = Counter(labels), Counter()
-        for label in labels:
-            letter = ascii_lowercase[seen[label]] if count[label] > 1 else ""
-            seen[label] += 1
-            yield label + letter
-
-    @staticmethod
-    def label(entry) -> str:
-        people = [" ".join(p.prelast_names + p.last_names) for p in entry.persons["author"]]
-        others = f" and {people[1]}" if len(people) == 2 else " et al." if people[2:] else ""
-        return f"{people[0]}{others}, {entry.fields['year']}".replace("{", "").replace("}", "")
-
-
-class Style(Unsorted):
-    """The list of references: by author and year, with the labels of the text."""
-
-    default_label_style = AuthorYearLabels
-    default_sorting_style = SortingStyle
 
 
 def _semicolons() -> BracketStyle:
@@ -77,12 +51,8 @@ class ReferenceStyle(LabelReferenceStyle):
 
 
 def address(app: Sphinx, config) -> None:
-    """The repository's address from pyproject.toml, and from it where its pages are published."""
-    project = tomllib.loads((Path(app.srcdir) / "pyproject.toml").read_text())["project"]
-    repository = project["urls"]["Repository"].rstrip("/")
-    config.html_theme_options["repository_url"] = repository
-    owner, name = repository.split("/")[-2:]
-    config.hetpure_pages = f"https://{owner}.github.io/{name}/"
+    """The repository's address from pyproject.toml."""
+    config.html_theme_options["repository_url"] = project()["urls"]["Repository"].rstrip("/")
 
 
 # ---- descriptions ----------------------------------------------------------------------------
@@ -96,7 +66,7 @@ def describe(app: Sphinx, pagename, templatename, context, doctree) -> None:
     if len(words) > SHORT:
         words = words[:SHORT].rsplit(" ", 1)[0] + " …"
     title = re.sub("<[^>]*>", "", context.get("title", "")) or app.config.project
-    card = f"{app.config.hetpure_pages}_static/card.png"
+    card = f"{published()}_static/card.png"
     said = {"og:title": title, "og:description": words, "og:type": "article", "og:image": card}
     soup = BeautifulSoup("", "html.parser")
     metas = [soup.new_tag("meta", attrs={"property": k, "content": v}) for k, v in said.items()]
@@ -132,6 +102,9 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         if (out / extra).exists():
             pages.setdefault(extra, BeautifulSoup((out / extra).read_text(), "html.parser"))
     shutil.copytree(Path(app.srcdir) / "results", out / "results", dirs_exist_ok=True)
+    for path in sorted((Path(app.srcdir) / "chapters").glob("*.ipynb")):
+        notebook = plain.plain(nbformat.read(path, as_version=4), path.name, plain.online)
+        nbformat.write(notebook, out / "_sources" / "chapters" / path.name)
     card = Path(app.srcdir) / "figures" / "card.png"
     if card.exists():
         shutil.copy(card, out / "_static" / "card.png")
@@ -377,7 +350,6 @@ def setup(app: Sphinx) -> dict:
     register_plugin("pybtex.style.formatting", "hetpure", Style)
     plugin = sphinxcontrib.bibtex.plugin
     plugin.register_plugin("sphinxcontrib.bibtex.style.referencing", "hetpure", ReferenceStyle)
-    app.add_config_value("hetpure_pages", "", "html")
     app.connect("config-inited", address, priority=100)
     app.connect("html-page-context", describe)
     app.connect("build-finished", finish)

@@ -13,12 +13,13 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
+from torch import Tensor
 
 from hetpure_core import HetPure
 from hetpure_lab import data as lab_data
 from hetpure_lab import evidence
 from hetpure_lab.attacks import Attack
-from hetpure_lab.common import names, specs
+from hetpure_lab.common import names, specs, stats
 from hetpure_lab.common.paths import HOME
 from hetpure_lab.cost import planner
 from hetpure_lab.data import Images
@@ -98,6 +99,45 @@ def outcome_table(runs: Runs) -> pd.DataFrame:
     }
     n, K = max((o.correct("clean").shape for o in outcomes.values()), key=lambda shape: shape[1])
     return pd.DataFrame(table).T.rename_axis(f"n = {n}, K = {K}")
+
+
+def answer(method: HetPure, usual: HetPure, masks: Sequence[Tensor], runs: Runs) -> Markdown:
+    """What the settings of a run did, in sentences: which differ from the bench's `usual` ones, how
+    much of the images the mask covers with each (`masks` of both, (n, 1, h, w)), and what was left
+    under attack, paired with uniform noise on the same images.
+    """
+    given, known = asdict(method), asdict(usual)
+    changed = [f"{k} = {v} instead of {known[k]}" for k, v in given.items() if v != known[k]]
+    covered, before = (float(mask.mean()) for mask in masks)
+    area = f"The mask covers {covered:.0%} of the pixels of the pictures below"
+    outcomes = {name: Outcomes.of(records) for name, records in runs.items()}
+    n, K = max((o.correct("clean").shape for o in outcomes.values()), key=lambda shape: shape[1])
+    lines = [
+        "## What the parameters did",
+        f"With {', '.join(changed)}:" if changed else "The method has its usual settings here.",
+        f"- {area}, {before:.0%} with the usual settings." if changed else f"- {area}.",
+    ]
+    for name, o in outcomes.items():
+        clean, left = (str(o.single(c)).replace(" ", "\u00a0") for c in ("clean", "adversarial"))
+        lines.append(f"- {names.markup(name)}: {clean} % right without attack, {left} % under it.")
+    lines.append(_against_uniform(outcomes, spec(method)))
+    said = f"*{n} images, {K} purifications each; 95 % intervals over images.*"
+    return Markdown("\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]) + f"\n\n{said}")
+
+
+def _against_uniform(outcomes: dict[str, Outcomes], method: str) -> str:
+    """The method minus uniform noise, paired, and what that allows one to say."""
+    uniform = next((name for name in outcomes if name.startswith("uniform")), None)
+    if uniform is None:
+        return "- No uniform noise was run beside it."
+    a, b = (outcomes[name].correct("adversarial").mean(1) for name in (method, uniform))
+    difference = stats.paired_difference(a, b)
+    word = stats.word(difference, p := stats.sign_flip(a, b))
+    said = str(difference).replace(" ", "\u00a0")
+    return (
+        f"- Under attack, the method minus uniform noise on the same images: {said} points"
+        f" (p = {p:.2g}): **{word}**."
+    )
 
 
 def network_table(bench: Bench) -> pd.DataFrame:

@@ -38,6 +38,12 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def published() -> str:
+    """Where the repository publishes its pages, with a slash at the end."""
+    owner, name = project()["urls"]["Repository"].rstrip("/").split("/")[-2:]
+    return f"https://{owner}.github.io/{name}/"
+
+
 def citation(text: str, about: dict) -> str:
     """CITATION.cff with the version and the address of pyproject.toml."""
     text = re.sub(r"(?m)^version: .*$", f"version: {about['version']}", text)
