@@ -343,3 +343,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, page in PAGES.items():
         (ROOT / "book" / name).write_text(page())
         print(f"book/{name}")
+    for path in landing.say_found():
+        print(path.relative_to(ROOT))

@@ -19,6 +19,15 @@ from hetpure_lab.report import plots
 
 LEVELS = (0.05, 0.075, 0.1, 0.14, 0.2, 0.3)
 KNOWN = "pgd:frozen=mask"
+KNOWN_MASKS = "random half, known to the attacker"
+MASKS = {
+    "attention": "noise-map:mask_kind=attention",
+    "random, area of attention": "noise-map:mask_kind=random-attended",
+    "random half": "noise-map",
+    KNOWN_MASKS: "noise-map",
+    "one mask for all images": "noise-map:mask_kind=fixed",
+    "random half, denoiser not told": "noise-map-untold",
+}
 EFFORTS = {
     "20 x 8": "pgd",
     "20 x 32": "pgd:eot=32",

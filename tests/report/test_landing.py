@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import matplotlib.pyplot as plt
@@ -59,6 +60,19 @@ def test_without_records_the_page_says_so(tmp_path):
     assert "Nothing is measured" in landing.answer(tmp_path) and landing.scale(tmp_path) == ""
     said = landing.outcomes(tmp_path)
     assert all(said.values()) and "not measured" in said[8]
+
+
+def test_every_chapter_says_under_its_title_what_was_found():
+    said = landing.outcomes()
+    for number, path, _ in landing._chapters():
+        cell = "".join(json.loads(path.read_text())["cells"][0]["source"])
+        assert landing.with_outcome(cell, said[number]) == cell, f"{path.name}: hetpure pages"
+
+
+def test_an_outcome_takes_the_place_of_the_older_one():
+    once = landing.with_outcome("# Title\n\n**Goal.** This.\n", "First.")
+    assert once == "# Title\n\n**Found.** First.\n\n**Goal.** This.\n"
+    assert landing.with_outcome(once, "Second.") == once.replace("First.", "Second.")
 
 
 def test_every_chapter_has_a_card_that_leads_to_it():
