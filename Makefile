@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "HetPure needs Python 3.11 or newer: make setup PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint requirements.lock --editable '.[lab,test,book]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint requirements.lock --editable '.[lab,test,book,clients]'
 	$(BIN)/python -m pip check
 	@touch $@
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from hetpure_lab.common import paths, plugins
+from hetpure_lab.common import extras, paths, plugins
 
 
 @dataclass(frozen=True)
@@ -154,5 +154,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 def sentence(error: Exception) -> str:
     """An error in one line; for a missing package, how to install it."""
     if isinstance(error, ModuleNotFoundError):
-        return f"this needs the package {error.name}: pip install 'hetpure[lab]'"
+        return extras.missing(error)
     return " ".join(str(error).split("\n")) or type(error).__name__

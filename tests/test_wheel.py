@@ -6,6 +6,7 @@ folder, and used in a working folder that is somebody else's repository.
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 USE = """
 import json, sys
@@ -109,10 +111,99 @@ def test_the_wheel_works_in_an_empty_folder_of_somebody_elses_repository(wheel, 
     assert not (installed / "results").exists() and (work / "results").is_dir()
 
 
-def test_the_core_has_few_dependencies_and_the_rest_are_extras(root):
+ONLY = """
+import sys
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+left, allowed = sys.argv[2].split(","), set()
+while left:
+    name = canonicalize_name(left.pop())
+    if name in allowed:
+        continue
+    allowed.add(name)
+    try:
+        needs = map(Requirement, distribution(name).requires or [])
+    except PackageNotFoundError:
+        continue
+    left += [r.name for r in needs if r.marker is None or r.marker.evaluate({"extra": ""})]
+there = packages_distributions()
+barred = {top for top, names in there.items() if not {*map(canonicalize_name, names)} & allowed}
+barred -= {"hetpure_core", "hetpure_lab"}
+
+class Bar:
+    '''A finder that does not find what is barred.'''
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in barred:
+            return self.finder.find_spec(name, path, target)
+
+for name in [name for name in sys.modules if name.partition(".")[0] in barred]:
+    del sys.modules[name]
+sys.meta_path[:] = map(Bar, sys.meta_path)
+sys.argv = ["use", sys.argv[1]]
+exec(sys.stdin.read())
+"""
+
+
+def only(packages: list[str], code: str, installed: Path, work: Path) -> str:
+    """What `code` prints where these packages and what they require are all that can be
+    imported.
+    """
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HETPURE", "PYTHON"))}
+    env |= {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ONLY, str(installed), ",".join(packages)],
+        input=code,
+        cwd=work,
+        env=env | {"XDG_CACHE_HOME": str(work / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_core_needs_torch_alone(root, tmp_path):
+    code = (
+        "import torch\nfrom hetpure_core import Uniform, purify\n"
+        "x = torch.rand(1, 3, 8, 8)\n"
+        "print(purify(x, lambda x: x.mean((2, 3)), lambda x, t: 0 * x, Uniform(steps=1)).shape)"
+    )
+    assert "[1, 3, 8, 8]" in only(["torch"], code, root, tmp_path)
+
+
+def test_the_base_dependencies_are_enough_and_each_is_needed(wheel, root, tmp_path):
+    """For the command and the three lines, with nothing else; and the code imports each itself."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    assert {"lab", "book", "test", "scale"} <= extras.keys()
-    needed = " ".join(project["dependencies"])
-    heavy = ("matplotlib", "seaborn", "papermill", "nbconvert", "ipykernel", "dask", "playwright")
-    assert not [name for name in heavy if name in needed] and len(project["dependencies"]) <= 13
+    names = [Requirement(line).name for line in project["dependencies"]]
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    said = only(names, USE, installed, tmp_path)
+    assert "of 25 checks" in said.lower() and len(names) < 10
+    direct = {
+        a.partition(".")[0]
+        for file in [root / "hetpure_core.py", *(root / "hetpure_lab").rglob("*.py")]
+        for node in ast.walk(ast.parse(file.read_text()))
+        for a in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert {{"pillow": "PIL"}.get(name, name) for name in names} <= direct
+
+
+def test_what_the_base_leaves_out_are_extras(root):
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert {"lab", "book", "test", "scale", "clients"} <= extras["optional-dependencies"].keys()

@@ -14,11 +14,9 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import pyautoattack
 import torch
-from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
 from hetpure_core import Noise
@@ -45,6 +43,10 @@ from hetpure_lab.attacks.threat import (
     perturb_randomly,
     register,
 )
+from hetpure_lab.common import extras
+
+if TYPE_CHECKING:
+    import pyautoattack
 
 # ---- AutoAttack as packaged ----------------------------------------------------------------------
 
@@ -141,6 +143,9 @@ class AutoAttack(Attack):
         self, module: nn.Module, device: torch.device, key: int, classes: int
     ) -> pyautoattack.AutoAttack:
         """The library's object with this attack's budget."""
+        with extras.wanted():
+            import pyautoattack
+            from pyautoattack.autopgd_base import APGDAttack
         settings = {"eps": self.eps, "norm": self.norm, "seed": key, "device": device}
         found = pyautoattack.AutoAttack(module, version=self.version, **settings)
         found.apgd = APGDAttack(

@@ -27,7 +27,8 @@ from hetpure_lab.audit.flags import Flag
 from hetpure_lab.common import specs, stats
 from hetpure_lab.common.stats import Accuracy, above, below, opposite
 from hetpure_lab.data import Images
-from hetpure_lab.defences import DEFENCES, rivals
+from hetpure_lab.defences import DEFENCES
+from hetpure_lab.defences.equal_energy import EqualEnergy
 from hetpure_lab.evidence import Experiment, ablations, rescore
 from hetpure_lab.evidence.compare import Judged
 from hetpure_lab.networks import benches
@@ -278,7 +279,7 @@ def random_mask(case: Case) -> str:
 
 
 def equal_energy(case: Case) -> str:
-    return specs.describe(rivals.EqualEnergy(**vars(case.purifier)), DEFENCES)
+    return specs.describe(EqualEnergy(**vars(case.purifier)), DEFENCES)
 
 
 def equal_accuracy(case: Case) -> str:

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hetpure_lab.common import extras
 from hetpure_lab.data.images import DataError, DataSet, Images
 
 if TYPE_CHECKING:
@@ -275,7 +276,8 @@ def _from_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
     """Labels and paths of all rows first; then the chosen photographs, from one group of rows at a
     time.
     """
-    from pyarrow.parquet import ParquetFile
+    with extras.wanted():
+        from pyarrow.parquet import ParquetFile
 
     try:
         opened = [ParquetFile(file) for file in files]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hetpure_lab.common import extras
 from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images
 from hetpure_lab.data.layouts import ArraysOnly, eight_bit, whole_labels
 from hetpure_lab.data.sources import photograph
@@ -50,6 +51,9 @@ def parquet(
     whole
     numbers below `n_classes`. Raises `DataError` that names the file, row or column."""
     import pandas as pd
+
+    with extras.wanted():
+        import pyarrow  # noqa: F401
 
     paths = [Path(f) for f in ([files] if isinstance(files, str | Path) else files)]
     try:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from hetpure_lab.common import extras
 from hetpure_lab.common.download import DownloadError, download
 from hetpure_lab.common.paths import CACHE, ROOT
 from hetpure_lab.data import layouts
@@ -174,6 +175,9 @@ def read_parquet(files: list[Path], dataset: DataSet, split: str) -> Images:
     """
     import pandas as pd
 
+    with extras.wanted():
+        import pyarrow  # noqa: F401
+
     try:
         table = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
     except Exception as error:
@@ -278,7 +282,8 @@ def shipped(name: str) -> Shipped:
 
 
 def _from_foolbox(prefix: str, dataset: DataSet, source: str) -> Shipped:
-    import foolbox
+    with extras.wanted():
+        import foolbox
 
     files = sorted(
         f

@@ -8,6 +8,7 @@ network, EfficientNet-Lite0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hetpure_lab.common import stats
-from hetpure_lab.networks.small import EfficientNetLite0
+
+if TYPE_CHECKING:
+    from hetpure_lab.networks.efficientnet import EfficientNetLite0
 
 Variant = Callable[[Tensor], Tensor]
 

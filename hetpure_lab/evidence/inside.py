@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
 from hetpure_core import HetPure, Noise, Purified, merge, q_xt_x0, trajectory, x0_xt
+from hetpure_lab.common import extras
 
 PROJECTIONS = ("pca", "t-sne")
 # of a sample of images: their weights (..., n), which sum to 1, to values (...)
@@ -161,6 +160,9 @@ def project(
         raise ValueError(f"unknown projection {how!r}; known: {', '.join(PROJECTIONS)}")
     m, (k, steps, d) = len(background), paths.shape
     ground, moving = background.cpu().numpy(), paths.reshape(-1, d).cpu().numpy()
+    with extras.wanted():
+        from sklearn.decomposition import PCA
+        from sklearn.manifold import TSNE
     if how == "pca":
         fitted = PCA(2, random_state=seed).fit(ground)
         return fitted.transform(ground), fitted.transform(moving).reshape(k, steps, 2)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from hetpure_lab.common import plugins
+from hetpure_lab.common import extras, plugins
 from hetpure_lab.evidence import code
 
 if TYPE_CHECKING:
@@ -125,8 +125,9 @@ def local(workers: int, **options) -> LocalCluster:
     They keep freed memory for the next tensor. Dask has it returned to the system and faulted in
     again.
     """
-    import dask
-    from distributed import LocalCluster
+    with extras.wanted():
+        import dask
+        from distributed import LocalCluster
 
     with dask.config.set({TRIM: None}):
         return LocalCluster(n_workers=workers, threads_per_worker=1, **options)

@@ -1,5 +1,5 @@
-"""Networks small enough for a laptop: Wide ResNet and EfficientNet-Lite classifiers, a U-Net noise
-predictor and a local PixelCNN.
+"""Networks small enough for a laptop: Wide ResNet classifiers, a U-Net noise predictor and a local
+PixelCNN.
 
 `WideResNet` uses the parameter names of RobustBench's ``Standard`` CIFAR-10 network, so the
 published WRN-28-10 file loads into ``WideResNet(28, 10)`` unchanged (parity:
@@ -13,10 +13,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from efficientnet_lite_pytorch import EfficientNet
-from efficientnet_lite_pytorch.utils import get_model_params
 from torch import Tensor, nn
 
+from hetpure_lab.common import extras
 from hetpure_lab.common.registry import Registry
 from hetpure_lab.networks import independent
 from hetpure_lab.networks.independent import checked_times
@@ -112,41 +111,6 @@ class WideResNet(nn.Module):
 
 # the ten classes of Imagenette among ImageNet's thousand
 IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
-
-
-class EfficientNetLite0(EfficientNet):
-    """EfficientNet-Lite0 for ImageNet: images (n, 3, h, w) in [0, 1] of any size to logits (n,
-    1000).
-
-    It scales images to the size it was trained at. With `classes`, the logits of all others are
-    lowered beyond reach: a classifier of a few classes that keeps ImageNet's numbering.
-    Architecture and parameter names follow the package ``efficientnet_lite_pytorch`` (Tan & Le
-    2019), without its random dropping in training.
-    """
-
-    size = 224
-    of_photographs = True
-
-    def __init__(self, classes: tuple[int, ...] | None = None):
-        super().__init__(
-            *get_model_params("efficientnet-lite0", {"dropout_rate": 0.0, "drop_connect_rate": 0.0})
-        )
-        closed = torch.ones(1000) if classes else torch.zeros(1000)
-        closed[list(classes or ())] = 0
-        self.register_buffer("closed", 1e4 * closed, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.size:
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
-        return self.logits((255 * x - 127) / 128)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Of an input that is scaled and normalised already."""
-        return super().forward(x) - self.closed
-
-    def taps(self) -> list[nn.Module]:
-        """The last ReLU before each halving from a quarter of the resolution on, and the head's."""
-        return [self._blocks[i]._swish for i in (2, 4, 10)] + [self._swish]
 
 
 class ReducedWideResNet(WideResNet):
@@ -358,14 +322,21 @@ class PixelCNN(nn.Module):
         return self.look(self.pad(levels))
 
 
+def _efficientnet(classes: tuple[int, ...] | None = None) -> nn.Module:
+    """Of a package that only the photographs need."""
+    with extras.wanted():
+        from hetpure_lab.networks.efficientnet import EfficientNetLite0
+    return EfficientNetLite0(classes)
+
+
 # By the name on a card; a plug-in adds its own: ``NETWORKS.add("mine", build)``.
 NETWORKS: Registry[Callable[[], nn.Module]] = Registry(
     "network",
     {
         "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
         "wrn_28_10": lambda: WideResNet(28, 10),
-        "efficientnet_lite0": EfficientNetLite0,
-        "efficientnet_lite0_imagenette": lambda: EfficientNetLite0(classes=IMAGENETTE),
+        "efficientnet_lite0": _efficientnet,
+        "efficientnet_lite0_imagenette": lambda: _efficientnet(IMAGENETTE),
         "wrn_16_2_imagenette_32": ReducedWideResNet,
         "unet_32_32": lambda: UNet((32, 32), (1, 2)),
         "unet_64_64": lambda: UNet((64, 64), (1, 2)),

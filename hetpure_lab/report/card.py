@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ from hetpure_lab.audit.cases import Case, NotMeasured, comparable, worst
 from hetpure_lab.audit.checks import Check, Verdict
 from hetpure_lab.audit.flags import Evidence
 from hetpure_lab.audit.own import OWN, own
-from hetpure_lab.common import names, specs, stats
+from hetpure_lab.common import extras, names, specs, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.data import Images
@@ -318,6 +317,8 @@ def svg(points: Sequence[tuple[float, Accuracy]], over: str) -> str:
     """A curve with intervals, as an SVG inside the page; nothing for fewer than two points."""
     if len(points) < 2:
         return ""
+    with extras.wanted():
+        import matplotlib.pyplot as plt
     at, left = zip(*points)
     values = np.array([[a.value, a.value - a.low, a.high - a.value] for a in left]).T * 100
     figure, axis = plt.subplots(figsize=(4, 2.4))

@@ -27,7 +27,16 @@ from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.measure import LiveBytes
 from hetpure_lab.cost import arithmetic, planner
 from hetpure_lab.cost.planner import Costs, Rates, Work, costs, count, gradient_flops
-from hetpure_lab.defences import adversarial_training, atop, behind, guided, pixeldefend, rivals
+from hetpure_lab.defences import adversarial_training, atop, behind, pixeldefend
+from hetpure_lab.defences.adp import ADP
+from hetpure_lab.defences.contrastive import Contrastive
+from hetpure_lab.defences.densepure import DensePure
+from hetpure_lab.defences.gdmp import GDMP
+from hetpure_lab.defences.gradual import Gradual
+from hetpure_lab.defences.mimic import MimicDiffusion
+from hetpure_lab.defences.pursamere import SharpnessAware
+from hetpure_lab.defences.scoreopt import ScoreOpt
+from hetpure_lab.defences.ssni import SSNI
 from hetpure_lab.evidence import backlog
 from hetpure_lab.networks import benches, precision
 from hetpure_lab.networks.small import build
@@ -185,12 +194,7 @@ def test_memory_per_row_is_near_that_of_a_real_run(networks):
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize(
     "purifier",
-    [
-        guided.Contrastive(steps=3),
-        guided.ScoreOpt(steps=4),
-        guided.SharpnessAware(),
-        rivals.DensePure(votes=2, steps=4),
-    ],
+    [Contrastive(steps=3), ScoreOpt(steps=4), SharpnessAware(), DensePure(votes=2, steps=4)],
     ids=lambda p: type(p).__name__,
 )
 def test_memory_is_also_that_of_guidance_and_votes(purifier, checkpointing):
@@ -383,15 +387,15 @@ def test_what_the_planner_has_no_formula_for_is_not_predicted():
 
 
 GUIDED = [
-    guided.Contrastive(steps=3),
-    guided.ScoreOpt(steps=2),
-    guided.SharpnessAware(steps=2),
-    guided.GDMP(steps=2, loops=2),
-    guided.MimicDiffusion(steps=4),
-    rivals.SSNI(steps=2, probes=2),
-    rivals.ADP(steps=2),
-    rivals.DensePure(votes=3),
-    rivals.Gradual(),
+    Contrastive(steps=3),
+    ScoreOpt(steps=2),
+    SharpnessAware(steps=2),
+    GDMP(steps=2, loops=2),
+    MimicDiffusion(steps=4),
+    SSNI(steps=2, probes=2),
+    ADP(steps=2),
+    DensePure(votes=3),
+    Gradual(),
 ]
 
 
@@ -421,9 +425,7 @@ def test_rivals_cost_what_a_real_run_does_with_all_that_guidance_computes(
     assert planner.gradients(c, purifier, 2, SCHEDULE).gradient == pytest.approx(
         flops_of_one_step(defended, x, 1), rel=0.03 * bool(second)
     )
-    assert bool(second) == isinstance(
-        purifier, guided.Contrastive | guided.ScoreOpt | guided.SharpnessAware
-    )
+    assert bool(second) == isinstance(purifier, Contrastive | ScoreOpt | SharpnessAware)
 
 
 def test_guidance_in_a_chain_that_is_cut_into_segments_is_recomputed_with_it_once(
@@ -431,7 +433,7 @@ def test_guidance_in_a_chain_that_is_cut_into_segments_is_recomputed_with_it_onc
 ):
     monkeypatch.setattr(hetpure_core, "FLAT_UP_TO", 3)
     planner.passes.cache_clear()
-    purifier, c = guided.Contrastive(steps=5), tiny(*networks)
+    purifier, c = Contrastive(steps=5), tiny(*networks)
     real = flops_of_one_step(defences.assemble(purifier, *networks), torch.rand(1, 3, 8, 8), 1)
     assert planner.gradients(c, purifier, 1, SCHEDULE).gradient == pytest.approx(real, rel=0.03)
     again = planner.passes(purifier, True).classifier["forward"]

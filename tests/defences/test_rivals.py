@@ -18,22 +18,24 @@ import hetpure_core
 from hetpure_core import HetPure, Noise, Purified, Uniform, linear_schedule, run
 from hetpure_lab import attacks, defences, evidence
 from hetpure_lab.common import names, specs, stats
-from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble, guided, rivals
-from hetpure_lab.defences.guided import GDMP, Contrastive, MimicDiffusion, ScoreOpt, SharpnessAware
-from hetpure_lab.defences.rivals import (
-    ADP,
-    SSNI,
-    DensePure,
-    EqualEnergy,
-    FreqPure,
-    Gradual,
-    ImageGradient,
-    Langevin,
-    LoRID,
-    ProbabilityFlow,
-    RandomSampling,
-    ReverseSDE,
-)
+from hetpure_lab.defences import DEFENCES, METHODS, RIVALS, TRAINED, assemble
+from hetpure_lab.defences.adp import ADP
+from hetpure_lab.defences.contrastive import Contrastive, contrast
+from hetpure_lab.defences.densepure import DensePure
+from hetpure_lab.defences.diffap import RandomSampling
+from hetpure_lab.defences.equal_energy import EqualEnergy
+from hetpure_lab.defences.freqpure import FreqPure, with_low_frequencies
+from hetpure_lab.defences.gdmp import GDMP
+from hetpure_lab.defences.gradual import Gradual
+from hetpure_lab.defences.image_gradient import ImageGradient
+from hetpure_lab.defences.langevin import Langevin
+from hetpure_lab.defences.lorid import LoRID, low_rank
+from hetpure_lab.defences.mimic import MimicDiffusion
+from hetpure_lab.defences.pursamere import SharpnessAware
+from hetpure_lab.defences.reverse_sde import ProbabilityFlow, ReverseSDE
+from hetpure_lab.defences.sampling import Scene
+from hetpure_lab.defences.scoreopt import ScoreOpt
+from hetpure_lab.defences.ssni import SSNI
 from hetpure_lab.paper import elements, printed
 from hetpure_lab.report import features, figures, plots, tables
 
@@ -280,7 +282,7 @@ def test_one_guided_step_of_gdmp_is_the_published_strength_times_the_posterior_v
     variance = (1 - abar[s]) / (1 - abar[t]) * (1 - abar[t] / abar[s])
     strength = ((1 - abar[t]) / abar[t]).sqrt() / (8 * 2 / 255 / 3 / 6e4)
     state = x.flip(0).requires_grad_()
-    scene, unguided = rivals.Scene(x, EPS, noise(4), SCHEDULE), GDMP(scale=0)
+    scene, unguided = Scene(x, EPS, noise(4), SCHEDULE), GDMP(scale=0)
     reference = abar[t].sqrt() * x + (1 - abar[t]).sqrt() * noise(4)("reference 20", x)
     slope = torch.autograd.grad((state - reference).square().mean((1, 2, 3)).sum(), state)[0]
     expected = unguided.step(scene, t, s, state) - variance * strength * slope
@@ -292,13 +294,13 @@ def test_one_guided_step_makes_the_classifiers_view_agree_with_the_last(x, class
     gradient.
     """
     scene, view = (
-        rivals.Scene(x, EPS, noise(4), SCHEDULE),
+        Scene(x, EPS, noise(4), SCHEDULE),
         lambda y: F.normalize(classifier((y + 1) / 2), dim=1),
     )
     plain, guided_ = (
         Contrastive(scale=scale).guided_step(scene, classifier, 50, 45, x) for scale in (0.0, 1.0)
     )
-    losses = [guided.contrast(view(y), view(x)) for y in (plain, guided_)]
+    losses = [contrast(view(y), view(x)) for y in (plain, guided_)]
     assert (losses[1] < losses[0]).all()
 
 
@@ -314,27 +316,27 @@ def test_low_rank_of_one_channel_is_the_truncated_svd(x):
     matrix = x[:, :1]
     u, s, v = torch.linalg.svd(matrix)
     expected = u[..., :6] * s[..., None, :6] @ v[..., :6, :]
-    torch.testing.assert_close(rivals.low_rank(matrix, 0.75), expected)
+    torch.testing.assert_close(low_rank(matrix, 0.75), expected)
 
 
 def test_low_rank_has_its_exact_gradient_even_where_eigenvalues_coincide(x):
     weights = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
     assert torch.autograd.gradcheck(
-        lambda v: (weights[:1] * rivals.low_rank(v, 0.5)).sum(), x[:1].clone().requires_grad_()
+        lambda v: (weights[:1] * low_rank(v, 0.5)).sum(), x[:1].clone().requires_grad_()
     )
     flat = torch.full_like(x, 0.3).requires_grad_()
-    assert torch.autograd.grad(rivals.low_rank(flat, 0.5).sum(), flat)[0].isfinite().all()
+    assert torch.autograd.grad(low_rank(flat, 0.5).sum(), flat)[0].isfinite().all()
 
 
 def test_all_frequencies_without_phase_tolerance_are_the_reference(x):
     other = x.flip(0)
-    torch.testing.assert_close(rivals.with_low_frequencies(x, other, cut=4, delta=0.0), other)
-    torch.testing.assert_close(rivals.with_low_frequencies(x, x, cut=4, delta=0.3), x)
+    torch.testing.assert_close(with_low_frequencies(x, other, cut=4, delta=0.0), other)
+    torch.testing.assert_close(with_low_frequencies(x, x, cut=4, delta=0.3), x)
 
 
 def test_low_frequencies_come_from_the_reference_and_the_rest_stays(x):
     other, k = x.flip(0), torch.fft.fftfreq(8, 1 / 8).abs()
-    mixed = torch.fft.fft2(rivals.with_low_frequencies(x, other, cut=2, delta=0.3))
+    mixed = torch.fft.fft2(with_low_frequencies(x, other, cut=2, delta=0.3))
     ours, theirs = torch.fft.fft2(x), torch.fft.fft2(other)
     high = (k[:, None] > 2) | (k[None] > 2)
     torch.testing.assert_close(mixed[..., high], ours[..., high])
@@ -352,7 +354,7 @@ def test_the_square_of_low_frequencies_holds_the_disc_of_the_release():
     mine, other = torch.randn(
         2, 1, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    changed = rivals.with_low_frequencies(mine, other, FreqPure().cut, 0.0) - mine
+    changed = with_low_frequencies(mine, other, FreqPure().cut, 0.0) - mine
     square = torch.fft.fft2(changed)[0, 0].abs() > 1e-9
     k = torch.fft.fftfreq(32, 1 / 32)
     disc = (k[:, None] ** 2 + k[None] ** 2).sqrt() <= FreqPure().cut
@@ -405,7 +407,7 @@ def test_densepure_votes_share_the_noisy_image_and_nothing_else(x, denoiser):
 
 def test_ssni_gives_more_noise_to_a_noisier_image(x):
     noisy = x + 0.3 * noise(4, seed=9)("extra", x)
-    norms = [SSNI().score_norm(rivals.Scene(v, EPS, noise(4), SCHEDULE)) for v in (x, noisy)]
+    norms = [SSNI().score_norm(Scene(v, EPS, noise(4), SCHEDULE)) for v in (x, noisy)]
     assert (norms[1] > norms[0]).all()
     ssni = SSNI(centre=float(torch.stack(norms).mean()), width=float((norms[1] - norms[0]).mean()))
     (_, quiet), (_, loud) = (ssni.plan(v, None, EPS, noise(4), SCHEDULE)[0] for v in (x, noisy))
@@ -416,12 +418,10 @@ def test_contrast_is_smallest_where_view_and_anchor_agree():
     anchor = F.normalize(
         torch.tensor([[3.0, 1.0, 0.5], [0.2, 0.1, 2.0]], dtype=torch.float64), dim=1
     )
-    assert (guided.contrast(anchor, anchor) < guided.contrast(anchor.flip(0), anchor)).all()
+    assert (contrast(anchor, anchor) < contrast(anchor.flip(0), anchor)).all()
     positive = torch.ones(2, dtype=torch.float64).exp()
     negatives = anchor.exp().sum(1) - anchor.amax(1).exp()
-    torch.testing.assert_close(
-        guided.contrast(anchor, anchor), -(positive / (positive + negatives)).log()
-    )
+    torch.testing.assert_close(contrast(anchor, anchor), -(positive / (positive + negatives)).log())
 
 
 # ---- what every registered purifier promises -----------------------------------------------------

@@ -16,7 +16,7 @@ from hetpure_core import HetPure, Noise, Purified, linear_schedule
 from hetpure_lab import data, evidence
 from hetpure_lab.common import specs, stats
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.defences.rivals import EqualEnergy
+from hetpure_lab.defences.equal_energy import EqualEnergy
 from hetpure_lab.evidence import ablations, command, compare, engine
 
 FAST = "pgd:iterations=1,eot=1,confirm=0"

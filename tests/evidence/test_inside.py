@@ -19,7 +19,7 @@ from hetpure_core import (
     x0_xt,
 )
 from hetpure_lab.common import measure
-from hetpure_lab.defences.rivals import EqualEnergy
+from hetpure_lab.defences.equal_energy import EqualEnergy
 from hetpure_lab.evidence import inside
 
 METHOD = HetPure(t_l=0.2, t_s=0.1, steps=4, tau=0.5)

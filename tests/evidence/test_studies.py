@@ -16,7 +16,7 @@ from hetpure_lab import data, evidence
 from hetpure_lab.evidence import inputs, pixels, studies
 from hetpure_lab.evidence.records import append, read
 from hetpure_lab.networks.benches import Bench
-from hetpure_lab.networks.small import EfficientNetLite0
+from hetpure_lab.networks.efficientnet import EfficientNetLite0
 
 
 @pytest.fixture

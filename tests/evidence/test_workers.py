@@ -20,7 +20,7 @@ from hetpure_lab import attacks, data, evidence
 from hetpure_lab.attacks import PGD
 from hetpure_lab.common import microbatch
 from hetpure_lab.cost.planner import LiveBytes
-from hetpure_lab.defences.guided import MimicDiffusion
+from hetpure_lab.defences.mimic import MimicDiffusion
 from hetpure_lab.evidence import Experiment, records, workers
 
 # ---- memory --------------------------------------------------------------------------------------
