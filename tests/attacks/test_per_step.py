@@ -15,7 +15,7 @@ from hetpure_lab.attacks.per_step import PerStep, watched
 from hetpure_lab.audit import world
 from hetpure_lab.audit.world import Truth
 from hetpure_lab.defences import behind, me_net
-from hetpure_lab.defences.rivals import DensePure
+from hetpure_lab.defences.densepure import DensePure
 
 
 class Nothing(nn.Module):
