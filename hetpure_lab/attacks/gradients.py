@@ -21,6 +21,7 @@ from hetpure_core import Noise, Plan, Purified, Schedule, attention_maps, releas
 from hetpure_lab.common import microbatch
 from hetpure_lab.common.specs import check_choice
 from hetpure_lab.defences.interface import Defended, Undefended, capabilities
+from hetpure_lab.networks.precision import Bfloat16
 
 Purifier = Any  # settings with mask, plan and calls: see `defences.interface`
 GRADIENTS = (
@@ -32,7 +33,9 @@ GRADIENTS = (
     "mask-straight-through",
     "undefended",
 )
-LOSSES = ("ce", "margin", "dlr")
+PRECISIONS = ("float32", "bf16")
+LOSSES = ("ce", "margin", "dlr", "hinge", "wrong")
+HINGE = 1.0  # a margin in logits behind which a purification counts as lost
 # first words of the names under which the core draws noise
 DRAWS = ("start", "known", "renoise", "reverse", "mask")
 
@@ -207,6 +210,24 @@ def reseeded(defence: Defended, seed: int | str) -> Defended:
     )
 
 
+def in_precision(defence: Defended, precision: str) -> Defended:
+    """The same defence with its denoiser's convolutions and products in ``bf16``, or in
+    ``float32`` as it is.
+
+    Raises `ValueError` for a defence without a denoiser.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    if precision == "float32":
+        return defence
+    if not isinstance(getattr(defence, "denoiser", None), nn.Module):
+        kind = type(getattr(defence, "purifier", defence)).__name__
+        raise ValueError(f"precision={precision} is about a denoiser, and {kind} has none")
+    other = copy.copy(defence)
+    other._modules = dict(defence._modules)  # a copy of a module shares them with it
+    other.denoiser = Bfloat16(defence.denoiser)
+    return other
+
+
 def with_purifier(defence: Purified, purifier: Purifier, seed: int | str | None = None) -> Purified:
     """The same networks behind another purifier, or the same one with another seed."""
     other = copy.copy(defence)
@@ -263,7 +284,9 @@ def loss_values(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
 
     ``ce`` is the cross-entropy, ``margin`` is :math:`\max_{k \ne y} z_k - z_y` (Carlini & Wagner
     2017), and ``dlr`` the margin over the distance of the largest logit to the third (Croce & Hein
-    2020), which needs three classes.
+    2020), which needs three classes. Two are made for averages over noise, of which only the
+    purifications that are still right need to be moved: ``hinge`` is the margin up to 1, and
+    ``wrong`` is the probability :math:`1 - p_y`, a smooth count of the errors.
     """
     check_choice("loss", loss, LOSSES)
     labels = labels.expand(logits.shape[:-1])
@@ -272,11 +295,13 @@ def loss_values(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
             labels.shape
         )
     true = logits.gather(-1, labels[..., None])
+    if loss == "wrong":
+        return 1 - (true - logits.logsumexp(-1, keepdim=True)).exp()[..., 0]
     margin = (logits.scatter(-1, labels[..., None], -torch.inf).amax(-1, keepdim=True) - true)[
         ..., 0
     ]
-    if loss == "margin":
-        return margin
+    if loss in ("margin", "hinge"):
+        return margin.clamp(max=HINGE) if loss == "hinge" else margin
     if logits.shape[-1] < 3:
         raise ValueError(f"the dlr loss needs at least 3 classes, not {logits.shape[-1]}")
     largest = logits.topk(3).values
@@ -287,13 +312,21 @@ def pick(ids: Sequence, index: Tensor) -> list:
     return [ids[i] for i in index.tolist()]
 
 
+Copies = Sequence[int] | Sequence[Sequence[int]]  # of all images, or equally many of each
+
+
+def by_image(n: int, copies: Copies) -> list[Sequence[int]]:
+    """The numbers of the copies of every one of n images."""
+    return [copies] * n if all(isinstance(c, int) for c in copies[:1]) else list(copies)
+
+
 def rows_of(
-    n: int, copies: Sequence[int], device: torch.device
+    n: int, copies: Copies, device: torch.device
 ) -> list[tuple[Tensor, list[int], list[int]]]:
     """All (image, copy) pairs of n images in chunks that fit into memory: image indices, on the
     device and here, and copy numbers.
     """
-    pairs = [(i, c) for i in range(n) for c in copies]
+    pairs = [(i, c) for i, mine in enumerate(by_image(n, copies)) for c in mine]
     size = microbatch.rows(device)
     chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     numbers = [([i for i, _ in chunk], [c for _, c in chunk]) for chunk in chunks]
@@ -323,7 +356,7 @@ def loss_and_gradient(
     images: Tensor,
     labels: Tensor,
     ids: Sequence,
-    copies: Sequence[int],
+    copies: Copies,
     loss: str = "ce",
 ) -> tuple[Tensor, Tensor]:
     r"""The loss :math:`\frac1N \sum_j \ell(F(x; \epsilon_j), y)` over `copies` j (n,), and its
@@ -339,12 +372,13 @@ def loss_and_gradient(
         each = loss_values(logits(x, index, *rows), labels[index], loss)
         gradient.index_add_(0, index, torch.autograd.grad(each.sum(), x)[0])
         value.index_add_(0, index, each.detach())
-    return value / len(copies), gradient / len(copies)
+    N = len(by_image(len(images), copies)[0]) if len(images) else 1
+    return value / N, gradient / N
 
 
 @torch.no_grad()
-def logits_of(defence: Defence, images: Tensor, ids: Sequence, copies: Sequence[int]) -> Tensor:
-    """Logits of independent purifications: (len(copies), n, classes)."""
+def logits_of(defence: Defence, images: Tensor, ids: Sequence, copies: Copies) -> Tensor:
+    """Logits of independent purifications: (copies of an image, n, classes)."""
     each = sharing_masks(defence, images, ids)
     logits = torch.cat(
         [
@@ -352,7 +386,7 @@ def logits_of(defence: Defence, images: Tensor, ids: Sequence, copies: Sequence[
             for index, *rows in rows_of(len(images), copies, images.device)
         ]
     )
-    return logits.unflatten(0, (len(images), len(copies))).transpose(0, 1)
+    return logits.unflatten(0, (len(images), -1)).transpose(0, 1)
 
 
 def mean_loss(
@@ -360,7 +394,7 @@ def mean_loss(
     images: Tensor,
     labels: Tensor,
     ids: Sequence,
-    copies: Sequence[int],
+    copies: Copies,
     loss: str = "ce",
 ) -> Tensor:
     """The loss of `loss_and_gradient` without its gradient (n,)."""
@@ -372,7 +406,7 @@ def confirmed(
     images: Tensor,
     labels: Tensor,
     ids: Sequence,
-    copies: Sequence[int],
+    copies: Copies,
     at_once: int = 4,
 ) -> Tensor:
     """Which images are misclassified in every one of `copies` purifications (n,); none is looked at
@@ -382,12 +416,13 @@ def confirmed(
     needed than with too few.
     """
     wrong = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    left, start = wrong.nonzero().flatten(), 0
-    while len(left) and start < len(copies):
+    left, start, each = wrong.nonzero().flatten(), 0, by_image(len(images), copies)
+    while len(left) and start < len(each[0]):
         size = (
             max(at_once, microbatch.rows(images.device) // len(left)) if images.is_cuda else at_once
         )
-        logits = logits_of(defence, images[left], pick(ids, left), copies[start : start + size])
+        looks = [mine[start : start + size] for mine in pick(each, left)]
+        logits = logits_of(defence, images[left], pick(ids, left), looks)
         wrong[left] = (logits.argmax(-1) != labels[left]).all(0)
         left, start = wrong.nonzero().flatten(), start + size
     return wrong

@@ -39,6 +39,34 @@ Found = tuple[Tensor, Tensor]  # adversarial images, and the iterations spent on
 Told = tuple[Tensor, Tensor, list[dict]]  # and what each image's record says beside its difference
 
 
+# the next images, at most so many of them: images, labels and ids, and none when none is left
+Waiting = Callable[[int], tuple[Tensor, Tensor, Sequence]]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Images whose fate is known: their places (n,) in the order in which they were handed out,
+    adversarial images, iterations spent (n,), and what their records say beside (`Attack.find`).
+    """
+
+    places: Tensor
+    x: Tensor
+    spent: Tensor
+    told: list[dict]
+
+
+def once(images: Tensor, labels: Tensor, ids: Sequence) -> Waiting:
+    """These images, in their order."""
+    given = 0
+
+    def waiting(most: int) -> tuple[Tensor, Tensor, Sequence]:
+        nonlocal given
+        start, given = given, min(given + most, len(images))
+        return images[start:given], labels[start:given], ids[start:given]
+
+    return waiting
+
+
 def no_tick(k: int) -> None:
     """Nobody watches the progress."""
 
@@ -140,6 +168,26 @@ class Attack:
     def networks(self) -> tuple[str, ...]:
         """The names of all weights that it brings beside those of what it attacks."""
         return ()
+
+    def each(
+        self, defence: Defended, waiting: Waiting, seed: int, tick: Tick, at_once: int
+    ) -> Iterator[Decided]:
+        """The `waiting` images as they are decided, `at_once` of them attacked at a time.
+
+        An attack that knows early which images are decided lets others take their places; one that
+        does not `run`s one batch after another.
+        """
+        come = 0
+        while len((batch := waiting(at_once))[0]):
+            found, spent, told = self.find(defence, *batch, seed, tick)
+            places = torch.arange(come, come + len(found), device=found.device)
+            yield Decided(places, found, spent, told)
+            come += len(found)
+
+    @property
+    def abreast(self) -> int:
+        """Rows that one image has in the networks at a time."""
+        return self.eot
 
     @property
     def steps(self) -> int:

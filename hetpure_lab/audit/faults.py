@@ -269,7 +269,7 @@ class OneDraw(PGD):
     """Every gradient is taken under one and the same draw of noise."""
 
     def loss_and_gradient(self, attacked, x, images, labels, ids, copies) -> tuple[Tensor, Tensor]:
-        return super().loss_and_gradient(attacked, x, images, labels, ids, [0] * len(copies))
+        return super().loss_and_gradient(attacked, x, images, labels, ids, [0] * self.eot)
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,20 @@ def recovering(work: Callable[[], Result], device: torch.device) -> Result:
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
-            if rows(device) == 1 or not ran_out(error):
+            if not can_halve(error, device):
                 raise
-        _rows[device.type] = _ceiling[device.type] = rows(device) // 2
-        torch.cuda.empty_cache()
+        halve(device)
+
+
+def can_halve(error: Exception, device: torch.device) -> bool:
+    """Whether fewer rows at once may help."""
+    return rows(device) > 1 and ran_out(error)
+
+
+def halve(device: torch.device) -> None:
+    """Half the rows at once from now on."""
+    _rows[device.type] = _ceiling[device.type] = rows(device) // 2
+    torch.cuda.empty_cache()
 
 
 def ran_out(error: Exception) -> bool:

@@ -1,6 +1,6 @@
 """Real images: data sets, the places of their files, and the layouts they come in."""
 
-from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData, Shipped
+from hetpure_lab.data.images import DATASETS, DataError, DataSet, Images, NoData, Shipped, joined
 from hetpure_lab.data.sources import (
     embedded_sample,
     load,
@@ -20,6 +20,7 @@ __all__ = [
     "NoData",
     "Shipped",
     "embedded_sample",
+    "joined",
     "load",
     "load_or_sample",
     "photograph",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -140,6 +140,12 @@ class Images:
                 f" not {n}"
             )
         return self[torch.from_numpy(np.random.RandomState(seed).permutation(len(self))[:n])]
+
+
+def joined(parts: Sequence[Images]) -> Images:
+    """Parts of one split, one behind the other."""
+    cat = lambda name: torch.cat([getattr(part, name) for part in parts])
+    return replace(parts[0], **{name: cat(name) for name in ("pixels", "labels", "lossless")})
 
 
 def digest_of(images: Images) -> str:

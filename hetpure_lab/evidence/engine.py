@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,11 @@ from tqdm import tqdm
 from hetpure_core import Purified
 from hetpure_lab import attacks, defences
 from hetpure_lab.attacks import ATTACKS, Attack, Undefended
+from hetpure_lab.attacks.threat import Decided, Told
 from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.common.progress import stream
-from hetpure_lab.data import Images
+from hetpure_lab.data import Images, joined
 from hetpure_lab.evidence import pixels, workers
 from hetpure_lab.evidence.claims import Claims
 from hetpure_lab.evidence.experiment import Experiment
@@ -35,7 +36,8 @@ from hetpure_lab.networks.benches import Bench
 if TYPE_CHECKING:
     from distributed import Client
 
-Worker = Callable[[Images], Iterable[list[dict]]]  # records of images, batch by batch
+More = Callable[[int], Images]  # the next images, at most so many of them; none: no more now
+Worker = Callable[[Images, More], Iterable[list[dict]]]  # records of those and more, as they come
 
 # A worker may have several threads, but its networks are one set, and so is what is counted and
 # measured about them.
@@ -95,37 +97,53 @@ def run(
         tqdm(total=len(missing), desc=label, disable=not progress, file=stream(), **look) as bar,
         Claims(path) as claims,
     ):
-        mine = _of_this_process(experiment, device, bench, bar.update)
+        mine = _of_this_process(experiment, device, bench, batch, bar.update)
         mine = _of_workers(experiment, device, batch, client, threads) if client else mine
-        while missing := [key for key in ids if key not in read(path)]:
-            claimed = claims.some(missing, len(missing) if client else batch)
-            found = read(path)
-            # its owner may have written it and gone since the last look
-            left = [key for key in claimed if key not in found]
-            if left:
-                rows = {key: i for i, key in enumerate(ids)}
-                for records in mine(images[torch.tensor([rows[key] for key in left])]):
+        more = _claiming(path, images, claims)
+        while any(key not in read(path) for key in ids):
+            if len(first := more(len(ids) if client else batch)):
+                for records in mine(first, more):
                     append(path, records, results)
                     claims.drop([record["image"] for record in records])
-            elif not claimed:
+            else:
                 time.sleep(WAIT)  # the rest is in others' hands
-            claims.drop(claimed)
             bar.n = bar.total - len([key for key in ids if key not in read(path)])
             bar.refresh()
     found = read(path)
     return {key: found[key] for key in ids}
 
 
+def _claiming(path: Path, images: Images, claims: Claims) -> More:
+    """Those of `images` that have no record and that nobody works on, as they are asked for."""
+    rows = {key: i for i, key in enumerate(images.ids)}
+
+    def more(most: int) -> Images:
+        known = read(path)
+        free = [key for key in rows if key not in known and key not in claims.held]
+        claimed = claims.some(free, most)
+        # its owner may have written it and gone since the last look
+        known = read(path)
+        claims.drop([key for key in claimed if key in known])
+        left = [rows[key] for key in claimed if key not in known]
+        return images[torch.tensor(left, dtype=torch.long)]
+
+    return more
+
+
 def _of_this_process(
-    experiment: Experiment, device: str, bench: Bench | None, tick: Callable[[float], None]
+    experiment: Experiment,
+    device: str,
+    bench: Bench | None,
+    batch: int,
+    tick: Callable[[float], None],
 ) -> Worker:
-    return lambda images: [shard(experiment, images, device, bench, tick)]
+    return lambda first, more: each(experiment, first, more, batch, device, bench, tick)
 
 
 def _of_workers(
     experiment: Experiment, device: str, batch: int, client: Client, threads: int
 ) -> Worker:
-    def work(images: Images) -> Iterator[list[dict]]:
+    def work(images: Images, more: More) -> Iterator[list[dict]]:
         parts = [
             (experiment, images[rows], device, threads)
             for rows in torch.arange(len(images)).split(batch)
@@ -146,7 +164,7 @@ def full_batch(experiment: Experiment, device: str) -> int:
     gradient, and at least `LEAST`.
     """
     attack = specs.parse(experiment.attack, ATTACKS)[1]
-    return max(LEAST, microbatch.rows(torch.device(device)) // attack.eot)
+    return max(LEAST, microbatch.rows(torch.device(device)) // attack.abreast)
 
 
 def check_radius(experiment: Experiment) -> None:
@@ -210,6 +228,24 @@ def shard(
 
     `tick` is called with fractions of images done.
     """
+    none = lambda most: images[torch.arange(0)]
+    found = each(experiment, images, none, len(images), device, bench, tick)
+    by_image = {record["image"]: record for records in found for record in records}
+    return [by_image[key] for key in images.ids]
+
+
+def each(
+    experiment: Experiment,
+    first: Images,
+    more: More,
+    at_once: int,
+    device: str = "cpu",
+    bench: Bench | None = None,
+    tick: Callable[[float], None] = lambda k: None,
+) -> Iterator[list[dict]]:
+    """Records of the `first` images and of `more`, as they are decided, `at_once` being attacked at
+    a time. Recovers from too large a microbatch.
+    """
     with ONE_AT_A_TIME:
         bench = bench or _bench(experiment.bench, device)
         defence, (_, attack) = (
@@ -217,11 +253,103 @@ def shard(
             specs.parse(experiment.attack, ATTACKS),
         )
         if isinstance(defence, Purified | Undefended):
-            microbatch.fit(defence, images.floats[:1].to(bench.device))
-        share = lambda k: tick(k / max(1, attack.steps))
-        return microbatch.recovering(
-            lambda: evaluate(experiment, defence, attack, images, bench.device, share), bench.device
-        )
+            microbatch.fit(defence, first.floats[:1].to(bench.device))
+        share, facing = lambda k: tick(k / max(1, attack.steps)), attack.faces(defence)
+        with Calls(facing) as calls:
+            bill = Bill(calls)
+            source = Source(first, more, bench.device)
+            for images, found in _decided(experiment, facing, attack, source, at_once, share):
+                score_them = lambda: recorded(experiment, facing, attack, images, *found, bill)
+                yield microbatch.recovering(score_them, bench.device)
+
+
+class Source:
+    """What an attack is handed: the `first` images, then `more`. It keeps those whose fate is not
+    known, which come first if the attack begins again.
+    """
+
+    def __init__(self, first: Images, more: More, device: torch.device):
+        self.back, self.more, self.device = [first], more, device
+        self.out: list[Images] = []  # one image each, in the order in which they were handed out
+        self.open: set[int] = set()
+
+    def __call__(self, most: int) -> tuple[Tensor, Tensor, Sequence]:
+        images = self.back.pop() if self.back else self.more(most)
+        if len(images) > most:
+            self.back.append(images[torch.arange(most, len(images))])
+            images = images[torch.arange(most)]
+        self.open |= set(range(len(self.out), len(self.out) + len(images)))
+        self.out += [images[torch.tensor([i])] for i in range(len(images))]
+        return images.floats.to(self.device), images.labels.to(self.device), images.ids
+
+    def close(self, places: Sequence[int]) -> Images:
+        """The images at these places, whose fate is known now."""
+        self.open -= set(places)
+        return joined([self.out[place] for place in places])
+
+    def again(self) -> None:
+        """What was handed out and is not decided will be handed out again."""
+        if self.open:
+            self.back.append(joined([self.out[place] for place in sorted(self.open)]))
+        self.out, self.open = [], set()
+
+
+def _decided(
+    experiment: Experiment,
+    defence: Purified | Undefended,
+    attack: Attack,
+    source: Source,
+    at_once: int,
+    tick: Callable[[int], None],
+) -> Iterator[tuple[Images, Told]]:
+    """Images as they are decided, with what the attack found, in groups that fill the networks
+    when they are scored. Begins again with the rest and half the rows whenever memory runs out.
+    """
+    kept: list[tuple[Images, Decided]] = []
+    fill = max(1, min(at_once, microbatch.rows(source.device) // experiment.config["K"]))
+
+    def group() -> tuple[Images, Told]:
+        images, found = zip(*kept)
+        kept.clear()
+        x, spent = (torch.cat([getattr(f, name) for f in found]) for name in ("x", "spent"))
+        return joined(images), (x, spent, [told for f in found for told in f.told])
+
+    while True:
+        try:
+            for found in attack.each(defence, source, experiment.seed, tick, at_once):
+                kept.append((source.close(found.places.tolist()), found))
+                if sum(len(images) for images, _ in kept) >= fill:
+                    yield group()
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not microbatch.can_halve(error, source.device):
+                raise
+        microbatch.halve(source.device)
+        source.again()
+    if kept:
+        yield group()
+
+
+class Bill:
+    """What records cost: what was spent since the last ones were charged."""
+
+    def __init__(self, calls: Calls):
+        self.calls, self.paid = calls, self.now(calls)
+
+    @staticmethod
+    def now(calls: Calls) -> tuple[float, float, int]:
+        return time.time(), time.process_time(), calls.rows
+
+    def charge(self, n: int) -> dict:
+        """To n images alike."""
+        now = self.now(self.calls)
+        clock, processor, rows = ((b - a) / n for a, b in zip(self.paid, now))
+        self.paid = now
+        return {
+            "seconds": round(clock, 3),
+            "cpu_seconds": round(processor, 3),
+            "denoiser_calls": round(rows),
+        }
 
 
 def evaluate(
@@ -233,32 +361,45 @@ def evaluate(
     tick: Callable[[int], None] = lambda k: None,
 ) -> list[dict]:
     """One batch: attack, round to 8 bits, score the three columns on fresh noise."""
-    started, ids, defence = (time.time(), time.process_time()), images.ids, attack.faces(defence)
+    defence = attack.faces(defence)
     x, y = images.floats.to(device), images.labels.to(device)
     with Calls(defence) as calls:
-        x_adv, spent, told = attack.find(defence, x, y, ids, experiment.seed, tick)
-        delta = attack.stored(x_adv, x)
-        logits = score(experiment, defence, attack, images, delta, device)
+        bill = Bill(calls)
+        found = attack.find(defence, x, y, images.ids, experiment.seed, tick)
+        return recorded(experiment, defence, attack, images, *found, bill)
+
+
+def recorded(
+    experiment: Experiment,
+    defence: Purified | Undefended,
+    attack: Attack,
+    images: Images,
+    x_adv: Tensor,
+    spent: Tensor,
+    told: list[dict],
+    bill: Bill,
+) -> list[dict]:
+    """Records of adversarial images (n, 3, h, w): rounded to 8 bits, scored, and charged."""
+    device = x_adv.device
+    delta = attack.stored(x_adv, images.floats.to(device))
+    logits = score(experiment, defence, attack, images, delta, device)
     columns = {name: column_record(column) for name, column in logits.items()}
     shared = {"config": experiment.config, "source": images.source} | (
         {"data": images.digest} if images.digest else {}
     )
     shared |= provenance(*experiment.classes) | {"device": _name(device)}
-    elapsed = {"seconds": time.time() - started[0], "cpu_seconds": time.process_time() - started[1]}
-    shared |= {what: round(s / len(ids), 3) for what, s in elapsed.items()} | {
-        "denoiser_calls": round(calls.rows / len(ids))
-    }
+    shared |= bill.charge(len(images))
     return [
         {
             "image": key,
-            "label": int(y[i]),
+            "label": int(images.labels[i]),
             "iterations": int(spent[i]),
             "delta": pixels.pack(delta[i].cpu()),
         }
         | told[i]
         | {name: column[i] for name, column in columns.items()}
         | shared
-        for i, key in enumerate(ids)
+        for i, key in enumerate(images.ids)
     ]
 
 

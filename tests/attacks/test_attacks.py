@@ -215,6 +215,7 @@ SMALL = (
     "pgd:iterations=4,eot=2,confirm=2,confirm_every=2",
     "pgd:iterations=2,eot=2,random_start=1,restarts=2,keep=best,loss=margin",
     "pgd:iterations=2,eot=2,frozen=start+known,gradient=mask-soft",
+    "pgd:iterations=4,eot=2,momentum=0.5,schedule=cosine,loss=hinge",
     "bpda:iterations=2,eot=2",
     "pgd-mask:iterations=2,eot=2,keep=best",
     "autoattack:iterations=2,eot=2",
@@ -322,7 +323,7 @@ def test_any_attack_refuses_an_unknown_norm_and_gradient(text):
 @pytest.mark.parametrize(
     "text",
     """pgd:gradient=none pgd:keep=first pgd:l2_step=free pgd:eot=0 pgd:eps=-1 pgd:step=0
-    pgd:loss=l2 pgd:restarts=2
+    pgd:loss=l2 pgd:restarts=2 pgd:momentum=1 pgd:schedule=steps pgd:precision=fp8
     pgd:frozen=end pgd-mask:steer=up square:p=0 square:gradient=exact autoattack:version=plus
     autoattack:version=standard
     autoattack-corrected:losses=ce+l2
@@ -397,6 +398,8 @@ def test_losses_are_their_formulas_and_rise_above_zero_exactly_where_the_label_i
     assert value["margin"].tolist() == [[-2, 3]] * 6
     assert torch.allclose(value["dlr"], torch.tensor([-2 / 2.5, 3 / 3]).double().expand(6, 2))
     assert torch.allclose(value["ce"], -logits.log_softmax(-1)[..., [0, 1], [0, 1]])
+    assert value["hinge"].tolist() == [[-2, 1]] * 6  # what is lost by more than 1 counts as lost
+    assert torch.allclose(value["wrong"], 1 - logits.softmax(-1)[..., [0, 1], [0, 1]])
 
 
 def test_losses_that_cannot_be_are_refused():
@@ -457,6 +460,56 @@ def test_pgd_finds_the_worst_point_of_a_defence_known_in_closed_form(smoothed, l
     found, _ = attack.run(smoothed.defence, x, y, ids)
     assert torch.allclose(smoothed.accuracy(x), torch.tensor(smoothed.clean), atol=1e-4)
     assert torch.allclose(smoothed.accuracy(found), torch.tensor(smoothed.attacked), atol=1e-4)
+
+
+def test_steps_follow_the_schedule_and_the_running_mean_of_gradients(tiny, batch, monkeypatch):
+    """On gradients that are given: the direction is the sign of their mean, the step half a
+    cosine.
+    """
+    (x, y, ids), given = batch, [1.0, -0.4, -0.4]
+    monkeypatch.setattr(
+        PGD,
+        "loss_and_gradient",
+        lambda self, attacked, x, images, labels, ids, copies: (
+            torch.zeros(len(x), dtype=x.dtype),
+            torch.full_like(x, given[copies[0] // self.eot]),
+        ),
+    )
+    settings = {"eps": 1.0, "step": 0.02, "iterations": 3, "eot": 1, "confirm": 0}
+    plain, _ = PGD(**settings).run(tiny, x, y, ids)
+    assert torch.allclose(plain, x + 0.02 * (1 - 1 - 1))
+    # each gradient counts with mean absolute value 1: 0.2, then 0.16 - 0.2, then -0.032 - 0.2
+    slow, _ = PGD(**settings, momentum=0.8, schedule="cosine").run(tiny, x, y, ids)
+    assert torch.allclose(slow, x + 0.02 * (1 - 0.75 - 0.25))
+
+
+def test_half_precision_is_for_gradients_only(tiny, batch, monkeypatch):
+    """Gradients see a denoiser in bfloat16, confirmations the defence as it is."""
+    (x, y, ids), seen = batch, {"gradient": set(), "without": set()}
+    purify = Purified.purify
+
+    def watched(self, images, *rest):
+        kind = "gradient" if images.requires_grad else "without"
+        seen[kind].add(type(self.denoiser).__name__)
+        return purify(self, images, *rest)
+
+    monkeypatch.setattr(Purified, "purify", watched)
+    own = type(tiny.denoiser).__name__
+    PGD(iterations=4, eot=1, confirm=1, confirm_every=2, precision="bf16").run(tiny, x, y, ids)
+    assert seen == {"gradient": {"Bfloat16"}, "without": {own}}
+    assert type(tiny.denoiser).__name__ == own
+    with pytest.raises(ValueError, match="precision=bf16 is about a denoiser, and Undefended has"):
+        PGD(precision="bf16").run(Undefended(tiny.classifier), x, y, ids)
+
+
+def test_a_gradient_in_half_precision_is_close_to_the_exact_one(bench, images):
+    x, y, ids, defence = images.floats[:4], images.labels[:4], images.ids[:4], small(bench)
+    half = gradients.in_precision(defence, "bf16")
+    (_, exact), (_, rough) = (
+        attacks.loss_and_gradient(d, x, y, ids, range(2)) for d in (defence, half)
+    )
+    cosine = torch.nn.functional.cosine_similarity(exact.flatten(1), rough.flatten(1))
+    assert rough.dtype == torch.float32 and not torch.equal(exact, rough) and cosine.min() > 0.9
 
 
 def test_transfer_is_an_attack_on_the_bare_network_and_noise_is_none(tiny, batch):

@@ -93,11 +93,11 @@ def test_a_grid_that_was_stopped_goes_on(classifier, denoiser, monkeypatch, tmp_
     grid, seen = ablations.experiments("order", attack=FAST, K=2), []
     outcome = {"label": 0} | {c: {"labels": [0, 0], "soft": 0} for c in evidence.COLUMNS}
 
-    def evaluate(experiment, defence, attack, rows, device, tick):
+    def each(experiment, rows, *_):
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.append(experiment.defence)
-        return [{"image": key} | outcome for key in rows.ids]
+        yield [{"image": key} | outcome for key in rows.ids]
 
     networks = {
         "classifier": classifier.float(),
@@ -105,7 +105,7 @@ def test_a_grid_that_was_stopped_goes_on(classifier, denoiser, monkeypatch, tmp_
         "schedule": linear_schedule(),
     }
     bench = SimpleNamespace(**networks, device=torch.device("cpu"), defended=Purified)
-    monkeypatch.setattr(engine, "evaluate", evaluate)
+    monkeypatch.setattr(engine, "each", each)
     with pytest.raises(KeyboardInterrupt):
         ablations.run(grid, images, bench, progress=False, results=tmp_path)
     assert list(ablations.records(grid, tmp_path)) == list(grid)[:2]
