@@ -173,7 +173,7 @@ def files(grid: dict[str, Experiment], found: Found) -> list[str]:
 
 def tested(pairs: dict[Hashable, tuple[np.ndarray, np.ndarray]]) -> dict[Hashable, Judged]:
     """Every pair of per-image rates judged as a family of its own."""
-    return compare.judge({key: compare.Pair(*pair) for key, pair in pairs.items()})
+    return compare.judge({key: compare.Pair(*pair) for key, pair in pairs.items()}, "table")
 
 
 def against(

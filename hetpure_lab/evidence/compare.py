@@ -5,14 +5,14 @@ attack) or `Known.attacks` (two attacks on one defence): paired on the images th
 decided by a sign-flip test after Holm's correction over a family that does not depend on the page.
 The interval says how large a difference is; it decides nothing. `coverage` says how often it holds.
 
-Families: all defences that met one attack on one bench against the method, under attack and without
-it; all attacks of one norm and radius on one defence against the first of them.
+`FAMILIES` declares every family of tests that any page corrects over; `corrected` is the one place
+where that happens.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -49,14 +49,34 @@ LEVEL = 0.05  # of every test, after correction
 ENOUGH = 64  # images, below which a result is a toy
 FLOOR = 0.5  # of the undefended clean accuracy: a defence that keeps less can decide nothing
 EQUAL_CLEAN = 0.05  # clean accuracies that differ by more are not called equal
+# Every family of tests over which Holm's correction goes, by what its members share.
+FAMILIES = {
+    "rivals": "all defences that met one attack on one bench against the method, under attack and"
+    " without it",
+    "attacks": "all attacks of one norm and radius on one defence against the plainest of them",
+    "curve": "the method against the curve of uniform noise at its own clean accuracy, under every"
+    " attack on one bench that the curve has met",
+    "pair": "one comparison that belongs to no other family",
+    "table": "all lines of one table of a live run",
+    "study": "all lines of one table of a study (Figs 3, 4, 6 and 9)",
+    "votes": "McNemar's tests of the votes of one table",
+    "premise": "all masks of chapter 14 against the curve of uniform noise",
+    "faults": "all faults of the bug zoo on one bench",
+}
+
+
+def corrected(family: str, p: Sequence[float]) -> list[float]:
+    """p-values of one of `FAMILIES` after Holm's correction for their number."""
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}; declared: {', '.join(FAMILIES)}")
+    return stats.holm(p)
 
 
 def scale(bench: str, n: int, floor: bool = False, stand_in: bool = False) -> str:
     """One of `SCALES`: what a bench's networks are, unless the result is a toy."""
     if n < ENOUGH or floor or stand_in:
         return "toy"
-    at = benches.scale(bench)
-    return "independent" if at == "own" else at
+    return benches.scale(bench)
 
 
 def verdict(claimed: float, judged: Judged | None, at: str) -> str:
@@ -96,8 +116,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Judged:
-    """A paired difference with the p-value of its sign-flip test, Holm's over a family of `tests`,
-    the difference of clean accuracy on the same images, and whether a side is at the floor."""
+    """A paired difference with the p-value of its sign-flip test, Holm's over the `tests` of one of
+    `FAMILIES`, the difference of clean accuracy on the same images, and whether a side is at the
+    floor."""
 
     difference: Accuracy
     p: float
@@ -105,6 +126,7 @@ class Judged:
     tests: int = 1
     clean: Accuracy | None = None
     floor: bool = False
+    family: str = "pair"
 
     @property
     def word(self) -> str:
@@ -135,6 +157,12 @@ class Judged:
         values = {"n": self.difference.n, "difference, points": self.difference, "p": two(self.p)}
         return values | {"p (Holm)": two(self.holm), "accuracy is": self.word}
 
+    @property
+    def of(self) -> str:
+        """The p-value after correction, and over how many tests: a word alone would hide them."""
+        tests = "a test of its own" if self.tests == 1 else f"of {self.tests} tests"
+        return f"p {two(self.holm):g}, {tests}"
+
     def said(self, where: str) -> str:
         """In words: which way `where`, and how far in points."""
         if self.word == "inconclusive":
@@ -148,14 +176,14 @@ def two(p: float) -> float:
     return float(f"{p:.2g}")
 
 
-def judge(pairs: Mapping[Hashable, Pair]) -> dict[Hashable, Judged]:
+def judge(pairs: Mapping[Hashable, Pair], family: str = "pair") -> dict[Hashable, Judged]:
     """Every pair of a family, first minus second, with Holm's correction over all of them."""
     p = [stats.sign_flip(pair.a, pair.b) for pair in pairs.values()]
     found = {}
-    for (key, pair), one, corrected in zip(pairs.items(), p, stats.holm(p)):
+    for (key, pair), one, holm in zip(pairs.items(), p, corrected(family, p)):
         clean = pair.clean and stats.paired_difference(*pair.clean)
         d = stats.paired_difference(pair.a, pair.b)
-        found[key] = Judged(d, one, float(corrected), len(p), clean, pair.floor)
+        found[key] = Judged(d, one, float(holm), len(p), clean, pair.floor, family)
     return found
 
 
@@ -219,9 +247,13 @@ class Known:
 
     def at_equal_clean(self, method: str, attack: str, seed: int = 0) -> Judged | None:
         """The method minus the curve that uniform noise draws as its level grows, at the same clean
-        accuracy (`frontier.distance`); a test of its own. None if fewer than two levels are
-        measured or none is as clean."""
-        return _at_equal_clean(self, method, attack, seed)
+        accuracy (`frontier.distance`), corrected over all attacks that the curve has met. None if
+        fewer than two levels are measured or none is as clean."""
+        return self.curves(method, seed).get(attack)
+
+    def curves(self, method: str, seed: int = 0) -> dict[str, Judged]:
+        """The family of `at_equal_clean`, by attack."""
+        return _curves(self, method, seed)
 
     def levels(self, attack: str, seed: int = 0) -> dict[str, Records]:
         """The levels of uniform noise that differ in nothing else: the largest such group, and of
@@ -259,7 +291,7 @@ def _rivals(known: Known, method: str, attack: str, seed: int) -> dict[tuple[str
         if len(both["clean"][0]):
             for side in SIDES:
                 pairs[name, side] = Pair(*both[side], both["clean"], known.undefended)
-    return judge(pairs)
+    return judge(pairs, "rivals")
 
 
 @lru_cache(maxsize=512)
@@ -272,10 +304,21 @@ def _attacks(known: Known, defence: str, first: str, seed: int) -> dict[str, Jud
         for (d, a, s), r in known.cells.items()
         if (d, s) == (defence, seed) and a != first and _ball(a) == _ball(first)
     }
-    return judge({a: Pair(*pair) for a, pair in others.items() if len(pair[0])})
+    return judge({a: Pair(*pair) for a, pair in others.items() if len(pair[0])}, "attacks")
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
+def _curves(known: Known, method: str, seed: int) -> dict[str, Judged]:
+    attacks = sorted({a for d, a, s in known.cells if (d, s) == (method, seed)})
+    alone = {a: _at_equal_clean(known, method, a, seed) for a in attacks}
+    alone = {a: judged for a, judged in alone.items() if judged}
+    holm = corrected("curve", [judged.p for judged in alone.values()])
+    return {
+        a: replace(judged, holm=p, tests=len(alone), family="curve")
+        for (a, judged), p in zip(alone.items(), holm)
+    }
+
+
 def _at_equal_clean(known: Known, method: str, attack: str, seed: int) -> Judged | None:
     ours, levels = known.cells.get((method, attack, seed)), known.levels(attack, seed)
     if ours is None or len(levels) < 2:
@@ -369,8 +412,7 @@ def in_family(
 
 def _in_family(bench: Known, one: Cell, two: Cell, side: str) -> Judged | None:
     """Where two cells of a bench are compared: as attacks on one defence against the plainest, or
-    as
-    defences under one attack against the method, the plainest heterogeneous one."""
+    as defences under one attack against the method, the plainest heterogeneous one."""
     if one[0] == two[0] and one[2] == two[2] and side == "adversarial":
         first, second = sorted((one[1], two[1]), key=lambda a: (len(a), a))
         found = bench.attacks(one[0], first, one[2]).get(second)
@@ -395,7 +437,7 @@ def together(pairs: dict[Hashable, tuple[Path, Path]]) -> dict[Hashable, dict]:
         name: pair for name, pair in pairs.items() if read(pair[0]).keys() & read(pair[1]).keys()
     }
     found = {name: compare(*pair, 0.05 / len(pairs)) for name, pair in pairs.items()}
-    votes = stats.holm([pair.pop(VOTE) for pair in found.values()])
+    votes = corrected("votes", [pair.pop(VOTE) for pair in found.values()])
     for pair, p in zip(found.values(), votes):
         pair[TESTS[VOTE]] = float(p)
     return found

@@ -148,7 +148,7 @@ class Own:
     schedule: Schedule | None = None
     defended: type[Purified] = Purified
 
-    scale: ClassVar[str] = "own"
+    scale: ClassVar[str] = "independent"
 
     def load(self, name: str, target: torch.device) -> Bench:
         classifier, denoiser = _own_networks(name, target)
@@ -182,7 +182,7 @@ def _own_networks(name: str, target: torch.device) -> tuple[nn.Module, nn.Module
 def own_network(name: str) -> nn.Module | None:
     """The network of that name if it belongs to somebody's own bench."""
     bench, _, part = plain_name(name).rpartition("-")
-    if part not in PARTS or bench not in BENCHES or scale(bench) != "own":
+    if part not in PARTS or bench not in BENCHES or not isinstance(BENCHES[bench], Own):
         return None
     return _own_networks(bench, torch.device("cpu"))[PARTS.index(part)]
 
@@ -338,7 +338,7 @@ _PAPER = {
 
 BENCHES: Registry[Small | Paper | Own] = Registry("bench", _SMALL | _PAPER)
 # with cards in the repository
-SMALL = Part(BENCHES, lambda name: BENCHES[name].scale in ("small", "independent"))
+SMALL = Part(BENCHES, lambda name: isinstance(BENCHES[name], Small))
 PAPER = Part(BENCHES, lambda name: BENCHES[name].scale == "paper")
 
 
@@ -376,9 +376,9 @@ def _known(name: str) -> str:
 
 
 def scale(name: str) -> str:
-    """``paper`` (published networks at its scale), ``small`` (a network trained here),
-    ``independent`` (packages' networks only) or ``own``
-    (somebody's plug-in). Raises `BenchError`."""
+    """``paper`` (published networks at its scale), ``small`` (a network trained here) or
+    ``independent`` (nobody here trained one: packages' networks, and those of somebody's plug-in).
+    Raises `BenchError`."""
     return BENCHES[_known(name)].scale
 
 

@@ -55,12 +55,20 @@ class Statement:
 def versus(
     text: str, sides: str, chapter: int, attack: str, other: Callable[[Case], str] | str, **options
 ) -> Statement:
-    """The defence minus `other`, another one or a function that finds it, both under `attack`."""
+    """The defence minus `other`, another one or a function that finds it, both under `attack`.
+
+    Where the best level of uniform noise keeps as much accuracy as the defence, the question is
+    that of the curve, and has its answer."""
 
     def answer(case: Case) -> tuple[Judged, str]:
         name = other if isinstance(other, str) else other(case)
-        remark = edge(case, attack, name) if other in BEST else ""
-        return case.judged(case.cell(attack), case.cell(attack, name)), remark
+        judged = case.judged(case.cell(attack), case.cell(attack, name))
+        if other not in BEST:
+            return judged, ""
+        curve = case.known.at_equal_clean(case.defence, case.cell(attack)[1])
+        if judged.equal and curve:
+            return curve, f"{names.defence(name)} keeps as much accuracy: the answer of the curve"
+        return judged, edge(case, attack, name)
 
     return Statement(text, sides, chapter, answer, **options)
 
@@ -433,9 +441,11 @@ ANSWERS = r"""
 Each is judged by one difference of what is left under attack, paired on the same images, in points,
 with a 95 % interval for its size. The verdict follows from a sign-flip test after Holm's correction
 over the family of the comparison, by the rule of the [scorecard](scorecard.md), which also explains
-verdicts and scales. *Without attack* is the difference of the same records without attack: a gain
-in one can be weighed against a loss in the other. The best level of uniform noise and the best
-point of a grid are chosen on the images that they are compared on.
+verdicts and scales. *p (Holm)* names the corrected p-value and the size of that family: the same
+difference can be decided among few tests and not among many. *Without attack* is the difference of
+the same records without attack: a gain in one can be weighed against a loss in the other. The best
+level of uniform noise and the best point of a grid are chosen on the images that they are compared
+on.
 """
 
 RIVALS = r"""
@@ -469,6 +479,7 @@ def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
         equal = j and j.clean and j.clean.low == j.clean.high == 0
         cells = [
             _cell(j and j.difference),
+            j.of if j else "–",
             "equal" if equal else _cell(j and j.clean),
             str(j.difference.n) if j else "–",
         ]
@@ -481,6 +492,7 @@ def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
         "verdict",
         "scale",
         "points",
+        "p (Holm)",
         "without attack",
         "images",
         "beside",

@@ -24,7 +24,7 @@ from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS, ROOT
 from hetpure_lab.common.stats import Accuracy, mean_rate
 from hetpure_lab.evidence import ablations, frontier, read, studies
-from hetpure_lab.evidence.compare import compare
+from hetpure_lab.evidence.compare import compare, known
 from hetpure_lab.evidence.frontier import OffTheCurve, Point
 from hetpure_lab.paper.printed import COST, TABLES
 from hetpure_lab.report import plots, premise, tables
@@ -89,17 +89,25 @@ def answer(results: Path = RESULTS) -> str:
         f" **{_percent(clean)}** right without attack, **{_percent(left)}** left {_between(left)}"
         " under it."
     )
-    return f"{paper}\n\n{here} {_beside_noise(found)}\n"
+    return f"{paper}\n\n{here} {_beside_noise(found, _rule(results))}\n"
 
 
-def _beside_noise(found: Found) -> str:
+def _rule(results: Path) -> str:
+    """What the rule of `compare` says of the method against the curve; empty without records."""
+    judged = known(BENCH, results).at_equal_clean(METHOD, ATTACK)
+    return judged.word if judged else ""
+
+
+def _beside_noise(found: Found, word: str = "") -> str:
+    """The method against the curve, decided by `word`, or by a test of its own."""
     d = found.distance()
     if d is None:
         return "No level of plain noise keeps as much: the two cannot be compared yet."
     start = f"Plain noise that keeps as much leaves **{100 * d.height:.0f} %**: "
-    if _open(d.difference):
+    word = word or stats.word(d.difference, d.p)
+    if word == "inconclusive":
         return f"{start}the two are **not told apart** {_between(d.difference)}."
-    side = "above" if d.difference.value > 0 else "below"
+    side = "above" if word == "higher" else "below"
     points = f"{abs(100 * d.difference.value):.1f} points {side}"
     return f"{start}the method lies **{points}** it {_between(d.difference)}."
 
@@ -123,11 +131,6 @@ def _number(printed: str) -> str:
 
 def _percent(a: Accuracy) -> str:
     return f"{100 * a.value:.0f} %"
-
-
-def _open(d: Accuracy) -> bool:
-    """Whether an interval holds 0, rounding errors aside."""
-    return round(d.low, 9) <= 0 <= round(d.high, 9)
 
 
 def _between(a: Accuracy) -> str:
@@ -172,7 +175,7 @@ def _said(pair: dict | None, what: str, than: str) -> str:
     if pair is None:
         return f"{what} against {than}: not measured yet."
     d = pair["difference"]
-    if _open(d):
+    if pair["verdict"] == "inconclusive":
         return f"{what} and {than} are not told apart under attack {_between(d)}."
     return (
         f"{what} leaves {abs(100 * d.value):.1f} points {'more' if d.value > 0 else 'less'} than"
@@ -216,7 +219,7 @@ def _surrogate(results: Path) -> str:
 
 def _at_equal_accuracy(results: Path) -> str:
     found = Found.of(results)
-    return _beside_noise(found) if found else "Not measured yet."
+    return _beside_noise(found, _rule(results)) if found else "Not measured yet."
 
 
 def _other_bench(bench: str, eps: float | None, results: Path) -> str:

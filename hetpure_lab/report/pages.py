@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hetpure_core import HetPure, linear_schedule
+from hetpure_lab.audit import faults
 from hetpure_lab.common import names
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.evidence import RESULTS, ablations, compare, studies
@@ -126,6 +127,10 @@ Scales: {scales}. Where a stand-in could change the verdict, DDIM for the SDE or
 packaged for the corrected one, both lines are shown. A verdict under attack weighs what it costs
 without: where clean accuracies differ by more than {equal:.0f} points, the line says so, and at the
 floor, where a defence keeps less than half of the undefended accuracy, nothing is decided.
+
+**Families.** Every correction of this book is over one of these, and over all of it:
+
+{families}
 """
 
 COLUMNS = (
@@ -156,6 +161,36 @@ def coverage(results: Path = RESULTS) -> str:
     shares = {n: compare.coverage(rates[0] - rates[1], n) for n in (16, 32, 64)}
     found = ", ".join(f"{share:.0%} at {n} images" for n, share in shares.items())
     return f"drawn again from the differences that were measured, it holds the mean in {found}"
+
+
+def families(results: Path = RESULTS) -> str:
+    """Every declared family of tests, and how many tests it has on CIFAR-10 today."""
+    known = compare.known("cifar10-small", results)
+    ours = sorted({a for d, a, s in known.cells if (d, s) == ("hetpure", 0)})
+    sizes = {
+        "rivals": [len(known.rivals("hetpure", a)) for a in ours],
+        "attacks": [len(known.attacks("hetpure", a)) for a in ours],
+        "curve": [len(known.curves("hetpure"))],
+        "faults": [len(zoo.words(faults.recorded(zoo.REAL, results)))],
+        "pair": [1],
+        "study": [
+            len(lines(studies.table(name, "cifar10-small", results=results)))
+            for name, lines in (("distance", studies.nearer), ("consistency", studies.resampled))
+            if studies.path(name, "cifar10-small", results=results).exists()
+        ],
+    }
+    head = "| family | holds | tests, CIFAR-10 |\n|---|---|---|\n"
+    return head + "\n".join(
+        f"| {name} | {said} | {_sizes(sizes.get(name, []))} |"
+        for name, said in compare.FAMILIES.items()
+    )
+
+
+def _sizes(found: Sequence[int]) -> str:
+    found = [n for n in found if n]
+    if not found:
+        return "said beside the table"
+    return str(found[0]) if min(found) == max(found) else f"{min(found)} to {max(found)}"
 
 
 def _line(claim: Comparison, found: dict[str, compare.Known]) -> str:
@@ -280,7 +315,10 @@ def scorecard(results: Path = RESULTS) -> str:
     """The page that holds the paper's claims against the records."""
     scales = "; ".join(f"**{name}**, {said}" for name, said in compare.SCALES.items())
     head = SCORECARD.format(
-        coverage=coverage(results), scales=scales, equal=100 * compare.EQUAL_CLEAN
+        coverage=coverage(results),
+        scales=scales,
+        equal=100 * compare.EQUAL_CLEAN,
+        families=families(results),
     )
     parts, every, found = [head], list(comparisons.comparisons()), compare.everything(results)
     for name in printed.TABLES:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS
-from hetpure_lab.evidence import Experiment, frontier, read
+from hetpure_lab.evidence import Experiment, compare, frontier, read
 from hetpure_lab.evidence.frontier import Distance, Point
 from hetpure_lab.report import plots
 
@@ -107,7 +107,7 @@ def measured_on(point: Point, curve: Sequence[Point]) -> list[Point]:
 
 def held(found: Sequence[Row]) -> list[float | None]:
     """The p-values of the rows after Holm's correction for their number."""
-    corrected = iter(stats.holm([r.distance.p for r in found if r.distance]))
+    corrected = iter(compare.corrected("premise", [r.distance.p for r in found if r.distance]))
     return [next(corrected) if r.distance else None for r in found]
 
 

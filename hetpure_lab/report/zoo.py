@@ -11,7 +11,7 @@ from hetpure_lab.audit.faults import FAULTS, Fault
 from hetpure_lab.audit.flags import MEANING
 from hetpure_lab.common import stats
 from hetpure_lab.common.stats import Accuracy
-from hetpure_lab.evidence import RESULTS
+from hetpure_lab.evidence import RESULTS, compare
 
 REAL, KNOWN = "cifar10-small", "world"
 
@@ -62,7 +62,9 @@ def page(results: Path = RESULTS) -> str:
 def words(records: dict[str, dict]) -> dict[str, str]:
     """By fault, what a sign-flip test allows one to say after Holm's correction over all faults."""
     known = {name: r for name, r in records.items() if name in FAULTS}
-    p = stats.holm([faults.chance(r["faulty"], r["sound"]) for r in known.values()])
+    p = compare.corrected(
+        "faults", [faults.chance(r["faulty"], r["sound"]) for r in known.values()]
+    )
     return {name: stats.word(_added(r), q) for (name, r), q in zip(known.items(), p)}
 
 

@@ -13,6 +13,7 @@ from scipy.stats import permutation_test
 from hetpure_lab.common import stats
 from hetpure_lab.evidence import ablations, compare
 from hetpure_lab.evidence.compare import Judged, Known, Pair
+from hetpure_lab.networks import benches
 
 RNG = np.random.default_rng(0)
 
@@ -99,11 +100,42 @@ def test_scales():
         at("cifar10-paper-wrn70", 64) == "paper" and at("cifar10-independent", 64) == "independent"
     )
     assert at("svhn-independent-classifier-only", 64) == at("cifar10-small", 64) == "small"
-    assert {
-        at("cifar10-small", 63),
-        at("cifar10-paper", 64, stand_in=True),
-        at("a", 99, floor=True),
-    } == {"toy"}
+
+
+@pytest.mark.parametrize("bench", ["cifar10-small", "cifar10-paper", "svhn-independent"])
+def test_few_images_a_stand_in_or_the_floor_make_a_toy_at_every_scale(bench):
+    full = benches.scale(bench)
+    assert full != "toy" and [compare.scale(bench, n) for n in (1, 63, 64, 65)] == (
+        ["toy", "toy", full, full]
+    )
+    assert (
+        compare.scale(bench, 512, stand_in=True) == compare.scale(bench, 512, floor=True) == "toy"
+    )
+
+
+def test_scales_have_one_spelling():
+    assert {benches.scale(name) for name in benches.BENCHES} <= set(compare.SCALES) - {"toy"}
+    assert benches.Own.scale in compare.SCALES
+
+
+def test_every_correction_is_of_a_declared_family():
+    """No module corrects p-values past `compare.corrected`, which knows the families."""
+    past = [
+        path.name
+        for path in (ROOT / "hetpure_lab").rglob("*.py")
+        if re.search(r"\bstats\.holm\(|multipletests", path.read_text())
+    ]
+    assert past == ["compare.py"], past
+    with pytest.raises(ValueError, match="unknown family 'page'; declared: rivals, attacks, curve"):
+        compare.corrected("page", [0.01])
+
+
+def test_the_curve_is_one_family_over_its_attacks():
+    bench = compare.known("cifar10-small")
+    family = bench.curves("hetpure")
+    assert len(family) > 3 and {j.tests for j in family.values()} == {len(family)}
+    assert all(j.holm >= j.p and j.family == "curve" for j in family.values())
+    assert bench.at_equal_clean("hetpure", "pgd") == family["pgd"]
 
 
 def test_one_comparison_has_one_answer_however_it_is_asked():
