@@ -1,4 +1,4 @@
-"""The numbers behind Figs 3, 8 and 9 and beside Table 6, measured once and kept: figures and
+"""The numbers behind Figs 3, 4, 6, 8 and 9 and beside Table 6, measured once and kept: figures and
 chapters read them in a moment.
 
     hetpure study                                # the studies, and how many images each has
@@ -117,11 +117,7 @@ def distance(lab: Lab, images: Images) -> list[Rows]:
     """
     bench, ids = lab.bench, images.ids
     x, y = images.floats.to(bench.device), images.labels.to(bench.device)
-    with torch.enable_grad():
-        attacked, _ = TRANSFER.run(Undefended(bench.classifier), x, y, ids, lab.seed)
-    transferred = (
-        x + attacks.to_8_bit(attacked, x, TRANSFER.norm, TRANSFER.eps).to(x) / 255
-    ).clamp(0, 1)
+    transferred = transfer(lab, x, y, ids)
     rows: list[Rows] = [[] for _ in ids]
     for text in purifiers(bench.method):
         defence = attacks.reseeded(defences.build(text, bench), f"study {lab.seed}")
@@ -138,6 +134,55 @@ def distance(lab: Lab, images: Images) -> list[Rows]:
             ):
                 rows[i].append({"kind": kind, "defence": text} | seen)
     return rows
+
+
+def transfer(lab: Lab, x: Tensor, y: Tensor, ids: Sequence) -> Tensor:
+    """Images (n, 3, h, w) in [0, 1] that fool the bare classifier, in 8 bits."""
+    with torch.enable_grad():
+        attacked, _ = TRANSFER.run(Undefended(lab.bench.classifier), x, y, ids, lab.seed)
+    return (x + attacks.to_8_bit(attacked, x, TRANSFER.norm, TRANSFER.eps).to(x) / 255).clamp(0, 1)
+
+
+@torch.no_grad()
+def paths(lab: Lab, images: Images) -> list[Rows]:
+    """Of transferred adversarial examples, per purifier: the share of the way back to the original
+    in feature space, and Pearson's r of an image's pixels and features with the original's.
+
+    Paper: Figs 4 and 6, which define neither. Book: ch09, eq-progress.
+    """
+    bench, ids = lab.bench, images.ids
+    x, y = images.floats.to(bench.device), images.labels.to(bench.device)
+    attacked = transfer(lab, x, y, ids)
+    away = inside.distance(bench.classifier, attacked, x).clamp(min=1e-12)
+    rows: list[Rows] = [[] for _ in ids]
+    for text in travellers(bench.method):
+        defence = attacks.reseeded(defences.build(text, bench), f"study {lab.seed}")
+        back = purified(defence, attacked, ids)
+        look = lambda images: inside.features(bench.classifier, images)
+        found = {
+            "progress": 1 - inside.distance(bench.classifier, back, x) / away,
+            "pixels": alike(back, x),
+            "features": alike(look(back), look(x)),
+        }
+        for i, row in enumerate(rows):
+            row.append({"defence": text} | {k: round(float(v[i]), 5) for k, v in found.items()})
+    return rows
+
+
+def alike(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's r of the values of each pair of images or features (n, ...): (n,)."""
+    a, b = (v.flatten(1).double() for v in (a, b))
+    a, b = (v - v.mean(1, keepdim=True) for v in (a, b))
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)
+
+
+def travellers(method: HetPure) -> tuple[str, ...]:
+    """Whose paths are compared: uniform noise at half the strong level, at it and at twice it, and
+    the method last.
+    """
+    levels = (method.t_l / 2, method.t_l, min(2 * method.t_l, 1.0))
+    uniform = (specs.describe(Uniform(t=t, steps=method.steps), DEFENCES) for t in levels)
+    return (*uniform, specs.describe(method, DEFENCES))
 
 
 def purified(defence: Purified | Undefended, images: Tensor, ids: Sequence) -> Tensor:
@@ -281,6 +326,12 @@ class Study:
 STUDIES = {
     "consistency": Study("Fig 3", consistency, 32, lambda _: [LENGTHS]),
     "cost": Study("Fig 8", cost, 1, lambda _: [LENGTHS, STEPS], host=True),
+    "paths": Study(
+        "Fig 4",
+        paths,
+        64,
+        lambda method: [travellers(method), specs.describe(TRANSFER, attacks.ATTACKS)],
+    ),
     "feeding": Study("Table 6", feeding, 400, lambda method: [MILD, method.steps]),
     "distance": Study(
         "Fig 9",
@@ -431,7 +482,9 @@ def nearer(rows: pd.DataFrame, method: str = "hetpure") -> pd.DataFrame:
     groups = rows[~rows.defence.isin((method, "none"))].groupby(["kind", "defence"], sort=False)
     pairs = {key: pair(ours(key[0]), other, "distance") for key, other in groups}
     lines = []
-    for (kind, name), judged in compare.judge({key: p for key, p in pairs.items() if p}).items():
+    for (kind, name), judged in compare.judge(
+        {key: p for key, p in pairs.items() if p}, "study"
+    ).items():
         d = judged.difference
         line = {"images": kind, "against": name, "n": d.n, "difference": signed(d)}
         lines.append(line | {"the method's distance is": word(d, judged.holm)})
@@ -452,7 +505,7 @@ def resampled(rows: pd.DataFrame, single: int = 10, repeated: int = 20) -> pd.Da
         name: pair(pick("paper", single), pick("multi-step", repeated), column)
         for column, name in names.items()
     }
-    found = compare.judge({name: p for name, p in pairs.items() if p})
+    found = compare.judge({name: p for name, p in pairs.items() if p}, "study")
     lines = {
         name: {
             "n": j.difference.n,

@@ -1,11 +1,13 @@
 """Arithmetic of the paper's printed numbers, computed from its tables: margins, averages, bold
-faces, and whether a mean of three runs on 512 images can be what is printed. Needs no records."""
+faces, counts of calls, and whether a mean of three runs on 512 images can be what is printed. Needs
+no records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hetpure_core import HetPure, linear_schedule
 from hetpure_lab.paper.printed import COST, TABLES, Claim, Table
 
 RIGHT, WRONG, IMPOSSIBLE = "right", "wrong", "impossible as printed"
@@ -332,6 +334,39 @@ def _trends() -> Iterator[Checked]:
         )
 
 
+# ---- counts ----------------------------------------------------------------------------------
+
+U_MOST, STEPS, LEVEL = 20, 10, 0.2  # of Fig 8, and the strong level of Tables 1 to 5
+CARD = 24  # gigabytes of the GPU that the text names
+
+
+def counts() -> Iterator[Checked]:
+    """What the text says of calls and graphs, from the algorithm and the printed memory."""
+    calls = {HetPure(U=U).calls(linear_schedule()) for U in range(1, U_MOST + 1)}
+    first, second = (len(times) - 1 for times in HetPure().grid(linear_schedule()))
+    found = f"{' or '.join(map(str, sorted(calls)))} calls for every U from 1 to {U_MOST}:"
+    found += f" {first} steps of the first stage, {second} of the second"
+    yield Checked(
+        "one-more-call",
+        "§4, Fig 3",
+        "whatever U is, a step needs one additional call of the denoiser",
+        found,
+        RIGHT if len(calls) == 1 else WRONG,
+    )
+    graph = COST["memory"][1] / (2 * STEPS)
+    most, every_time = int(CARD / (2 * graph)), round(1000 * LEVEL)
+    needs = 2 * every_time * graph
+    found = f"{COST['memory'][1]} GB for 2 x {STEPS} graphs in Fig 8, so {CARD} GB hold 2 T up to"
+    found += f" T = {most}; Algorithm 1 with every time from t_l = {LEVEL} has T = {every_time}"
+    yield Checked(
+        "2t-graphs",
+        "§4",
+        f"2 T graphs fit a GPU of {CARD} gigabytes",
+        f"{found} and needs {needs:.0f} GB. The released code takes few steps (B3)",
+        RIGHT if most >= STEPS else WRONG,
+    )
+
+
 def _id(kind: str, text: str) -> str:
     words = "".join(c if c.isalnum() or c == "." else "-" for c in text.lower())
     return "-".join(filter(None, f"{kind}-{words}".replace(".", "").split("-")))
@@ -339,5 +374,5 @@ def _id(kind: str, text: str) -> str:
 
 def every() -> list[Checked]:
     """All checks of arithmetic."""
-    sources = (margins, beaten, averages, bold, means, quoted, others)
+    sources = (margins, beaten, averages, bold, means, quoted, others, counts)
     return [checked for source in sources for checked in source()]

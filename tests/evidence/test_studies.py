@@ -64,7 +64,7 @@ def test_a_study_goes_on_where_it_stopped(bench, images, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["consistency", "distance"])
+@pytest.mark.parametrize("name", ["consistency", "distance", "paths"])
 def test_an_images_rows_do_not_depend_on_its_neighbours(name, bench, images, tmp_path):
     together = studies.STUDIES[name].rows(lab(bench, tmp_path), images)
     alone = studies.STUDIES[name].rows(lab(bench, tmp_path), images[torch.tensor([2])])[0]
@@ -140,9 +140,8 @@ def test_other_settings_or_another_machine_are_another_file():
     assert studies.path("distance", "cifar10-small", device="cuda") == studies.path(
         "distance", "cifar10-small"
     )
-    with pytest.raises(
-        ValueError, match="unknown study 'costs'; known: consistency, cost, feeding, distance"
-    ):
+    known = ", ".join(studies.STUDIES)
+    with pytest.raises(ValueError, match=f"unknown study 'costs'; known: {known}"):
         studies.path("costs", "cifar10-small")
 
 
