@@ -12,14 +12,16 @@ from __future__ import annotations
 import bisect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hetpure_core import Noise
+from hetpure_lab.attacks.abreast import Work, side_by_side
 from hetpure_lab.attacks.gradients import (
     LOSSES,
     Defence,
@@ -36,14 +38,17 @@ from hetpure_lab.attacks.gradients import (
 )
 from hetpure_lab.attacks.threat import (
     Attack,
+    Decided,
     Found,
     Tick,
+    Waiting,
     no_steps,
     no_tick,
+    once,
     perturb_randomly,
     register,
 )
-from hetpure_lab.common import extras
+from hetpure_lab.common import extras, microbatch
 
 if TYPE_CHECKING:
     import pyautoattack
@@ -69,8 +74,8 @@ class FreshDraws(nn.Module):
 @register("autoattack")
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """The library, unchanged, one image at a time so that its global random numbers can be keyed by
-    image.
+    """The library, unchanged. Every image has a run of its own, so that its global random numbers
+    can be keyed by image; the runs go side by side, and what they ask is answered in full batches.
 
     `version` ``rand`` is for randomised defences: APGD-CE and APGD-DLR of `iterations` steps, `eot`
     gradients each. ``standard`` is for deterministic ones, a fixed protocol of 100 iterations that
@@ -113,19 +118,43 @@ class AutoAttack(Attack):
         seed: int = 0,
         tick: Tick = no_tick,
     ) -> Found:
+        x, spent = images.clone(), no_steps(images)
+        at_once = min(len(images), microbatch.rows(images.device))
+        for found in self.each(defence, once(images, labels, ids), seed, tick, at_once):
+            x[found.places], spent[found.places] = found.x, found.spent
+        return x, spent
+
+    def each(
+        self, defence: Defended, waiting: Waiting, seed: int, tick: Tick, at_once: int
+    ) -> Iterator[Decided]:
         attacked = seen_by_the_attack(
             reseeded(self.faces(defence), f"attack {seed}"), self.gradient
         )
-        x, spent = images.clone(), no_steps(images)
-        for i, image in enumerate(ids):
-            module, key = (
-                FreshDraws(attacked, image),
-                next(Noise(f"autoattack {seed}", [image], [0]).generators("seed")).initial_seed(),
-            )
-            x[i : i + 1] = self.packaged(module, images[i : i + 1], labels[i : i + 1], key)
-            spent[i] = module.gradients // self.eot
+
+        def more(most: int) -> list[Work]:
+            images, labels, ids = waiting(most) if most else ([], [], [])
+            return [
+                partial(self.alone, images[i : i + 1], labels[i : i + 1], image, seed)
+                for i, image in enumerate(ids)
+            ]
+
+        for place, (x, gradients) in side_by_side(attacked, more, at_once):
+            places = torch.tensor([place], device=x.device)
+            spent = torch.tensor([gradients // self.eot], device=x.device)
             tick(self.steps)
-        return x, spent
+            yield Decided(places, x, spent, [{}])
+
+    @property
+    def abreast(self) -> int:
+        return 1  # it asks for one purification of an image at a time
+
+    def alone(
+        self, image: Tensor, label: Tensor, key: int | str, seed: int, defence: nn.Module
+    ) -> tuple[Tensor, int]:
+        """What the library finds for one image, and the gradients it took."""
+        module = FreshDraws(defence, key)
+        number = next(Noise(f"autoattack {seed}", [key], [0]).generators("seed")).initial_seed()
+        return self.packaged(module, image, label, number), module.gradients
 
     def packaged(self, module: nn.Module, image: Tensor, label: Tensor, key: int) -> Tensor:
         """What the library returns; it seeds torch globally and takes away debuggers' and coverage

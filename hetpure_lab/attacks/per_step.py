@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from hetpure_core import Noise, Purified, trajectory
-from hetpure_lab.attacks.gradients import Defence, Standin, Undefended, loss_values, pick, rows_of
+from hetpure_lab.attacks.gradients import (
+    Defence,
+    Standin,
+    Undefended,
+    by_image,
+    loss_values,
+    pick,
+    rows_of,
+)
 from hetpure_lab.attacks.pgd import PGD
 from hetpure_lab.attacks.threat import register
 
@@ -81,7 +89,8 @@ class PerStep(PGD):
             each = self.losses(seen, part, labels[index], [ids[i] for i in numbers], drawn)
             gradient.index_add_(0, index, torch.autograd.grad(each.sum(), part)[0])
             value.index_add_(0, index, each.detach())
-        return value / len(copies), gradient / len(copies)
+        N = len(by_image(len(x), copies)[0])
+        return value / N, gradient / N
 
     @torch.no_grad()
     def value(
@@ -97,7 +106,7 @@ class PerStep(PGD):
         for index, _, drawn in rows_of(len(x), copies, x.device):
             each = self.losses(seen, x[index], labels[index], pick(ids, index), drawn)
             value.index_add_(0, index, each)
-        return value / len(copies)
+        return value / len(by_image(len(x), copies)[0])
 
     def losses(
         self, seen: Defence, x: Tensor, labels: Tensor, ids: Sequence, copies: Sequence[int]
