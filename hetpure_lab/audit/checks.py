@@ -1,8 +1,8 @@
-"""Audit: the questions that a sceptic asks of a defence, answered from records and a short live
-run, or marked as not measured.
+"""Audit: a sceptic's questions about a defence, answered from records and a short live run.
 
-Each check is a small function of a `Case`; `CHECKS` lists them. They merge the checklists of
-Carlini et al. 2019, Athalye et al. 2018, Croce & Hein 2020 and Kassis et al. 2025. A check is
+Questions without a record are marked as not measured. Each check is a small function of a `Case`;
+`CHECKS` lists them. They merge the checklists of Carlini et al. 2019, Athalye et al. 2018, Croce &
+Hein 2020 and Kassis et al. 2025. A check is
 ``passed`` or ``failed`` only if its interval decides; otherwise it is ``open``.
 
     hetpure audit --defence hetpure           # the checklist, and the commands for what is missing

@@ -1,5 +1,4 @@
-"""The bug zoo: evaluation faults that papers and releases made, each in a few lines, with what it
-adds and the flag that catches it.
+"""The bug zoo: evaluation faults of papers and releases, what each adds, which flag catches it.
 
 A fault changes one part of a sound evaluation: the defence as it is written, the attack as it is
 run, or what is counted. Both are run on the same images, and the difference is the *fake

@@ -1,9 +1,8 @@
-"""Flags: signs that an evaluation overstates robustness, looked for in records and in a short live
-run.
+"""Flags: signs in records, and in a short live run, that an evaluation overstates robustness.
 
-A flag is no proof of a mistake, and no flag is no proof of its absence; ``book/flags`` says what
-each means and what to do. The idea is AutoAttack's (Croce & Hein 2020) and that of indicators of
-attack failure (Pintor et al. 2022).
+A flag proves no mistake, and no flag proves no absence of one; ``book/flags`` explains each. The
+idea is AutoAttack's (Croce & Hein 2020), beside the indicators of attack failure (Pintor et al.
+2022).
 
     hetpure flags                     # of all committed records
     hetpure flags --live hetpure      # of a defence, on two images

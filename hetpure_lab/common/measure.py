@@ -55,9 +55,8 @@ class LiveBytes(TorchDispatchMode):
 @dataclass(frozen=True)
 class Cost:
     """One exact gradient: denoiser `calls` of the purification, `passes` of the denoiser forwards
-    (recomputed ones too), bytes `held`
-    between forward and backward pass, the `peak` of live bytes, and `seconds` of processor time;
-    weights and input are not counted.
+    (recomputed ones too), bytes `held` between forward and backward pass, the `peak` of live bytes,
+    and `seconds` of processor time; weights and input are not counted.
 
     The first four are exact and the same on any machine. `process` is the growth in bytes of what
     the device's allocator (GPU) or the operating system (Linux) gave the process; None elsewhere.

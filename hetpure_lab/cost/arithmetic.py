@@ -1,9 +1,8 @@
-"""What faster arithmetic does to the gradient: ``hetpure precision cifar10-small+bf16``.
+"""The effect of faster arithmetic on the gradient: ``hetpure precision cifar10-small+bf16``.
 
-Whether a gradient in bfloat16 still leads where the exact one does is measured, not assumed: the
-command prints its cosine with the float32 gradient beside the cosine of two float32 gradients on
-different noise, and what was gained in time. With ``--save`` the rows go into
-``results/precision.csv``, which the book shows.
+The direction of a gradient in bfloat16 is measured, not assumed: the command prints its cosine with
+the float32 gradient, the cosine of two float32 gradients on different noise, and the gain in time.
+With ``--save`` the rows go into ``results/precision.csv``, which the book shows.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ def agreement(
     ids: Sequence,
     copies: int = 1,
 ) -> dict[str, float]:
-    """How well the gradient through `changed` agrees with the one through `plain`, on the same
-    images and noise, and what it saves.
+    """Agreement of the gradients through `changed` and `plain` on the same images and noise, and
+    the saving.
 
     `cosine` and `worst` are the mean and the smallest cosine over images, `norm` the mean ratio of
-    lengths; `noise` is the mean cosine of two `plain` gradients on different noise: what the
-    attack's own randomness costs. `speed` is the time of `plain` over that of `changed`, each the
+    lengths; `noise` is the mean cosine of two `plain` gradients on different noise: the cost of the
+    attack's own randomness. `speed` is the time of `plain` over the time of `changed`, each the
     second of two runs; on a CPU the process's own time.
     """
     gradients = lambda defended, first=0: loss_and_gradient(
@@ -74,7 +73,7 @@ def agreement(
 def row(
     name: str, defence: str, n_images: int, copies: int, split: str, folder: str | None, device: str
 ) -> dict:
-    """What the options in a bench's name do, and where that was measured."""
+    """The effect of the options in a bench's name, and the place of its measurement."""
     plain, changed = (benches.load(bench, device) for bench in (name.partition("+")[0], name))
     images = data.load(plain.dataset, split, folder).take(n_images)
     x, y = images.floats.to(plain.device), images.labels.to(plain.device)

@@ -1,7 +1,7 @@
 """Speed and memory of attacks on this machine, as ratios within one run: ``hetpure bench``.
 
-Seconds are those of the processor, not of the clock, and the least of several runs in turn, so that
-a busy machine changes little; only the ratio of workers needs the clock, and idle cores. Writes
+Seconds are of the processor, not of the clock, and the least of several runs in turn, so that a
+busy machine changes little; only the ratio of workers needs the clock, and idle cores. Writes
 ``out/bench.json``, with the load it met (`load_average`):
 
 - `exact_over_floor`: one exact gradient over three forward passes per denoiser call plus the
@@ -14,12 +14,12 @@ a busy machine changes little; only the ratio of workers needs the clock, and id
   image that is undecided after `LOOK` iterations for the whole budget;
 - `equal_result_over_ours`: the released loop run to its end (200 iterations of 20) over the
   cheapest of our attacks on record that leaves no more of the same images than that budget does,
-  per image, for the defence of `EQUAL` where it is least; by defence beside it. How many gradients
-  that takes stands in the records; what they cost is measured here, on the method;
-- `saved_bytes_40_over_10`: peak of live bytes of one gradient with 40 steps over that with 10;
+  per image, for the defence of `EQUAL` where it is least; by defence beside it. The number of
+  gradients stands in the records; their cost is measured here, on the method;
+- `saved_bytes_40_over_10`: peak of live bytes of one gradient with 40 steps over the peak with 10;
 - `dask_2_over_1`: images per second of two one-thread workers over one, on independent shards, by
   the clock. On a busy machine that says little; `dask_2_over_1_processor`, processor time of the
-  one over that of the busier of two, says how far the work was shared.
+  one over the busier of two, says how far the work was shared.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ def released_loop_over_ours(bench: Bench, images: Images) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Spent:
-    """What an attack on record spent on an image on average, and left: `iterations` of `eot`
-    gradients; `left` of `n` images.
+    """The average spending of an attack on record on an image, and its result: `iterations` of
+    `eot` gradients; `left` of `n` images.
     """
 
     attack: str
@@ -195,8 +195,8 @@ class Spent:
     n: int
 
     def seconds(self, gradient: float, confirmation: float) -> float:
-        """Per image, from the seconds of `BUDGET.eot` gradients and those that confirmations add to
-        an iteration.
+        """Per image, from the seconds of `BUDGET.eot` gradients and of the confirmations of an
+        iteration.
         """
         return self.iterations * (gradient * self.eot / BUDGET.eot + confirmation)
 

@@ -1,4 +1,5 @@
-"""What a GPU does with the engine: ``hetpure gpu``, under ten minutes, into ``results/gpu.json``.
+"""The engine on a GPU: ``hetpure gpu``, under ten minutes, into ``results/gpu.json``.
+
 Without a GPU it says so and ends.
 
 - `equality`: the small bench behind the method and uniform noise, on the CPU and on the GPU: the

@@ -1,15 +1,18 @@
-"""What a run costs, before it is run: denoiser calls, FLOPs, memory and hours.
+"""The cost of a run, before it is run: denoiser calls, FLOPs, memory and hours.
 
-    hetpure cost --bench cifar10-paper --budget paper               # one cell: the method under the
-    table's attack hetpure cost --bench cifar10-paper --budget paper --table 1     # every row,
-    column and run that we measure of a table hetpure cost --bench cifar10-small --budget quick --on
-    here     # on this machine, after a short calibration hetpure cost --bench cifar10-small
-    --measured                   # the records' seconds beside the prediction
+    # one cell: the method under the table's attack
+    hetpure cost --bench cifar10-paper --budget paper
+    # every row, column and run of a table that can be measured
+    hetpure cost --bench cifar10-paper --budget paper --table 1
+    # on this machine, after a short calibration
+    hetpure cost --bench cifar10-small --budget quick --on here
+    # the records' seconds beside the prediction
+    hetpure cost --bench cifar10-small --measured
 
 FLOPs (two per multiplication and addition) and bytes are counted on the meta device by running the
 networks without memory for their weights, so no checkpoint and no GPU is needed; how often a
 defence runs them, by running it with stubs that count. Hours follow from a stated, sustained
-throughput; small batches reach less. What has no price is named in the plan (`unpriced`).
+throughput; small batches reach less. The plan names parts without a price (`unpriced`).
 """
 
 from __future__ import annotations
@@ -62,8 +65,7 @@ Purifier = Any  # a registered defence's settings
 @dataclass(frozen=True)
 class Counted:
     """One network on one image: FLOPs `forward` and `backward` (to the input only); bytes `held`
-    between them, the peak of `bytes` in
-    both, and the `weights`.
+    between them, the peak of `bytes` in both, and the `weights`.
     """
 
     forward: int
@@ -94,9 +96,8 @@ def count(network: nn.Module, size: int, *times: Tensor) -> Counted:
 @dataclass(frozen=True)
 class Costs:
     """A bench's classifier and denoiser, counted, the size at which it purifies, whether gradients
-    recompute the calls' activations, and
-    whether purifications of one image share its mask, as they do where it is found at the image's
-    own size.
+    recompute the calls' activations, and whether purifications of one image share its mask, as they
+    do where it is found at the image's own size.
     """
 
     classifier: Counted
@@ -111,10 +112,10 @@ class Costs:
 
     def row_bytes(self, purifier: Purifier | None) -> int:
         """Memory that one image of a microbatch adds to an exact gradient: the states between
-        calls, the activations of all passes that are
-        not recomputed (an upper bound where a chain is cut into segments), and whichever is more,
-        those of the larger network at the end or three times those of a pass that guidance
-        differentiates again, which builds its graphs one at a time.
+        calls, the activations of all passes that are not recomputed (an upper bound where a chain
+        is cut into segments), and whichever is more, those of the larger network at the end or
+        three times those of a pass that guidance differentiates again, which builds its graphs one
+        at a time.
         """
         votes, again = (
             defences.votes(purifier),
@@ -174,8 +175,8 @@ def costs_of(bench: str, purifier: Purifier | None) -> Costs:
 
 
 def _on_meta(name: str) -> nn.Module | None:
-    """The network of that name. Of RobustBench's, those that say their depth and width are known
-    here; the others are None.
+    """The network of that name. RobustBench's are known here if their names say depth and width;
+    the others are None.
     """
     if checkpoint := benches.checkpoint_of(name):
         return published.on_meta(benches.checkpoints.find(checkpoint).network)
@@ -189,7 +190,7 @@ def _on_meta(name: str) -> nn.Module | None:
 
 
 def unpriced(purifier: Purifier | None, bench: str) -> str:
-    """What the planner leaves out of the price of a defence on a bench, in words; "" if nothing."""
+    """The parts of a defence on a bench without a price, in words; "" if there are none."""
     declared = capabilities(purifier)
     if declared.unpriced or not declared.own_networks:
         return declared.unpriced
@@ -284,11 +285,10 @@ def passes(
     checkpointing: bool = True,
     sharing: bool = True,
 ) -> Passes:
-    """What `copies` of one image take: predictions of what `gradients.seen_by_the_attack` shows, or
-    (`backward`) gradients.
+    """The work of `copies` of one image: predictions of the function from
+    `gradients.seen_by_the_attack`, or (`backward`) gradients.
 
-    Counted in a run of the defence itself, so that guidance, votes, masks and recomputation are
-    what they are.
+    Counted in a run of the defence itself, with its guidance, votes, masks and recomputation.
     """
     classifier, denoiser = Stub(), Stub()
     seen = seen_by_the_attack(
@@ -443,8 +443,8 @@ def attack_work(
 def looks(attack: PGD, spent: int) -> int:
     """Purifications of one image without a gradient, if the attack spent so many iterations on it.
 
-    Those that confirm its failure are all of them the last time if it was set aside, else the first
-    few, which show that it stands.
+    If the image was set aside, its last check used all `confirm` purifications; a check it survived
+    stopped after the first few.
     """
     # ascents to the end, and how far one came that was not
     whole, rest = divmod(spent, max(1, attack.iterations))
@@ -523,7 +523,7 @@ class Rates:
 def calibrate(bench: benches.Bench, rows: int = 32) -> Rates:
     """This machine's rates, from gradients and predictions of the bench's method on `rows` images.
 
-    On a CPU the process's own time counts, so that what else runs there does not.
+    On a CPU only the process's own time counts.
     """
     size, on_cpu = DATASETS[benches.dataset(bench.name)].size, bench.device.type == "cpu"
     defended = bench.defended(
@@ -592,7 +592,7 @@ class Cell:
 
 
 def cells(bench: str, budget: Budget, number: int | None = None) -> list[Cell]:
-    """What the queue of table `number` measures under `budget`, or, without one, the method once
+    """The measurements of table `number`'s queue under `budget`, or, without one, the method once
     under the attack of the main table.
     """
     run = protocols.under(budget, bench, number)
@@ -615,7 +615,7 @@ def plan(
     """Totals and cells: `calls`, `flops`, and `hours` on one `machine` (or at `rates`); `bytes` of
     a microbatch of `rows` images.
 
-    The microbatch is that of the row with the largest images; `unpriced` names the rows that cost
+    The microbatch belongs to the row with the largest images; `unpriced` names the rows that cost
     more than is said, and why.
     """
     found, schedule = cells(bench, budget, number), linear_schedule()
@@ -699,8 +699,8 @@ def summary(found: dict) -> str:
 
 
 def outlook(bench: str, budget: Budget = BUDGETS["paper"]) -> pd.DataFrame:
-    """The planner as a table for the head of a chapter: the method's cell and the whole table, and
-    what they need on every machine.
+    """The planner as a table for the head of a chapter: the method's cell and the whole table, with
+    their needs on every machine.
     """
     number = int(protocols.main_table(bench).table.split()[1])
     parts = {"one cell": None, f"Table {number}": number}
@@ -745,9 +745,8 @@ def predicted(
 
     None where the planner has no formula for the attack or the defence. `seconds` are of the
     processor where the records have them, so that a busy machine does not count, else of the clock
-    on the wall. Whether activations were recomputed shows in the calls on record, a tenth of which
-    may be what the formulas do not count; of a file that was written both ways the price is too
-    high.
+    on the wall. The calls on record show whether activations were recomputed; the formulas may miss
+    a tenth of them. A file that was written both ways is priced too high.
     """
     config, schedule = records[0]["config"], schedule or linear_schedule()
     attack = {k: v for k, v in config["attack"].items() if k != "name"}
@@ -791,8 +790,7 @@ def at_most(
 
 def measured(bench: str, rates: Rates) -> list[dict]:
     """Every experiment of `bench` on record: measured seconds per image beside the prediction for
-    the iterations it spent, or why there
-    is none (`unpriced`).
+    the iterations it spent, or why there is none (`unpriced`).
     """
     found = {path.name: list(evidence.read(path).values()) for path in evidence.files()}
     found = {

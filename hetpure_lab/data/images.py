@@ -86,9 +86,8 @@ DATASETS: Registry[DataSet] = Registry(
 @dataclass(frozen=True)
 class Images:
     """`pixels` uint8 (n, 3, h, w), `labels` int64 (n,), `lossless` bool (n,), one line saying where
-    they are
-    from, and whether they are the literature's `subset` of a larger set, of which no others were
-    read.
+    they are from, and whether they are the literature's `subset` of a larger set, of which no
+    others were read.
 
     `split` is the name they were asked for by, and `digest` that of the whole split they are part
     of (`digest_of`); both are "" for images that were not loaded by name.

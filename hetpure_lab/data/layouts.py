@@ -3,11 +3,11 @@ of the literature.
 
 | data set | layout |
 |---|---|
-| CIFAR-10 | ``cifar-10-batches-py/`` with ``data_batch_1`` .. ``5`` and ``test_batch``: pickles,
-    read without executing anything in them |
+| CIFAR-10 | ``cifar-10-batches-py/``: pickles, read without executing anything in them |
 | SVHN | ``train_32x32.mat``, ``test_32x32.mat`` (cropped digits; label 10 is the digit 0) |
-| ImageNet | a folder per class (``val/n01440764/*.JPEG``), or the hub's parquet files; Resize 256
-    and CenterCrop 224 |
+| ImageNet | a folder per class (``val/n01440764/*.JPEG``), or the hub's parquet files |
+
+Photographs go through Resize 256 and CenterCrop 224.
 
 The subsets are ``RandomState(0).choice(n, 512, replace=False)`` over the official test split in its
 own order (ImageNet: by class folder, then by file name), as Lee & Kim and the paper's release draw

@@ -48,8 +48,8 @@ def parquet(
     label: str = "label",
 ) -> Images:
     """Rows of parquet files: `image` holds encoded pictures (bytes, or {bytes, path}), `label`
-    whole
-    numbers below `n_classes`. Raises `DataError` that names the file, row or column."""
+    whole numbers below `n_classes`. Raises `DataError` that names the file, row or column.
+    """
     import pandas as pd
 
     with extras.wanted():

@@ -18,17 +18,15 @@ from hetpure_lab.defences.sampling import Rival, Scene, not_negative
 @dataclass(frozen=True)
 class RandomSampling(Rival):
     r"""DiffAP: every step forgets the predicted noise and draws new noise, :math:`x_s =
-    \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 -
-    \bar\alpha_s}\, z`.
+    \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 - \bar\alpha_s}\, z`.
 
     `guidance` g pulls the estimate to the input first, :math:`\hat x_0 \leftarrow \hat x_0 - g
     \sqrt{\bar\alpha_t} (\hat x_0 - x)`. Zhang et al. 2024. Adaptations: the released code draws
     noise of the DDPM posterior's standard deviation, :math:`\sqrt{(1 - \bar\alpha_t /
     \bar\alpha_s)(1 - \bar\alpha_s) / (1 - \bar\alpha_t)}`, here it is that of the formula; its
     script starts from T, above what the small denoiser knows; its guidance is on in the defence and
-    off in the attack, and the gradient of a mean over a batch of 16 times 3e4, g = 2
-    * 3e4 / (16 * 3072) = 1.22: here per image, off by default, and in the attack what it is in the
-      defence.
+    off in the attack, and the gradient of a mean over a batch of 16 times 3e4, g = 2 * 3e4 / (16 *
+    3072) = 1.22: here per image, off by default, and in the attack what it is in the defence.
     """
 
     t: float = 0.1

@@ -16,8 +16,7 @@ from hetpure_lab.defences.sampling import Scene, at_levels
 @dataclass(frozen=True)
 class EqualEnergy(HetPure):
     r"""Control: uniform noise with the energy of the method's, :math:`1 - \bar\alpha_t = m (1 -
-    \bar\alpha_{t_l}) + (1 - m)(1 -
-    \bar\alpha_{t_s})`.
+    \bar\alpha_{t_l}) + (1 - m)(1 - \bar\alpha_{t_s})`.
 
     m is the share of the image's pixels in its mask, so every image has its own t; DDIM with as
     many calls as the method makes. If the method gains from *where* the noise goes, it must beat

@@ -21,18 +21,17 @@ from hetpure_lab.defences.sampling import Rival, Scene, chained, not_negative
 @dataclass(frozen=True)
 class FreqPure(Rival):
     r"""FreqPure: at every step the estimate of the clean image takes the input's low-frequency
-    amplitudes, and its low-frequency phases may
-    differ from the input's by at most `delta` radians.
+    amplitudes, and its low-frequency phases may differ from the input's by at most `delta` radians.
 
     With F, F' the transforms of estimate and input, in the |k| <= `cut` lowest frequencies of both
     axes: :math:`F \leftarrow |F'| e^{i(\angle F' + \mathrm{clip}(\angle F - \angle F',
-        \pm\delta))}`. Pei et al. 2025; released settings: cut 3, delta 0.3, levels 20 x
-    5 and 50 x 5 (in thousandths of T) with 5 steps each (50 calls), attacked through a single step
-    from level 50: `surrogate`. Here two loops at each level, 20 calls. Adaptations: the released
-    code takes the disc of frequencies no longer than `cut`, 29 of them for cut 3, where the square
-    here has 49; it copies the phases before it limits them, so that they equal the input's, and
-    clips the estimate to the range of images; one version of it has a one-step estimate of the
-    input, from level 20, in the input's place.
+    \pm\delta))}`. Pei et al. 2025; released settings: cut 3, delta 0.3, levels 20 x 5 and 50 x 5
+    (in thousandths of T) with 5 steps each (50 calls), attacked through a single step from level
+    50: `surrogate`. Here two loops at each level, 20 calls. Adaptations: the released code takes
+    the disc of frequencies no longer than `cut`, 29 of them for cut 3, where the square here has
+    49; it copies the phases before it limits them, so that they equal the input's, and clips the
+    estimate to the range of images; one version of it has a one-step estimate of the input, from
+    level 20, in the input's place.
     """
 
     levels: tuple[int, ...] = (20, 20, 50, 50)

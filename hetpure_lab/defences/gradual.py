@@ -22,10 +22,8 @@ class Gradual(Rival):
     """Lee & Kim's gradual noise: whole DDPM purifications one after another at rising levels.
 
     `levels` in thousandths of T, `steps` of each. Lee & Kim 2023, CIFAR-10: levels 30 x 4, 50 x 2,
-    125 x 2 with every index visited (470
-    calls: ``steps`` equal to ``levels``); here 34 calls by default. Their attack differentiates 30,
-        50, 125 with 1, 1, 5 steps:
-    `surrogate`.
+    125 x 2 with every index visited (470 calls: ``steps`` equal to ``levels``); here 34 calls by
+    default. Their attack differentiates 30, 50, 125 with 1, 1, 5 steps: `surrogate`.
     """
 
     levels: tuple[int, ...] = (30, 30, 30, 30, 50, 50, 125, 125)

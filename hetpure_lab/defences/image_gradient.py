@@ -17,8 +17,9 @@ from hetpure_lab.defences.method import shorter_method
 @dataclass(frozen=True)
 class ImageGradient(HetPure):
     """Control: the method with a mask that the classifier has no part in: as many pixels as the
-    attention mask, where the image's own
-    gradient magnitude (central differences, 3 x 3 mean) is largest."""
+    attention mask, where the image's own gradient magnitude (central differences, 3 x 3 mean) is
+    largest.
+    """
 
     def mask(
         self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], noise: Noise

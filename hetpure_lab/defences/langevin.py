@@ -17,8 +17,7 @@ from hetpure_lab.defences.sampling import Rival, Scene, not_negative
 @dataclass(frozen=True)
 class Langevin(Rival):
     r"""Langevin purification (EBM-LD): a long random walk that forgets the input slowly, :math:`x
-    \leftarrow x + \tfrac12 \eta^2\,
-    \mathrm{score}(x) + \eta z`.
+    \leftarrow x + \tfrac12 \eta^2\, \mathrm{score}(x) + \eta z`.
 
     Hill et al. 2021: eta = 0.01, 1500 steps on an energy-based model in [-1, 1]; here the score is
     that of the unscaled image at the fixed time `t`, -eps / sigma_t, and one call makes `stride` of

@@ -22,12 +22,12 @@ class SpectralFunction(torch.autograd.Function):
     r"""Apply f to singular values: :math:`A = U S V^\top` to :math:`U f(S) V^\top` for wide
     matrices (..., h, w), h <= w.
 
-    The exact derivative, with :math:`P = U^\top dA\, V`, is
-    :math:`U [\Gamma \odot \mathrm{sym} P + \Delta \odot \mathrm{skew} P] V^\top + U \tfrac{f(S)}{S}
-    U^\top dA (I - V V^\top)`, where :math:`\Gamma_{ij} = \tfrac{f(s_i) - f(s_j)}{s_i - s_j}` (the
-    derivative of f where they meet) and :math:`\Delta_{ij} = \tfrac{f(s_i) + f(s_j)}{s_i + s_j}`.
-    Unlike that of the decomposition itself it stays finite when values that f treats alike
-    coincide. `f` maps singular values, in falling order, to f and its derivative.
+    The exact derivative, with :math:`P = U^\top dA\, V`, is :math:`U [\Gamma \odot \mathrm{sym} P +
+    \Delta \odot \mathrm{skew} P] V^\top + U \tfrac{f(S)}{S} U^\top dA (I - V V^\top)`, where
+    :math:`\Gamma_{ij} = \tfrac{f(s_i) - f(s_j)}{s_i - s_j}` (the derivative of f where they meet)
+    and :math:`\Delta_{ij} = \tfrac{f(s_i) + f(s_j)}{s_i + s_j}`. Unlike that of the decomposition
+    itself it stays finite when values that f treats alike coincide. `f` maps singular values, in
+    falling order, to f and its derivative.
     """
 
     @staticmethod
@@ -76,8 +76,8 @@ def shrink(threshold: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 def usvt(observed: Tensor, seen: Tensor, kept: float) -> Tensor:
     """Universal singular value thresholding (Chatterjee 2015) as ME-Net uses it: zero-filled, the
-    largest `kept` share of the singular
-    values, divided by the share of entries seen."""
+    largest `kept` share of the singular values, divided by the share of entries seen.
+    """
     rate = seen.mean((-2, -1), keepdim=True).clamp(min=1e-6)
     return SpectralFunction.apply(observed, keep_largest(int(kept * observed.shape[-2]))) / rate
 
@@ -113,11 +113,10 @@ class MENet:
     `kept` share of the singular values and divides by the rate seen, ``soft-impute`` minimises
     :math:`\tfrac12 \|P_\Omega(X - Z)\|^2 + \lambda \|Z\|_*` in `iterations` steps. The classifier
     is trained on such images, with rates uniform within `spread` of `rate`. Defaults: the release's
-    (rates 0.4 to 0.6 in training and 0.5 in tests, 0.8 of the values).
-    Adaptation: the bench's Wide ResNet, fine-tuned from its classifier with fresh masks in every
-        batch instead of ten fixed ones;
-    gradients are exact, through the decomposition and the final clip, where the original knew BPDA
-    only (``gradient=bpda``).
+    (rates 0.4 to 0.6 in training and 0.5 in tests, 0.8 of the values). Adaptation: the bench's Wide
+    ResNet, fine-tuned from its classifier with fresh masks in every batch instead of ten fixed
+    ones; gradients are exact, through the decomposition and the final clip, where the original knew
+    BPDA only (``gradient=bpda``).
     """
 
     rate: float = 0.5

@@ -29,10 +29,8 @@ class MimicDiffusion(Rival):
     `rho` does not depend on the batch, and ours is 0.1, since a sign overshoots by its own length
     and fewer steps follow the guided ones to smooth that; up_4 is bilinear, theirs copies the
     nearest pixel; `smooth` rounds the kink, :math:`\ell = \sum \sqrt{d^2 + \mathrm{smooth}^2}`.
-    With ``smooth=0``, as published, the guidance is a
-    sign: the exact gradient of the whole defence is zero almost everywhere and no gradient attack
-        can start, which is masking and not
-    robustness.
+    With ``smooth=0``, as published, the guidance is a sign: the exact gradient of the whole defence
+    is zero almost everywhere and no gradient attack can start, which is masking and not robustness.
     """
 
     t: float = 0.4

@@ -138,8 +138,7 @@ class PixelDefend:
     original's for CIFAR-10. Deterministic: copies of an image are purified once. The argmax has no
     gradient: straight-through (BPDA), which is also what the literature attacks it with.
     Adaptation: a small local PixelCNN (one causal convolution, then 1x1 layers) with the mixture of
-        logistics of PixelCNN++; cost: one
-    network evaluation per pixel, in sequence, on a patch only.
+    logistics of PixelCNN++; cost: one network evaluation per pixel, in sequence, on a patch only.
     """
 
     eps: int = 16

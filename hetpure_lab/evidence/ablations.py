@@ -1,5 +1,4 @@
-"""One setting at a time: grids of experiments around the method, each a list that can be resumed,
-and paired tests of its points.
+"""One setting at a time: resumable grids of experiments around the method, and their paired tests.
 
     hetpure grid                                   # the grids, and how much of each is measured
     hetpure grid --grid tau --n-images 32          # run what is missing of one

@@ -1,8 +1,7 @@
-"""Records that other machines made, or a stopped process left: into the manifest once they are
-verified. ``hetpure manifest``.
+"""Records of other machines or of a stopped process: verified, then entered into the manifest.
 
-    hetpure manifest                  # every file that is not as entered, and how; exit code 1 if
-    there is one hetpure manifest --enter          # verify what is new, and enter it
+    hetpure manifest                           # every file that is not as entered; then exit code 1
+    hetpure manifest --enter                   # verify new records, and enter them
     hetpure manifest --enter --replace FILE    # a file that was changed on purpose
 
 A file whose entered lines were changed, cut or removed is only entered with ``--replace``, which

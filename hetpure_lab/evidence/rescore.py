@@ -1,5 +1,6 @@
-"""Are records true, and do their adversarial images still score as they say? ``hetpure rescore FILE
---n-images 4``.
+"""Are records true, and do their adversarial images still score as they say?
+
+    hetpure rescore FILE --n-images 4
 
 A record keeps the image that was found and names the noise that scored it, so anyone can score it
 again, without the attack. Every record of a file is held against itself, its file and the data

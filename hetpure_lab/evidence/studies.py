@@ -1,10 +1,9 @@
-"""The numbers behind Figs 3, 4, 6, 8 and 9 and beside Table 6, measured once and kept: figures and
-chapters read them in a moment.
+"""The numbers behind Figs 3, 4, 6, 8 and 9 and beside Table 6, measured once and kept.
 
     hetpure study                                # the studies, and how many images each has
     hetpure study distance --n-images 128        # measure the images that are missing
-    hetpure study cost --device cuda             # time and memory of another machine, in a file of
-    its own hetpure study feeding --bench imagenet-small # what the classifier of photographs is fed
+    hetpure study cost --device cuda             # time and memory of another machine
+    hetpure study feeding --bench imagenet-small # other inputs of the classifier of photographs
 
 A study's file, ``results/BENCH/studies/NAME--KEY.jsonl``, holds one line per image: the rows of
 numbers that it gave, their settings, and what produced them. It is append-only and resumable like

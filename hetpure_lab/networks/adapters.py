@@ -43,10 +43,9 @@ class Denoiser(nn.Module):
     r"""A network that is asked at a time index: `UNet2DModel` of diffusers, guided-diffusion, ...
 
     `predicts`: the ``noise``; ``v`` :math:`= \sqrt{\bar\alpha}\, \epsilon - \sqrt{1 - \bar\alpha}\,
-        x_0`;
-    or ``x0``. `first` is the index that the network knows the first time by (0 in diffusers).
-    Channels of a learned variance, after the image, are dropped. `label` is the class of
-    a class-conditional network, for all images; `keyword` its argument's name.
+    x_0`; or ``x0``. `first` is the index that the network knows the first time by (0 in diffusers).
+    Channels of a learned variance, after the image, are dropped. `label` is the class of a
+    class-conditional network, for all images; `keyword` its argument's name.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
-"""Published networks onto this machine: ``hetpure fetch NAME ...``; without a name, all of them
-with their licences.
+"""Published networks onto this machine: ``hetpure fetch NAME ...``.
 
-Nothing is downloaded unless named. An interrupted transfer continues. Licence and origin are
-printed.
+Without a name it lists all of them with their licences. Nothing is downloaded unless named. An
+interrupted transfer continues. Licence and origin are printed.
 """
 
 from __future__ import annotations

@@ -10,10 +10,8 @@ parity with the public implementations: ``tests/networks/test_published.py``.
 | `wrn_28_10` | classifier | RobustBench ``Standard`` |
 | `wrn_70_16`, `dm_wrn_70_16` | classifier | DiffPure: dropout form; DeepMind form with Swish |
 | `svhn_wrn_28_10`, `svhn_ddpm` | both | Lee & Kim: functional parameters; DDPM U-Net |
-| `edm_ddpmpp`, `edm_ncsnpp` | denoiser | EDM CIFAR-10 unconditional, vp and ve (Karras et al. 2022)
-    |
-| `score_sde_ddpmpp` | denoiser | score_sde DDPM++ deep, VP, continuous, ``checkpoint_8`` (Song et
-    al. 2021) |
+| `edm_ddpmpp`, `edm_ncsnpp` | denoiser | EDM CIFAR-10, vp and ve (Karras et al. 2022) |
+| `score_sde_ddpmpp` | denoiser | score_sde DDPM++ deep, VP, ``checkpoint_8`` (Song et al. 2021) |
 | `adm_256` | denoiser | guided-diffusion 256x256 unconditional (Dhariwal & Nichol 2021) |
 | `resnet_50` | classifier | torchvision ResNet-50 (He et al. 2016, stride in the 3x3 convolution) |
 
@@ -912,8 +910,8 @@ class OnCanvas(Purified):
 
     This is the ImageNet protocol of DiffPure and Lee & Kim: images of 224 pixels, a denoiser at
     256. A mask given at the images' size is scaled without interpolation. Every purification finds
-         its own mask (copies share none, which next to the denoiser costs nothing), and
-    its noise cannot be frozen.
+    its own mask (copies share none, which next to the denoiser costs nothing), and its noise cannot
+    be frozen.
     """
 
     def purify(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:

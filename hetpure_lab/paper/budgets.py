@@ -1,4 +1,4 @@
-"""Budgets of the chapters: what `smoke`, `quick` and `paper` mean."""
+"""Budgets of the chapters: `smoke`, `quick` and `paper`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Arithmetic of the paper's printed numbers, computed from its tables: margins, averages, bold
-faces, counts of calls, and whether a mean of three runs on 512 images can be what is printed. Needs
-no records."""
+faces, counts of calls, and whether a mean of three runs on 512 images can give a printed number.
+Needs no records.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ FIRST = ("Table 1", "Table 2", "Table 3", "Table 4")
 @dataclass(frozen=True)
 class Checked:
     """A printed statement with what its own tables give: `place`, what is `printed`, what is
-    `found`,
-    one of `compare.ARITHMETIC`, and the erratum that notes it."""
+    `found`, one of `compare.ARITHMETIC`, and the erratum that notes it.
+    """
 
     id: str
     place: str
@@ -36,12 +37,12 @@ def value(text: str) -> float | None:
 
 
 def cell(row: Claim, table: Table, column: str) -> str:
-    """What a row prints in a column."""
+    """The number that a row prints in a column."""
     return row.standard if column == "standard" else row.robust[table.attacks.index(column)]
 
 
 def best(table: Table, column: str, kinds: tuple[str, ...] = ("AP",)) -> tuple[float, str]:
-    """The highest value of a column among the rows other than the method's, and whose it is."""
+    """The highest value of a column among the rows other than the method's, and its row."""
     rows = [(value(cell(r, table, column)), r.method) for r in table.rows[:-1] if r.kind in kinds]
     return max(row for row in rows if row[0] is not None)
 
@@ -186,8 +187,9 @@ def bold() -> Iterator[Checked]:
 
 
 def grim(printed: str, images: int = IMAGES, runs: int = RUNS) -> tuple[bool, float]:
-    """Whether a printed mean can be that of `runs` accuracies on `images` images, each rounded or
-    not before, and how far the nearest mean is, in points (Brown & Heathers 2017)."""
+    """Whether a printed mean can be the mean of `runs` accuracies on `images` images, each rounded
+    or not before, and how far the nearest mean is, in points (Brown & Heathers 2017).
+    """
     text = printed.split("±")[0]
     digits = len(text.partition(".")[2])
     step = 100 / (images * runs)
@@ -310,7 +312,7 @@ def others() -> Iterator[Checked]:
 
 
 def _trends() -> Iterator[Checked]:
-    """What the text reads off the rows of DiffPure at three levels."""
+    """The text's reading of DiffPure's rows at three levels."""
     for name in ("Table 6", "Table 8"):
         rows = [r for r in TABLES[name].rows if "DiffPure" in r.method]
         clean, robust = (

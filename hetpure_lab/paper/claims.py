@@ -1,9 +1,9 @@
-"""Every claim of the paper as a row: its place, what it says in our words, what was measured, the
+"""Every claim of the paper as a row: its place, its content in our words, the measurement, the
 verdict, its scale, the records behind it and the command that repeats it.
 
 Five kinds: a ``number`` of a table; a ``comparison`` of two rows; ``arithmetic`` on printed numbers
 (`checked`); a ``statement`` of the text or of a figure; an ``erratum``, where paper and released
-code differ or a formula is wrong. Verdicts are those of `evidence.compare`.
+code differ or a formula is wrong. Verdicts come from `evidence.compare`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ SHOWN = "shown by the test or the recorded outputs that the command runs"
 @dataclass(frozen=True)
 class Row:
     """One claim. `measured` is in points, or None; `records` are files of ``results/``; `seconds`
-    the processor time that they took; `remark` what must be said beside the verdict."""
+    the processor time that they took; `remark` belongs beside the verdict.
+    """
 
     id: str
     kind: str
@@ -66,8 +67,9 @@ class Row:
 
 
 def numbers(everything: dict[str, Known]) -> Iterator[Row]:
-    """Every printed accuracy of Tables 1 to 8, and beside it what this project measured. A number
-    is of its own networks: small ones cannot test it."""
+    """Every printed accuracy of Tables 1 to 8, and beside it this project's measurement. A number
+    is of its own networks: small ones cannot test it.
+    """
     for table in printed.TABLES.values():
         for row in table.rows:
             for column, text in zip(
@@ -214,9 +216,7 @@ def _judged(
 
 
 def old(claimed: float, judged: Judged) -> str:
-    """What the rule before this one would have said: the side of zero on which the interval
-    lies.
-    """
+    """The verdict of the rule before this one: the side of zero on which the interval lies."""
     d = judged.difference if claimed > 0 else stats.opposite(judged.difference)
     return "supported" if d.low > 0 else "contradicted" if d.high < 0 else "open"
 
@@ -265,9 +265,9 @@ def arithmetic() -> Iterator[Row]:
 @dataclass(frozen=True)
 class Statement:
     """A statement of the text or of a figure. `parts` gives the differences that must all be above
-    zero for it to hold, or nothing if it is not measured; `why` is what to know beside it,
-    `command` how to begin where nothing else says it. A `stand_in` for what the paper used makes a
-    toy."""
+    zero for it to hold, or nothing if it is not measured; `why` is the caution beside it, `command`
+    the beginning where nothing else says one. A `stand_in` for a part of the paper makes a toy.
+    """
 
     id: str
     place: str
@@ -860,8 +860,8 @@ SHOWN_BY = {
 
 
 def errata(path: Path = ERRATA) -> Iterator[Row]:
-    """Every entry of the errata that is no arithmetic: what is printed or done, and what shows
-    it.
+    """Every entry of the errata that is no arithmetic: the printed or released version, and its
+    evidence.
     """
     covered = {c.erratum for c in checked.every()}
     for line in path.read_text().splitlines():

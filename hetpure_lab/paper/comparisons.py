@@ -1,6 +1,6 @@
 """The paper's comparisons of its method with other rows of its tables, each held against the
-records
-by the one rule of `evidence.compare`."""
+records by the one rule of `evidence.compare`.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _variants(
 
 @dataclass(frozen=True)
 class Measured:
-    """What decides a comparison: the verdict of the rule under one `attack` spec, and its scale."""
+    """A comparison's decision: the verdict of the rule under one `attack` spec, and its scale."""
 
     judged: Judged
     attack: str

@@ -1,7 +1,6 @@
-"""Every numbered element of the paper with the place that deals with it: ``hetpure elements
---json``.
+"""Every numbered element of the paper and its place in the book: ``hetpure elements --json``.
 
-What is done is not typed: it follows from chapters, functions and records.
+The state of an element is not typed: it follows from chapters, functions and records.
 """
 
 from __future__ import annotations
@@ -196,7 +195,7 @@ def chapter(number: int) -> Path | None:
 
 @cache
 def source(path: Path) -> str:
-    """What a chapter says and computes: the source of all its cells."""
+    """The source of all cells of a chapter."""
     return "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
 
 
@@ -212,7 +211,7 @@ Place = tuple[str, str, float, str]
 
 
 def place(bench: str, norm: str, eps: float, attack: str) -> Place:
-    """Where a number belongs: only what was measured in the same place may stand beside it."""
+    """The place of a number: only measurements of the same place may stand beside it."""
     return bench, norm, round(eps, 6), attack
 
 
@@ -236,10 +235,10 @@ def place_of(config: dict) -> Place:
 
 def cells(table: Table) -> list[tuple[Place, str]]:
     """What a table needs measured, as `measured_cells`: one entry per row and attack for which the
-    paper prints a number, at its radius,
-    and at the radius of every quoted row the method, which the paper has not.
+    paper prints a number, at its radius, and at the radius of every quoted row the method, which
+    the paper has not.
 
-    A row that says why nothing measures it here needs nothing.
+    A row with a reason why nothing measures it here needs nothing.
     """
     where = lambda row, attack: place(
         table.bench, table.norm, row.eps or table.radius, attack_of(attack, table.bench)
@@ -256,8 +255,8 @@ def cells(table: Table) -> list[tuple[Place, str]]:
 
 
 def needed(element: Element, results: Path = RESULTS) -> list[list[Path]]:
-    """The files that hold what an element shows, for each thing that it shows; an empty list where
-    a thing has no record yet.
+    """The files behind each thing that an element shows; an empty list where a thing has no record
+    yet.
 
     Things are the cells of a table, the points of a figure's grids, its study.
     """
@@ -288,8 +287,7 @@ def status(element: Element, results: Path = RESULTS) -> str:
     """What state an element is in.
 
     ``done``: its chapters use its functions and define its equations, and all it shows is measured.
-        ``planned``: no chapter, or
-    nothing measured yet. ``partly``: what lies between.
+    ``planned``: no chapter, or nothing measured yet. ``partly``: what lies between.
     """
     if element.parts:
         return min((status(ELEMENTS[part], results) for part in element.parts), key=STATUSES.index)

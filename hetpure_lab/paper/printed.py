@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True)
 class Claim:
     """One row of a table. `ours` is the defence spec that measures this row on the table's bench,
-    "" if nothing does, and then `note` says
-    why; `published` is the spec with the paper's own network, where the table's bench has none so
-    large; `eps` the radius of the attack behind the numbers, if it is known to differ from the
-    caption's.
+    "" if nothing does, and then `note` says why; `published` is the spec with the paper's own
+    network, where the table's bench has none so large; `eps` the radius of the attack behind the
+    numbers, if it is known to differ from the caption's.
     """
 
     kind: str
@@ -31,7 +30,7 @@ class Claim:
 
     @property
     def specs(self) -> tuple[str, ...]:
-        """What can measure this row, the closest to the paper first."""
+        """The defences that can measure this row, the closest to the paper first."""
         return tuple(filter(None, (self.published, self.ours)))
 
     def at(self, eps: float) -> Claim:
@@ -45,8 +44,7 @@ class Claim:
 @dataclass(frozen=True)
 class Table:
     """A table of the paper: its caption in our words, the attacks of its robust columns, its rows;
-    `eps` if not the norm's usual radius;
-    the `bench` that stands in for its networks, and its norm.
+    `eps` if not the norm's usual radius; the `bench` that stands in for its networks, and its norm.
     """
 
     name: str

@@ -2,8 +2,8 @@
 exactly one thing.
 
 Sources: a section, figure or table of the paper; a file of its released code (commit fbb99ce); or
-    *our choice*, where neither says it.
-Where paper and release differ, the paper's value stands and the source names the other one.
+*our choice*, where neither says it. Where paper and release differ, the paper's value stands and
+the source names the other one.
 
     hetpure protocols --table 1                            # its queue on the table's bench, in
     lines like results/queue.txt's hetpure protocols --table 1 --bench cifar10-paper+bf16
@@ -97,7 +97,7 @@ class Protocol:
         ).T
 
     def statement(self) -> str:
-        """One sentence that names what is our choice."""
+        """One sentence that names our choices."""
         ours = ", ".join(f"{name} = {value}" for name, value in self.unknown().items())
         return (
             f"{self.table}: neither the paper nor its release states {ours}; these are our choice."
@@ -264,8 +264,8 @@ def main_table(bench: str) -> Protocol:
 
 
 def attack_of(column: str, bench: str) -> str:
-    """The attack whose records fill a column: the paper's own at its scale; on other benches
-    AutoAttack is corrected for randomness.
+    """The attack that fills a column with its records: the paper's own at its scale; on other
+    benches AutoAttack is corrected for randomness.
     """
     corrected = column == "AutoAttack" and benches.scale(bench) != "paper"
     return "autoattack-corrected" if corrected else printed.ATTACK_NAMES[column]
@@ -287,7 +287,7 @@ class Run:
 
     @property
     def attack(self) -> Attack:
-        """That of the first column."""
+        """The attack of the first column."""
         return self.attacks[self.protocol.columns[0]]
 
 
@@ -295,10 +295,8 @@ def under(budget: Budget, bench: str, number: int | str | None = None) -> Run:
     """What `budget` runs on `bench`, for table `number` or the bench's main table.
 
     ``paper`` is the table's protocol: no image is set aside early, and on the benches at the
-    paper's scale the images are the literature's
-    512. The smaller budgets take the table's threat and step, their own numbers of images,
-         iterations and purifications, and confirm
-    failures early.
+    paper's scale the images are the literature's 512. The smaller budgets take the table's threat
+    and step, their own numbers of images, iterations and purifications, and confirm failures early.
     """
     protocol = main_table(bench) if number is None else table(number)
     attacks = {column: protocol.attack(column) for column in protocol.columns}
@@ -385,8 +383,8 @@ def queue(run: Run) -> list[Line]:
 
 def rows(protocol: Protocol, bench: str) -> dict[str, str]:
     """A table's rows and the defences that measure them on `bench`: the bare classifier, uniform
-    purification and the bench's method, and
-    at the paper's scale all other rows of the table whose networks are published.
+    purification and the bench's method, and at the paper's scale all other rows of the table whose
+    networks are published.
     """
     found = {
         "no defence": None,

@@ -1,9 +1,9 @@
-"""Run chapters and keep their outputs: ``hetpure chapters [chapters/05_cifar10.ipynb ...]`` (all if
-none is named).
+"""Run chapters and keep their outputs: ``hetpure chapters [chapters/05_cifar10.ipynb ...]``.
 
-A chapter is executed again only if its code, or something that its last run read, has changed.
+All are run if none is named. A chapter is executed again only if its code, or something that its
+last run read, has changed.
 
-The committed notebooks are what the book shows, so they must be whole: executed from top to bottom
+The book shows the committed notebooks, so they must be whole: executed from top to bottom
 in a fresh kernel, one thread, no progress bars, no timings, and no metadata but tags and
 alternative texts, so that a rerun changes only what changed. Every picture has its sidecar in the
 metadata of its output: the cell that draws it, its records and the commit at which it was last

@@ -1,8 +1,7 @@
-"""The pictures in ``figures/``, from records and live objects: ``hetpure figures [NAME ...]`` (all
-if none is named).
+"""The pictures in ``figures/``, from records and live objects: ``hetpure figures [NAME ...]``.
 
-Plots are SVG, pictures with pixels PNG. Each has a sidecar ``NAME.json``: what made it, its
-alternative text, its records, the code.
+All are drawn if none is named. Plots are SVG, pictures with pixels PNG. Each has a sidecar
+``NAME.json``: its function, its alternative text, its records, the code.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The live page of the book: ``hetpure live`` packs what it computes with into
-``book/_static/live/``.
+"""The live page of the book: ``hetpure live`` packs its parts into ``book/_static/live/``.
 
 The page (``book/live.md``, its scripts in ``book/live/``) runs the networks of the small CIFAR-10
 bench in the reader's browser, without a server or a network, from ``file://`` too. `graphs` exports

@@ -1,5 +1,4 @@
-"""Accuracies of a bench's networks on any parquet split: ``hetpure check --bench cifar10-small
---split test --json``.
+"""Accuracies of a bench's networks on any parquet split: ``hetpure check --bench cifar10-small``.
 
 `clean` is the classifier alone; `uniform_t` is its single-shot accuracy after uniform purification
 at that fraction of T (10 DDIM steps, one draw of noise per image).

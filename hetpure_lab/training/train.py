@@ -472,8 +472,8 @@ def denoise_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[
 
 def times_map(recipe: Recipe, rng: np.random.Generator, n: int, size: tuple[int, int]) -> Tensor:
     """Maps of times (n, 1, h, w): each has two levels drawn as for `denoise_loss`, the first in a
-    random share of blocks of 1, 2, 4 or 8
-    pixels; one map in five has a single level."""
+    random share of blocks of 1, 2, 4 or 8 pixels; one map in five has a single level.
+    """
     maps = np.empty((n, 1, *size), dtype=np.int64)
     for i in range(n):
         levels = np.clip(
@@ -508,8 +508,8 @@ def diffuse_map(x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
 @torch.no_grad()
 def denoise_map_metrics(net: nn.Module, validation: Images, recipe: Recipe) -> dict[str, float]:
     """Errors at one level, and where half of the pixels have 0.2 and the others 0.05: of all of
-    these, and of a map that names the mean
-    time for every pixel."""
+    these, and of a map that names the mean time for every pixel.
+    """
     rng, x0 = np.random.default_rng(1), validation.floats * 2 - 1
     t = torch.from_numpy(np.where(rng.random((len(x0), 1, *x0.shape[-2:])) < 0.5, 200, 50))
     eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
@@ -771,8 +771,7 @@ def train(
     weights: Path = WEIGHTS,
 ) -> tuple[nn.Module, list[dict]]:
     """Run or continue a recipe; returns the network to keep (see `kept_entry`; averaged if the
-    recipe says so) and its log, an entry per
-    `every` steps.
+    recipe says so) and its log, an entry per `every` steps.
 
     It continues from its checkpoint in `runs`, or else from weights in `weights` that earlier
     cycles of the same recipe made, or else starts from the weights in `weights` that the recipe
