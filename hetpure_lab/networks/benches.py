@@ -257,6 +257,8 @@ _SMALL = {
     # The denoiser of cifar10-small by the same recipe at other sizes, behind the same classifier.
     "cifar10-small-narrow": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     "cifar10-small-wide": Small("cifar10", CIFAR10_CLASSES, WEAKER),
+    # A larger classifier, of another form, before the same denoiser: the paper's Tables 2 and 4.
+    "cifar10-small-swish": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     # Networks that nobody here trained (`packaged`). FFDNet knows no noise above t = 0.3: SVHN's
     # own levels need this project's denoiser.
     "cifar10-independent": Independent("cifar10", CIFAR10_CLASSES, WEAKER),
@@ -277,6 +279,7 @@ SHARED = {
     "cifar10-small-map-classifier": "cifar10-small-classifier",
     "cifar10-small-narrow-classifier": "cifar10-small-classifier",
     "cifar10-small-wide-classifier": "cifar10-small-classifier",
+    "cifar10-small-swish-denoiser": "cifar10-small-denoiser",
     "cifar10-independent-denoiser": "ffdnet",
     "svhn-independent-denoiser": "ffdnet",
     "svhn-independent-classifier-only-classifier": "svhn-independent-classifier",

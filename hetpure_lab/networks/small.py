@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hetpure_lab.common import extras
 from hetpure_lab.common.registry import Registry
 from hetpure_lab.networks import independent
+from hetpure_lab.networks.deepmind import DeepMindWideResNet
 from hetpure_lab.networks.independent import checked_times
 
 # ---- classifier ----------------------------------------------------------------------------------
@@ -335,6 +336,7 @@ NETWORKS: Registry[Callable[[], nn.Module]] = Registry(
     {
         "wrn_16_2": lambda: WideResNet(16, 2, mean=0.5, std=0.25),
         "wrn_28_10": lambda: WideResNet(28, 10),
+        "swish_wrn_10_4": lambda: DeepMindWideResNet(10, 4),
         "efficientnet_lite0": _efficientnet,
         "efficientnet_lite0_imagenette": lambda: _efficientnet(IMAGENETTE),
         "wrn_16_2_imagenette_32": ReducedWideResNet,

@@ -131,6 +131,12 @@ _FINE_TUNED = {
 _AT = _FINE_TUNED | {"task": "adversarial", "lr": 0.05}  # as fine-tuning: Jeddi et al. 2020
 _PGD_AT = _AT | {"cycles": (140_000,), "inner": 2, "step": 0.75}  # Madry et al. 2018
 
+_SWISH_AT = _PGD_AT | {
+    "network": "swish_wrn_10_4",
+    "start": "cifar10-small-swish-classifier",
+    "cycles": (64_000,),
+}
+
 _DENOISER = {
     "shares": {"cifar10/jpeg": 0.3, "cifar10/lossless": 0.4, "cinic10/lossless": 0.3},
     "cycles": (1_600_000,),
@@ -151,6 +157,19 @@ RECIPES = {
             batch=128,
             lr=0.2,
             augment=(0.4, 0.25, 0.25, 0.1),
+            weight_decay=5e-4,
+            warmup=0.15,
+        ),
+        # the form of Gowal et al. 2020, one short cycle: a later one can continue it
+        Recipe(
+            "cifar10-small-swish-classifier",
+            "swish_wrn_10_4",
+            "classify",
+            {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25},
+            cycles=(192_000,),
+            batch=128,
+            lr=0.2,
+            augment=(0.1,),
             weight_decay=5e-4,
             warmup=0.15,
         ),
@@ -199,6 +218,8 @@ RECIPES = {
         ),
         DefenceRecipe("cifar10-small-pgd-at-linf", **_PGD_AT),
         DefenceRecipe("cifar10-small-pgd-at-l2", norm="L2", eps=0.5, **_PGD_AT),
+        DefenceRecipe("cifar10-small-swish-pgd-at-linf", **_SWISH_AT),
+        DefenceRecipe("cifar10-small-swish-pgd-at-l2", norm="L2", eps=0.5, **_SWISH_AT),
         DefenceRecipe("cifar10-small-fast-at-linf", cycles=(180_000,), **_AT),
         DefenceRecipe(
             "svhn-small-pgd-at-linf",
