@@ -65,6 +65,7 @@ COMMANDS = {
     "leaderboard": Command(
         "defences under one protocol, and checking an entry", "report.leaderboard"
     ),
+    "certify": Command("radii within which no perturbation changes the vote", "evidence.certify"),
     "audit": Command("a report card of any defence, yours included", "report.card"),
     "flags": Command("signs that an evaluation overstates robustness", "audit.flags"),
     "zoo": Command("evaluation faults: what each adds, and which flag catches it", "audit.faults"),

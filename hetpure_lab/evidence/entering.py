@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hetpure_lab.common.paths import RESULTS
-from hetpure_lab.evidence import manifest, records, rescore, verify
+from hetpure_lab.evidence import certify, manifest, records, rescore, verify
 from hetpure_lab.evidence.manifest import Difference
 
 
@@ -25,6 +25,8 @@ def verified(path: Path, n: int, folder: str | None = None) -> list[str]:
     others, lines that are no records.
     """
     found = list(records.lines(path.read_bytes()))
+    if any("certificate" in line.record.get("config", {}) for line in found if line.record):
+        return [*certify.faults(path), *(certify.counted_again(path, n, folder) if n else ())]
     if not any("attack" in line.record.get("config", {}) for line in found if line.record):
         return [f"line {line.number}: {line.wrong}" for line in found if line.wrong]
     with warnings.catch_warnings():

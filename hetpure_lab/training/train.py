@@ -166,7 +166,7 @@ RECIPES = {
             "swish_wrn_10_4",
             "classify",
             {"cifar10/jpeg": 0.75, "cifar10/lossless": 0.25},
-            cycles=(192_000,),
+            cycles=(128_000,),
             batch=128,
             lr=0.2,
             augment=(0.1,),
