@@ -1,5 +1,5 @@
-"""Cases: what the records know of one defence, and the way from a reported accuracy to an audited
-one. Used by `audit`.
+"""Cases: the records of one defence, and the way from a reported accuracy to an audited one. Used
+by `audit`.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class NotMeasured(LookupError):
 
 @dataclass(frozen=True)
 class Case:
-    """What is known of a `defence` on a `bench`: records by cell, the flags of a `live` run (None:
-    there was none), and what it `has`:
-    ``purifier``, ``surrogate`` (a diffusion chain that can be shortened), ``mask`` (one that
-    depends on the image), ``file`` (of records)."""
+    """The knowledge of a `defence` on a `bench`: records by cell, the flags of a `live` run (None:
+    there was none), and its parts (`has`): ``purifier``, ``surrogate`` (a diffusion chain that can
+    be shortened), ``mask`` (one that depends on the image), ``file`` (of records).
+    """
 
     bench: str
     defence: str
@@ -100,7 +100,7 @@ class Case:
 
     @property
     def headline(self) -> str:
-        """The attack whose result is audited."""
+        """The audited attack."""
         return BARE if self.defence == "none" else HEADLINE
 
     def cell(self, attack: str = HEADLINE, defence: str = "", seed: int = 0) -> Cell:
@@ -110,7 +110,7 @@ class Case:
         return normal or self.defence, specs.normal(BARE if bare else attack, ATTACKS), seed
 
     def get(self, *cells: Cell) -> list[Evidence]:
-        """The records of these cells. Raises `NotMeasured` for those that have none."""
+        """The records of these cells. Raises `NotMeasured` for cells without records."""
         if missing := [cell for cell in cells if cell not in self.found]:
             raise NotMeasured("\n".join(map(self.command, missing)))
         return [self.found[cell] for cell in cells]
@@ -125,9 +125,7 @@ class Case:
         return f"hetpure run {words}" + (f" --seed {seed}" if seed else "")
 
     def measured(self, attacks: dict[str, str]) -> tuple[dict[str, Evidence], list[str]]:
-        """Of `attacks` by label, the records of those that have some, and the commands of the
-        others.
-        """
+        """Records of `attacks` by label, and the commands of attacks without records."""
         cells = {label: self.cell(attack) for label, attack in attacks.items()}
         found = {label: self.found[cell] for label, cell in cells.items() if cell in self.found}
         return found, [self.command(cell) for label, cell in cells.items() if label not in found]
@@ -138,7 +136,9 @@ class Case:
 
 
 def difference(a: Evidence, b: Evidence, column: str = "adversarial") -> Accuracy:
-    """What is left in `a` minus what is left in `b`, paired on shared images, with its interval."""
+    """The accuracy left in `a` minus the accuracy left in `b`, paired on shared images, with its
+    interval.
+    """
     first, second = compare.rates(a.records, b.records, column)
     if not len(first):
         raise NotMeasured(f"# no image in common: {a.about}, {b.about}")
@@ -163,7 +163,7 @@ LADDER = (
 
 @dataclass(frozen=True)
 class Rung:
-    """What one way of attacking and scoring leaves, or the command that measures it."""
+    """The accuracy that one way of attacking and scoring leaves, or the command that measures it."""
 
     label: str
     accuracy: Accuracy | None
@@ -171,8 +171,8 @@ class Rung:
 
 
 def waterfall(case: Case) -> list[Rung]:
-    """From what the released protocol would report to the worst of all attacks on each image, on
-    the images that all rungs share.
+    """From the released protocol's report to the worst of all attacks on each image, on the images
+    that all rungs share.
 
     A defence without a surrogate starts at the exact gradient.
     """

@@ -1,5 +1,5 @@
-"""Ground truth: a world of images in which all that an evaluation estimates is known. Purifiers,
-gradients and attacks are graded by it.
+"""Ground truth: a world of images where everything that an evaluation estimates is known.
+Purifiers, gradients and attacks are graded by it.
 
 Images are a Gaussian `Mixture`. Its denoiser, posterior and Bayes classifier have a closed form
 (`ExactDenoiser`, `Linear`). In `World` there are two classes, grey plus and grey minus a `pattern`.
@@ -126,7 +126,7 @@ class Bayes(nn.Module):
 
 
 class Saliency(nn.Module):
-    """What is tapped: the same map for every image."""
+    """The tapped module: the same map for every image."""
 
     def __init__(self, saliency: Tensor):
         super().__init__()
@@ -264,8 +264,9 @@ def two_parts(
 
 
 def mask_of(world: World, right: float, eps: float = 8 / 255, seed: int = 0) -> Tensor:
-    """A mask (1, h, w) of as many pixels as are `World.fragile`, of which the share `right` is: 1
-    is the right mask, 0 misses them all."""
+    """A mask (1, h, w) of as many pixels as are `World.fragile`. The share `right` of it is fragile:
+    1 is the right mask, 0 misses them all.
+    """
     if not 0 <= right <= 1:
         raise ValueError(f"right is a share of the mask in [0, 1], not {right}")
     fragile = world.fragile(eps).flatten()
@@ -299,7 +300,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of a defence in a world: `purifier` (None: there is none) with the fixed `mask`
+    """The truth about a defence in a world: `purifier` (None: there is none) with the fixed `mask`
     (1, h, w) and the linear classifier of `weights` (Bayes if none are given), which must not point
     against the pattern: `ValueError`.
 
@@ -448,8 +449,9 @@ class Truth:
         return norm == "L2" and not known
 
     def shift(self, norm: str, eps: float, states: np.ndarray | None = None) -> np.ndarray:
-        """What the best attack of radius `eps` in [0, 1] units takes off `states`: (groups,), or
-        where it `searches` (n, groups)."""
+        """The loss of `states` under the best attack of radius `eps` in [0, 1] units: (groups,), or
+        where it `searches` (n, groups).
+        """
         if norm not in NORMS:
             raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
         if norm == "Linf":
@@ -510,8 +512,9 @@ class Truth:
         norm: str = "Linf",
         eps: float = 8 / 255,
     ) -> float:
-        """How much of what the best attack takes, in expectation over the purifier's noise, the
-        images `found` take: 1 is all."""
+        """The share of the best attack's gain, in expectation over the purifier's noise, that the
+        images `found` have: 1 is all.
+        """
         clean, attacked, best = (
             self.right(x, labels).mean()
             for x in (images, found, self.best_attack(images, labels, norm, eps))
@@ -649,7 +652,7 @@ def ideal(
     world: World, levels: Tensor, norm: str = "Linf", eps: float = 0.0, voted: bool = False
 ) -> float:
     r"""The accuracy of the best decision that sees an image only under noise of `levels` (1, h, w),
-    fractions of T, and under the best attack on it: what no purifier with these levels can exceed
+    fractions of T, and under the best attack on it: the limit of all purifiers with these levels
     without an attack. With `voted`, of infinitely many such looks.
 
     It weighs pixel i by :math:`k_i = a_i \mu_i / (a_i^2 \sigma^2 + b_i^2)`: noise takes weight off.

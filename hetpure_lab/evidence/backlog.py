@@ -1,4 +1,4 @@
-"""The queue: command lines of experiments, in the order in which they are worth running."""
+"""The queue: command lines of experiments, most worth first."""
 
 from __future__ import annotations
 

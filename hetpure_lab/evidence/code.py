@@ -76,8 +76,8 @@ def _imports(source: str) -> tuple[str, ...]:
 
 
 def of(classes: Iterable[type]) -> dict[str, str]:
-    """Checksums of the sources that decide what comes out where objects of these `classes` purify
-    and attack.
+    """Checksums of the sources that decide an outcome where objects of these `classes` purify and
+    attack.
 
     A class from outside the lab, such as a plug-in's, counts with its file, by the name of its
     module.

@@ -5,8 +5,8 @@ A `Point` holds what one defence did per image. A curve is the points of one fam
 noise at several levels, on the same images. Between neighbours it is a straight line: a defence
 that picks one of two levels by the toss of a coin lies on it. `distance` is a point's attacked
 accuracy minus the curve's at the same clean accuracy; images are resampled for all points together,
-so that what they share cancels. `against_best` compares with the best single level, chosen on other
-images than it is compared on.
+so that their common part cancels. `against_best` compares with the best single level, chosen on
+other images than it is compared on.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def distance(
 
 
 def contributions(point: Point, curve: Sequence[Point], shape: str = "line") -> np.ndarray:
-    r"""What every image (n,) adds to the distance: their mean is the distance.
+    r"""The contribution of every image (n,); their mean is the distance.
 
     On the segment between levels 0 and 1 with slope b, :math:`d_i = (a_i - \bar a_i) - b (c_i -
     \bar c_i)`, where a bar mixes the two levels in the proportion that makes the clean accuracies
@@ -209,7 +209,7 @@ def contributions(point: Point, curve: Sequence[Point], shape: str = "line") -> 
 
 
 def _highest(ordered: Sequence[Point]) -> list[Point]:
-    """Of points in the order of their clean accuracy those that no cleaner one surpasses."""
+    """The points, in the order of their clean accuracy, that no cleaner one surpasses."""
     return [
         p
         for i, p in enumerate(ordered)
@@ -258,8 +258,9 @@ def band(
 
 @dataclass(frozen=True)
 class AgainstBest:
-    """A point's attacked accuracy minus that of the best level, which was `chosen` (by fold) on the
-    images of the other folds."""
+    """A point's attacked accuracy minus the best level's, which was `chosen` (by fold) on the
+    images of the other folds.
+    """
 
     difference: Accuracy
     clean: Accuracy

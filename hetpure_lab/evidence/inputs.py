@@ -1,5 +1,5 @@
-"""What a classifier is fed decides what it knows: the variants of ImageNet's preprocessing that
-differ between papers and releases.
+"""The input of a classifier: variants of ImageNet's preprocessing that differ between papers and
+releases.
 
 Each variant is a function from images (n, 3, 128, 128) in [0, 1] to logits of one and the same
 network, EfficientNet-Lite0.

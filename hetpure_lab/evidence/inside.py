@@ -1,5 +1,5 @@
-"""What happens inside a purification: its states, what the classifier makes of them, and how
-purified and original images compare.
+"""The inside of a purification: its states, the classifier's view of them, and purified images
+beside the originals.
 
 Paper: Figs 1, 3, 4, 6, 9 and §10, which name features and distances without defining them (E33);
     here they are defined. Book: chapter 9.
@@ -37,8 +37,8 @@ def ends(
 def start(
     defended: Purified, images: Tensor, noise: Noise, mask: Tensor | None, first: Tensor
 ) -> Tensor:
-    """What the forward process makes of images, in their scale: Eq 5 where two levels are merged,
-    else the `first` state.
+    """Images after the forward process, in their scale: Eq 5 where two levels are merged, else the
+    `first` state.
 
     A first state cannot show two levels: the network needs one for all pixels, so those outside the
     mask were noised on to it.
@@ -55,8 +55,8 @@ def start(
 
 @torch.no_grad()
 def path(defended: Purified, images: Tensor, ids: Sequence) -> list[tuple[int, Tensor]]:
-    r"""What the purifier believes at every time t of its grid: the denoised estimate :math:`\hat
-    x_0` of the state, in [0, 1] and clamped.
+    r"""The purifier's belief at every time t of its grid: the denoised estimate :math:`\hat x_0` of
+    the state, in [0, 1] and clamped.
 
     A noisy state itself would tell a classifier more of its noise than of its image. Paper: Fig 4.
     """
@@ -79,8 +79,8 @@ def belief(defended: Purified, x: Tensor, t: int) -> Tensor:
 
 @torch.no_grad()
 def features(classifier: nn.Module, images: Tensor) -> Tensor:
-    """What the classifier's last linear layer sees of images in [0, 1]: (n, d). Raises `ValueError`
-    if there is no such layer.
+    """The input of the classifier's last linear layer for images in [0, 1]: (n, d). Raises
+    `ValueError` if there is no such layer.
     """
     linear = [m for m in classifier.modules() if isinstance(m, nn.Linear)]
     if not linear:
@@ -104,8 +104,8 @@ def distance(classifier: nn.Module, a: Tensor, b: Tensor) -> Tensor:
 
 
 def spread(points: Tensor) -> float:
-    """The median distance between two different ones of the points (n, d): the unit in which
-    `distance` is easy to read.
+    """The median distance between two different ones of the points (n, d): a readable unit of
+    `distance`.
     """
     return float(torch.pdist(points).median())
 
@@ -143,7 +143,7 @@ def wasserstein(a: Tensor, b: Tensor, levels: int = 4096) -> Statistic:
 
 
 def less(a: Statistic, b: Statistic) -> Statistic:
-    """The difference of two statistics of the same images, which is what pairs them."""
+    """The difference of two statistics, paired by their common images."""
     return lambda weights: a(weights) - b(weights)
 
 

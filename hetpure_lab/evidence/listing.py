@@ -1,8 +1,8 @@
-"""All experiments as rows, without reading again what was read before: ``hetpure experiments``.
-Needs no torch for known files.
+"""All experiments as rows, reading only new files: ``hetpure experiments``. Needs no torch for
+known files.
 
 A row follows from a file, the code that summarises it and the cards of the networks. It is kept in
-the user's cache under the digests of all three, so that listing costs what is new. A cache that
+the user's cache under the digests of all three, so that only new files cost time. A cache that
 cannot be written, or is damaged, only costs time.
 """
 

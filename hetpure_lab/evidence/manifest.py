@@ -1,9 +1,9 @@
-"""The manifest: for every file of records how long it was and its sha256 when the last of its lines
-was entered. Needs no torch.
+"""The manifest: the length and the sha256 of every file of records when the last of its lines was
+entered. Needs no torch.
 
-The engine enters what it appends, under the lock of the file. Records only ever come at the end, so
-a file must begin with what was entered; lines behind that were brought from elsewhere, or written
-by a process that was stopped between two steps, and count as *not entered* until ``hetpure manifest
+The engine enters its own lines, under the lock of the file. Records only ever come at the end, so a
+file must begin with its entered lines. Lines behind them were brought from elsewhere, or written by
+a process that was stopped between two steps, and count as *not entered* until ``hetpure manifest
 --enter`` has verified them.
 """
 
@@ -30,7 +30,7 @@ class Entry:
 
     @classmethod
     def of(cls, text: bytes) -> Entry:
-        """What stands for `text`."""
+        """The entry that stands for `text`."""
         return cls(len(text), text.count(b"\n"), hashlib.sha256(text).hexdigest())
 
 
@@ -95,7 +95,7 @@ def enter_appended(results: Path, path: Path, before: int, text: bytes) -> bool:
     """Enter the file at `path`, to which something was appended at byte `before`, its whole content
     now being `text`.
 
-    Done only if what was entered is unchanged, and all lines since were announced or are torn;
+    Done only if the entered lines are unchanged, and all lines since were announced or are torn;
     returns whether it was.
     """
     file, known = path.relative_to(results).as_posix(), read(results)
@@ -136,7 +136,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def files(results: Path) -> list[Path]:
-    """All files of records: those in the folders of benches, and what else was entered."""
+    """All files of records: in the folders of benches, and others that were entered."""
     found = {
         path
         for path in results.glob("*/**/*.jsonl")

@@ -1,11 +1,11 @@
 """Records: append-only files of JSON lines, one line per image, that survive killed writers, full
 disks and company.
 
-A line counts once `append` has returned. Whatever a writer left behind when it was stopped is
-skipped with a warning by `read` and closed by the next `append`; of two lines about one image the
-first counts. What many records share (configuration, source, code, libraries) stands once in a line
-of its own, a *head*, which they name by its digest; early records repeat it, and are read as
-before. Needs no torch.
+A line counts once `append` has returned. `read` skips the torn line of a stopped writer with a
+warning, and the next `append` closes it; of two lines about one image the first counts. The common
+part of many records (configuration, source, code, libraries) stands once in a line of its own, a
+*head*, which they name by its digest; early records repeat it, and are read as before. Needs no
+torch.
 """
 
 from __future__ import annotations
@@ -122,9 +122,7 @@ def _enter(results: Path, path: Path, before: int, text: bytes) -> None:
 
 
 def _write(file: int, text: bytes) -> None:
-    """All of `text` in one call, or an error: what a second call would add need not come to lie
-    behind it.
-    """
+    """All of `text` in one call, or an error: a second call's text may not come to lie behind it."""
     if os.write(file, text) != len(text):
         raise OSError(28, "the disk is full")
 
@@ -143,8 +141,8 @@ def _sync_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file: its number, and the `record` in it, or the digest of the `head`, or what is
-    `wrong` with it.
+    """A line of a file: its number, and the `record` in it, or the digest of the `head`, or its
+    fault (`wrong`).
     """
 
     number: int
@@ -154,7 +152,7 @@ class Line:
 
 
 def lines(text: bytes) -> Iterator[Line]:
-    """Every line of a file that is not empty; records come with what their heads say."""
+    """Every line of a file that is not empty; records come with the entries of their heads."""
     heads: dict[str, dict] = {}
     last: dict = {}
     for number, line in enumerate(text.split(b"\n"), 1):
@@ -186,7 +184,7 @@ def lines(text: bytes) -> Iterator[Line]:
 
 
 def lacks(record: dict) -> str:
-    """What a record of an experiment lacks, in a few words; "" if it can be counted."""
+    """The missing part of a record of an experiment, in a few words; "" if it can be counted."""
     config = record.get("config")
     if not isinstance(config, dict) or not all(
         k in config for k in ("bench", "split", "defence", "attack", "K", "seed", "weights")
@@ -252,9 +250,7 @@ def _parse(text: bytes) -> tuple[dict[str, dict], list[str]]:
 
 
 def _commit() -> str:
-    """The commit of the checkout; of an installation its version, whatever repository it lies
-    in.
-    """
+    """The commit of the checkout; of an installation its version, in any repository."""
     if not CHECKOUT:
         return f"hetpure {_installed('hetpure')}, sources {code.fingerprint()}"
     try:
@@ -276,11 +272,11 @@ COMMIT = _commit()  # taken when this module is imported, as `code.CODE` is
 
 
 def provenance(*classes: type) -> dict:
-    """What produced a record: checksums of the sources that decide an outcome, as they were
+    """The origin of a record: checksums of the sources that decide an outcome, as they were
     imported, commit, libraries, machine.
 
-    The sources are those that purifiers and attacks of the `classes` use; without any, all that
-    could decide an outcome.
+    Counted are sources that purifiers and attacks of the `classes` use; without any, all that could
+    decide an outcome.
     """
     libraries = {"python": platform.python_version()} | {p: _installed(p) for p in LIBRARIES}
     used = code.of(classes) if classes else CODE

@@ -1,4 +1,4 @@
-"""What follows from records: which files count, and each experiment as a row."""
+"""Records selected and summarised: the files that count, and each experiment as a row."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Is a record true? Everything it says is held against itself, its file, the data and the networks.
 
-What needs neither data nor networks: its configuration against the file's key, the difference
-against the ball of its own norm and the grid of 8-bit pixels, the votes against the labels, no
-image twice. With the data: the image is known, has that label, and stays an image. With the
-networks (`rescore`): the labels and votes of all three columns.
+Without data or networks: its configuration against the file's key, the difference against the ball
+of its own norm and the grid of 8-bit pixels, the votes against the labels, no image twice. With the
+data: the image is known, has that label, and stays an image. With the networks (`rescore`): the
+labels and votes of all three columns.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Fault:
 
 @dataclass
 class Verdict:
-    """What is wrong with a file, what could not be checked and why, and how many records were
+    """The faults of a file, the unchecked parts with reasons, and the numbers of records that were
     looked at and scored again.
     """
 
@@ -204,9 +204,9 @@ def of_images(found: Sequence[records.Line], images: Images) -> Iterator[Fault]:
 
 
 def rescored(found: Sequence[dict], images: Images, device: str = "cpu") -> list[dict[str, dict]]:
-    """What each of the records of one experiment would say now: by column, its labels and votes.
+    """The present labels and votes of each record of one experiment, by column.
 
-    `images` must contain theirs. Raises `ValueError` if the weights are not those of the records.
+    `images` must contain theirs. Raises `ValueError` if the weights are not the records'.
     """
     experiment = experiment_of(found[0])
     if experiment.config["weights"] != found[0]["config"]["weights"]:
@@ -238,7 +238,7 @@ def experiment_of(record: dict) -> Experiment:
 
 
 def of_scores(record: dict, now: dict[str, dict]) -> Iterator[str]:
-    """Where the columns of a record are not what comes out `now`."""
+    """The columns of a record that differ from `now`."""
     for column in COLUMNS:
         then, again = record[column], now[column]
         if differing := sum(a != b for a, b in zip(then["labels"], again["labels"])):
@@ -256,10 +256,9 @@ def of_scores(record: dict, now: dict[str, dict]) -> Iterator[str]:
 def file(
     path: Path, images: Images | None, chosen: Sequence[str] | None = (), device: str = "cpu"
 ) -> tuple[Verdict, dict[str, dict]]:
-    """A file in full, with those of its records scored again whose images are `chosen`; None scores
-    all.
+    """A file in full, with the records of `chosen` images scored again; None scores all.
 
-    Returns what was found, and by image what came out now. Without `images` of its split labels and
+    Returns the findings, and by image the present outcome. Without `images` of its split labels and
     scores are left unchecked.
     """
     found = list(records.lines(path.read_bytes()))

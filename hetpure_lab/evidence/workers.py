@@ -65,8 +65,8 @@ def connect(address: str, tls: Tls | None = None) -> Client:
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
-    """What `work` returns. Raises `TimeoutError` if that takes longer: what listens there may
-    accept a call and never speak.
+    """The result of `work`. Raises `TimeoutError` if that takes longer: a listener may accept a
+    call and never speak.
     """
     done: Future[Result] = Future()
 

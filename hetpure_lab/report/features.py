@@ -1,5 +1,5 @@
-"""What each registered defence is made of, found out by running it on networks that take note, not
-by declaration.
+"""The parts of each registered defence, found by running it on networks that take note, not by
+declaration.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def features(slugs: Iterable[str] | None = None) -> pd.DataFrame:
 
 
 def trained_row(slug: str) -> dict:
-    """What `row` finds, for defences with networks of their own: one step, one vote, and nothing
-    differentiated inside.
+    """The findings of `row` for defences with networks of their own: one step, one vote, and
+    nothing differentiated inside.
     """
     settings, networks, is_random = TRAINED[slug](), _networks(), False
     if capabilities(settings).purifies:

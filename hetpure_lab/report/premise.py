@@ -57,7 +57,7 @@ class Setting:
         return Experiment(defence, self.attack, self.bench, self.split)
 
     def point(self, defence: str, results: Path = RESULTS) -> Point | None:
-        """What is on record of a defence, or None."""
+        """The record of a defence, or None."""
         records = read(self.experiment(defence).path(results))
         return Point.of(defence, records) if records else None
 
@@ -239,8 +239,9 @@ def apart(point: Point, curve: Sequence[Point]) -> str:
 
 
 def answers(found: Sequence[Row], bench: str, results: Path = RESULTS) -> list[str]:
-    """What the rows allow one to say about the premise: of attention, of random masks, of knowing
-    the map, of the attack's length."""
+    """Answers of the rows about the premise: attention, random masks, knowledge of the map, length
+    of the attack.
+    """
     said, by_name = [], {r.name: r for r in found}
     corrected = dict(zip(by_name, held(found)))
     for name, question in QUESTIONS.items():

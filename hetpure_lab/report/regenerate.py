@@ -1,5 +1,5 @@
-"""What the chapters that regenerate a table share: images, the live run, the networks behind it,
-and what records allow one to say.
+"""Shared by the chapters that regenerate a table: images, the live run, the networks behind it, and
+sentences from records.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def live(
     split: str = "test",
 ) -> Runs:
     """Attack and score `images` behind each defence. Records are kept in `LIVE`, so that a stopped
-    run continues; those of the paper's
-    networks in `RESULTS`, where `evidence run` adds to them."""
+    run continues; records of the paper's networks lie in `RESULTS`, where `hetpure run` adds to
+    them.
+    """
     split = images.split or split  # a sample does not pass for what it stands in for
     runs = {
         defence: Experiment(defence, attack, bench.name, split, K, seed) for defence in defences
@@ -102,9 +103,9 @@ def outcome_table(runs: Runs) -> pd.DataFrame:
 
 
 def answer(method: HetPure, usual: HetPure, masks: Sequence[Tensor], runs: Runs) -> Markdown:
-    """What the settings of a run did, in sentences: which differ from the bench's `usual` ones, how
-    much of the images the mask covers with each (`masks` of both, (n, 1, h, w)), and what was left
-    under attack, paired with uniform noise on the same images.
+    """The effect of a run's settings, in sentences: the differences from the bench's `usual` ones,
+    the share of the images that the mask covers with each (`masks` of both, (n, 1, h, w)), and the
+    accuracy under attack, paired with uniform noise on the same images.
     """
     given, known = asdict(method), asdict(usual)
     changed = [f"{k} = {v} instead of {known[k]}" for k, v in given.items() if v != known[k]]
@@ -126,7 +127,7 @@ def answer(method: HetPure, usual: HetPure, masks: Sequence[Tensor], runs: Runs)
 
 
 def _against_uniform(outcomes: dict[str, Outcomes], method: str) -> str:
-    """The method minus uniform noise, paired, and what that allows one to say."""
+    """The method minus uniform noise, paired, and its verdict in words."""
     uniform = next((name for name in outcomes if name.startswith("uniform")), None)
     if uniform is None:
         return "- No uniform noise was run beside it."
@@ -141,7 +142,7 @@ def _against_uniform(outcomes: dict[str, Outcomes], method: str) -> str:
 
 
 def network_table(bench: Bench) -> pd.DataFrame:
-    """What the cards of a bench's networks say."""
+    """The cards of a bench's networks."""
     return pd.DataFrame({name: _facts(benches.card(name)) for name in bench.weights}).fillna("")
 
 
@@ -192,9 +193,9 @@ def training_curves(bench: Bench) -> Figure | Markdown:
 
 def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
     """The record of `method` among `rows` against every other under the same attack, image by
-    image: difference of attacked accuracy with
-    its sign-flip test, McNemar's test of the votes, both after Holm's correction over the table,
-    and what the first allows one to say."""
+    image: difference of attacked accuracy with its sign-flip test, McNemar's test of the votes,
+    both after Holm's correction over the table, and the verdict of the first.
+    """
     files = {r["defence"]: RESULTS / bench / r["file"] for r in rows}
     attack = next((r["attack"] for r in rows if r["defence"] == method), None)
     same = [r["defence"] for r in rows if r["attack"] == attack or r["defence"] == "none"]
@@ -220,7 +221,7 @@ def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Styler | Markdown:
 
 
 def verdicts(pairs: pd.DataFrame) -> str:
-    """What the paired table allows one to say, as Markdown."""
+    """The verdicts of the paired table, as Markdown."""
     if pairs.empty:
         return "No record compares the method with another defence yet."
     said: dict[str, list[str]] = {}
@@ -231,7 +232,7 @@ def verdicts(pairs: pd.DataFrame) -> str:
 
 
 def radius_effect(rows: dict[float, Sequence[dict]], bench: str) -> pd.DataFrame:
-    """Records of the same defences at two radii, image by image: what the larger radius costs."""
+    """Records of the same defences at two radii, image by image: the cost of the larger radius."""
     (_, small), (_, large) = sorted(
         (eps, {r["defence"]: r["file"] for r in found}) for eps, found in rows.items()
     )

@@ -1,5 +1,4 @@
-"""The bug zoo as a page: what each evaluation fault adds, where it was measured, and which flag
-catches it."""
+"""The bug zoo as a page: the gain from each evaluation fault, its measurement, and its flag."""
 
 from __future__ import annotations
 
@@ -60,7 +59,7 @@ def page(results: Path = RESULTS) -> str:
 
 
 def words(records: dict[str, dict]) -> dict[str, str]:
-    """By fault, what a sign-flip test allows one to say after Holm's correction over all faults."""
+    """By fault, the word of a sign-flip test after Holm's correction over all faults."""
     known = {name: r for name, r in records.items() if name in FAULTS}
     p = compare.corrected(
         "faults", [faults.chance(r["faulty"], r["sound"]) for r in known.values()]
@@ -148,7 +147,7 @@ def _places(found: dict[str, dict[str, dict]]) -> str:
 
 
 def _place(bench: str, records: list[dict]) -> str:
-    """What records of one bench and number of images have in common."""
+    """The common settings of records of one bench and number of images."""
     first = records[0]
     s = first["settings"]
     one, two, attack = s["uniform"], s["two_levels"], s["attack"]
