@@ -163,7 +163,7 @@ LADDER = (
 
 @dataclass(frozen=True)
 class Rung:
-    """The accuracy that one way of attacking and scoring leaves, or the command that measures it."""
+    """The accuracy left by one way of attacking and scoring, or the command that measures it."""
 
     label: str
     accuracy: Accuracy | None

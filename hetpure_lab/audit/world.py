@@ -264,8 +264,8 @@ def two_parts(
 
 
 def mask_of(world: World, right: float, eps: float = 8 / 255, seed: int = 0) -> Tensor:
-    """A mask (1, h, w) of as many pixels as are `World.fragile`. The share `right` of it is fragile:
-    1 is the right mask, 0 misses them all.
+    """A mask (1, h, w) of as many pixels as are `World.fragile`. Its share `right` is fragile: 1
+    is the right mask, 0 misses them all.
     """
     if not 0 <= right <= 1:
         raise ValueError(f"right is a share of the mask in [0, 1], not {right}")

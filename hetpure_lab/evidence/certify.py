@@ -1,5 +1,6 @@
-r"""Certificates: radii within which no perturbation changes the vote of a purifier, proven by
-randomised smoothing of the denoised classifier (Cohen et al. 2019; Carlini et al. 2023).
+r"""Certificates: proven radii within which no perturbation changes the vote of a purifier.
+
+Randomised smoothing of the denoised classifier (Cohen et al. 2019; Carlini et al. 2023).
 
 The base classifier adds Gaussian noise to the image, denoises and classifies. If all that it does
 after the noise sees the image through that noise alone, the vote g(x) of infinitely many such runs

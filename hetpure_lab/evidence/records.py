@@ -122,7 +122,7 @@ def _enter(results: Path, path: Path, before: int, text: bytes) -> None:
 
 
 def _write(file: int, text: bytes) -> None:
-    """All of `text` in one call, or an error: a second call's text may not come to lie behind it."""
+    """All of `text` in one call, or an error: a second call's text may lie elsewhere."""
     if os.write(file, text) != len(text):
         raise OSError(28, "the disk is full")
 
