@@ -232,6 +232,8 @@ def tell_figures(page: BeautifulSoup, source: Path, name: str, repository: str) 
     notebook = source / Path(name).with_suffix(".ipynb")
     if notebook.exists():
         for output, about in zip(drawn(page), notebook_figures(notebook)):
+            if "width" in about:  # twice as many pixels as it is wide
+                output.find("img")["width"] = about["width"]
             if about.get("records"):
                 address = (
                     f"{repository}/blob/{about.get('commit', 'main')}/chapters/{notebook.name}"

@@ -1,4 +1,4 @@
-// What the pages do beyond reading: specs are copied, long tables filtered, links previewed, sliders moved.
+// What the pages do beyond reading: specs are copied, long tables filtered, links previewed.
 // Everything works without this script; it only adds. It asks no other host, and needs no library.
 "use strict";
 
@@ -132,28 +132,6 @@ function previewLinks() {
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
 }
 
-// ---- sliders over pictures that are already there ----------------------------------------------
-
-function moveSliders() {
-  document.querySelectorAll(".slider").forEach((slider, number) => {
-    const frames = [...slider.querySelectorAll("figure")];
-    if (frames.length < 2) return;
-    const start = Math.max(0, frames.findIndex((frame) => frame.classList.contains("chosen")));
-    const id = `slider-${number}`;
-    const output = make("output", { for: id });
-    const input = make("input", { id, type: "range", min: 0, max: frames.length - 1, step: 1, value: start });
-    const update = () => {
-      frames.forEach((frame, i) => frame.classList.toggle("chosen", i === Number(input.value)));
-      const value = frames[input.value].dataset.value;
-      output.textContent = value;
-      input.setAttribute("aria-valuetext", `${slider.dataset.label} ${value}`);
-    };
-    input.addEventListener("input", update);
-    slider.prepend(make("div", { class: "slider-bar" }, make("label", { for: id }, slider.dataset.label), input, output));
-    update();
-  });
-}
-
 // ---- code that scrolls can be reached by keyboard ----------------------------------------------
 
 function reachScrollers() {
@@ -164,5 +142,5 @@ function reachScrollers() {
   }
 }
 
-for (const start of [copySpecs, filterTables, previewLinks, moveSliders]) start();
+for (const start of [copySpecs, filterTables, previewLinks]) start();
 for (const event of ["load", "resize"]) window.addEventListener(event, reachScrollers);

@@ -14,6 +14,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,14 +28,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hetpure_core import Purified, attention_maps, merge, q_xt_x0, trajectory
-from hetpure_lab import data, evidence
-from hetpure_lab.common import names
+from hetpure_lab import data, defences, evidence
+from hetpure_lab.common import names, specs
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.common.stats import Accuracy
+from hetpure_lab.defences import DEFENCES, capabilities
 from hetpure_lab.evidence import ablations, inside, studies
 from hetpure_lab.networks import benches
 from hetpure_lab.paper import printed
-from hetpure_lab.report import landing, plots, tables
+from hetpure_lab.report import landing, pictures, plots, rivals, tables
 
 FIGURES = ROOT / "figures"
 COLUMNS = {"clean": "clean", "null": "random noise", "adversarial": "attacked"}
@@ -563,8 +565,8 @@ def teaser(bench_name: str = "cifar10-small") -> Drawing:
     )
     figure = plt.figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
-    for i, (name, pictures) in enumerate(rows.items()):
-        for j, picture in enumerate(pictures):
+    for i, (name, states) in enumerate(rows.items()):
+        for j, picture in enumerate(states):
             axis = left.add_subplot(
                 len(rows), len(x), i * len(x) + j + 1, xticks=[], yticks=[], frame_on=False
             )
@@ -756,6 +758,24 @@ def card_file(bench_name: str = "cifar10-small") -> Drawing | None:
     )
 
 
+def rival(slug: str) -> Drawing | None:
+    """What a defence does to the first images of the sample, on the first networks that it can
+    have; None if it purifies nothing, or its networks are not there.
+    """
+    if not capabilities(specs.parse(slug, DEFENCES)[1]).purifies:
+        return None
+    images = data.shipped("cifar10")[torch.arange(4)]
+    for name in ("cifar10-small", "cifar10-small-map"):
+        bench = benches.load(name)
+        try:
+            rows = pictures.purification_rows(defences.build(slug, bench), images)
+        except ValueError:  # these networks are not what it needs
+            continue
+        alt = f"What {names.defence(slug)} does to four images, in rows: {', '.join(rows)}."
+        return Drawing(pictures.grid(rows, [bench.classes[y] for y in images.labels]), [], alt)
+    return None
+
+
 FILES: dict[str, Callable[[], Drawing | None]] = {
     "landing": landing_file,
     "card": card_file,
@@ -769,6 +789,7 @@ FILES: dict[str, Callable[[], Drawing | None]] = {
     "savings": savings_file,
     "distance": distance_file,
 }
+FILES |= {f"rival-{slug}": partial(rival, slug) for slug in rivals.slugs()}
 
 
 def save(name: str, drawing: Drawing, function: str, folder: Path = FIGURES) -> Path:
@@ -800,9 +821,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"unknown figure {', '.join(sorted(unknown))}; known: {', '.join(FILES)}")
     plots.style()
     for name in chosen:
-        drawing = FILES[name]()
+        drawing, draw = FILES[name](), getattr(FILES[name], "func", FILES[name])
         print(
-            save(name, drawing, f"hetpure_lab.report.figures.{FILES[name].__name__}")
+            save(name, drawing, f"hetpure_lab.report.figures.{draw.__name__}")
             if drawing
-            else f"{name}: no record yet"
+            else f"{name}: nothing to show yet"
         )
+        plt.close("all")

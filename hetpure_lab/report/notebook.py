@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 
 import torch
 
@@ -122,21 +122,3 @@ def announce(what: str, seconds: float) -> None:
     `planner.at_most`).
     """
     print(f"{what}: {duration(seconds)} on this machine", file=sys.stderr)
-
-
-def slider(draw: Callable, **choices: tuple | list) -> None:
-    """`draw` with the first of its `choices`; in JupyterLab also with a slider over them, which
-    runs it anew.
-
-    A page or papermill shows the first picture alone.
-    """
-    draw(**{name: values[0] for name, values in choices.items()})
-    # a server started this kernel, so somebody is there to move a slider
-    if "JPY_SESSION_NAME" in os.environ:
-        from ipywidgets import SelectionSlider, interact
-
-        handles = {
-            name: SelectionSlider(options=sorted(values), value=values[0], continuous_update=False)
-            for name, values in choices.items()
-        }
-        interact(draw, **handles)

@@ -1,14 +1,16 @@
-"""The generated pages of the book: ``hetpure pages`` writes ``book/equations.md``, ``scorecard.md``
-and ``findings.md``.
+"""The generated pages of the book: ``hetpure pages`` writes ``book/equations.md``,
+``scorecard.md``, ``findings.md`` and others.
 
 The first maps every element of the paper to its place here, the second holds each claim against the
-records, the third is what was found (see `findings`). Verdicts are those of `evidence.compare`.
+records, the third is what was found (see `findings`). Every registered defence has a page in
+``book/rivals`` (see `rivals`). Verdicts are those of `evidence.compare`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hetpure_core import HetPure, linear_schedule
@@ -18,7 +20,7 @@ from hetpure_lab.common.paths import ROOT
 from hetpure_lab.evidence import RESULTS, ablations, compare, studies
 from hetpure_lab.paper import comparisons, elements, printed
 from hetpure_lab.paper.comparisons import Comparison
-from hetpure_lab.report import findings, landing, zoo
+from hetpure_lab.report import findings, landing, rivals, zoo
 
 KINDS = {
     "Eq": "Equations",
@@ -375,11 +377,14 @@ PAGES = {
     "bug-zoo.md": zoo.page,
 }
 PAGES |= {f"_include/{name}": part for name, part in landing.INCLUDES.items()}
+PAGES |= {f"rivals/{slug}.md": partial(rivals.page, slug) for slug in rivals.slugs()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     for name, page in PAGES.items():
-        (ROOT / "book" / name).write_text(page())
+        path = ROOT / "book" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(page())
         print(f"book/{name}")
     for path in landing.say_found():
         print(path.relative_to(ROOT))

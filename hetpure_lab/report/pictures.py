@@ -31,13 +31,19 @@ class Gallery(Images):
     or by `first_images` from a folder that the reader named, for her own eyes.
     """
 
+    def figure(
+        self, rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95
+    ) -> plt.Figure:
+        """One row of pictures per entry, with 5 bits per colour, which nobody sees at this size: it
+        keeps a chapter full of noise below a few megabytes.
+        """
+        return grid(rows, columns, size)
+
     def show(
         self, rows: dict[str, Sequence[Tensor]], columns: Sequence[str] = (), size: float = 0.95
     ) -> None:
-        """One row of pictures per entry, with 5 bits per colour, which nobody sees at this size: it
-        keeps a chapter full of noise
-        below a megabyte."""
-        _grid(rows, columns, size)
+        """Show the `figure`."""
+        self.figure(rows, columns, size)
         plt.show()
 
     def show_verdicts(
@@ -46,7 +52,7 @@ class Gallery(Images):
         """`show`, with the true class above and, in the rows named in `verdicts`, the predicted
         class below; a wrong one is marked ✗.
         """
-        figure = _grid(rows, [classes[label] for label in self.labels])
+        figure = grid(rows, [classes[label] for label in self.labels])
         lines = torch.arange(len(figure.axes)).reshape(len(rows), -1)
         for line, name in zip(lines, rows):
             for axis, predicted, label in zip(line, verdicts.get(name, ()), self.labels):
@@ -105,9 +111,10 @@ def step_of(purifier: object) -> Callable:
     raise ValueError(f"{purifier!r} has no step to show")
 
 
-def _grid(
+def grid(
     rows: dict[str, Sequence[Tensor]], columns: Sequence[str], size: float = 0.95
 ) -> plt.Figure:
+    """Rows of pictures with 5 bits per colour, which nobody sees at this size."""
     return plots.show_rows(
         {name: [(31 * image).round() / 31 for image in images] for name, images in rows.items()},
         columns,

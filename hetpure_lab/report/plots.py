@@ -4,6 +4,7 @@ PNG.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -73,15 +74,26 @@ def style() -> None:
         plt.switch_backend(plt.get_backend())
         formatters = shell.display_formatter.formatters
         formatters["image/svg+xml"].for_type(
-            Figure, lambda f: None if photographs(f) else (_print(f, "svg"), origin(f))
+            Figure, lambda f: None if photographs(f) else (svg(f).decode(), origin(f))
         )
-        formatters["image/png"].for_type(
-            Figure, lambda f: (_print(f, "png", base64=True), origin(f)) if photographs(f) else None
-        )
+        formatters["image/png"].for_type(Figure, lambda f: _shown(f) if photographs(f) else None)
 
 
-def _print(figure: Figure, kind: str, **options) -> str:
-    return print_figure(figure, kind, metadata=UNDATED[kind], **options)
+def svg(figure: Figure) -> bytes:
+    """A figure as SVG."""
+    return print_figure(figure, "svg", metadata=UNDATED["svg"]).encode()
+
+
+def png(figure: Figure) -> tuple[bytes, dict]:
+    """A figure as PNG at twice the resolution of a screen, and the size at which it is meant."""
+    data = print_figure(figure, "png", metadata=UNDATED["png"], dpi=2 * figure.dpi)
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))  # of the IHDR chunk
+    return data, {"width": width // 2, "height": height // 2}
+
+
+def _shown(figure: Figure) -> tuple[str, dict]:
+    data, size = png(figure)
+    return b64encode(data).decode(), origin(figure) | size
 
 
 def note(figure: Figure, records: Sequence[str]) -> None:

@@ -1,13 +1,13 @@
-"""A slider over pictures that are already drawn: `slider` in a chapter, moved by the book's script.
+"""A slider over pictures that are already drawn, for chapters: in the book, in Jupyter and on the
+page of a run.
 
-Every frame travels inside the page, so it works from files, in Jupyter and in the run page. Without
-the script, and on paper, the chosen frame stands still.
+Every frame and the few lines that move it travel inside the output, so nothing is fetched and no
+kernel is needed. Without scripts, and on paper, the chosen frame stands still.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from html import escape
 
@@ -17,12 +17,46 @@ from matplotlib.figure import Figure
 
 from hetpure_lab.report import plots
 
+STYLE = """<style>
+.slider figure { margin: 0; }
+.slider figure:not(.chosen) { display: none; }
+.slider img { height: auto; max-width: 100%; }
+.slider-bar { align-items: center; display: flex; flex-wrap: wrap; gap: 0.75rem; margin: 0.5rem 0; }
+.slider-bar input { flex: 1 1 10rem; min-width: 0; }
+.slider-bar output { font-variant-numeric: tabular-nums; min-width: 5rem; }
+@media print { .slider-bar { display: none; } }
+</style>"""
+# A chapter may have several sliders, and a cell may run again: each is set up once.
+SCRIPT = """<script>
+for (const slider of document.querySelectorAll(".slider:not(:has(.slider-bar))")) {
+  const frames = [...slider.querySelectorAll("figure")];
+  const make = (name, set) => Object.assign(document.createElement(name), set);
+  const id = `slider-${[...document.querySelectorAll(".slider")].indexOf(slider)}`;
+  const label = make("label", { htmlFor: id, textContent: slider.dataset.label });
+  const start = frames.findIndex((frame) => frame.classList.contains("chosen"));
+  const input = make("input", { id, type: "range", min: 0, max: frames.length - 1, step: 1 });
+  const output = make("output", {});
+  const update = () => {
+    frames.forEach((frame, i) => frame.classList.toggle("chosen", i === Number(input.value)));
+    output.value = frames[input.value].dataset.value;
+    input.setAttribute("aria-valuetext", `${slider.dataset.label} ${output.value}`);
+  };
+  input.value = start;
+  input.addEventListener("input", update);
+  const bar = make("div", { className: "slider-bar" });
+  bar.append(label, input, output);
+  slider.prepend(bar);
+  update();
+}
+</script>"""
+
 
 def slider(frames: Mapping[object, Figure], label: str, chosen: object, alt: str) -> HTML:
     """One picture per value of a setting, and a slider that chooses among them.
 
     `label` is said beside the slider; `chosen` is the value shown first, and alone without a
     script. `alt` describes the pictures; each frame's value is added to it. The figures are closed.
+    Raises `ValueError` if there is no frame for `chosen`.
     """
     if chosen not in frames:
         known = ", ".join(map(str, frames))
@@ -31,19 +65,19 @@ def slider(frames: Mapping[object, Figure], label: str, chosen: object, alt: str
         _frame(value, figure, value == chosen, f"{alt}; {label} {value}")
         for value, figure in frames.items()
     ]
-    hide = "" if len(parts) < 2 else "<style>.slider figure:not(.chosen) { display: none; }</style>"
-    return HTML(f'{hide}<div class="slider" data-label="{escape(label)}">{"".join(parts)}</div>')
+    box = f'<div class="slider" data-label="{escape(label)}">{"".join(parts)}</div>'
+    return HTML(box if len(parts) < 2 else STYLE + box + SCRIPT)
 
 
 def _frame(value: object, figure: Figure, chosen: bool, alt: str) -> str:
-    kind = "png" if plots.photographs(figure) else "svg"
-    written = io.BytesIO()
-    figure.savefig(written, format=kind, metadata=plots.UNDATED[kind])
+    pixels = plots.photographs(figure)
+    data, about = plots.png(figure) if pixels else (plots.svg(figure), {})
     plt.close(figure)
-    mime = "image/png" if kind == "png" else "image/svg+xml"
-    source = f"data:{mime};base64,{base64.b64encode(written.getvalue()).decode()}"
+    mime = "image/png" if pixels else "image/svg+xml"
+    source = f"data:{mime};base64,{base64.b64encode(data).decode()}"
+    width = f' width="{about["width"]}"' if about else ""
     mark = ' class="chosen"' if chosen else ""
     return (
-        f'<figure{mark} data-value="{escape(str(value))}"><img src="{source}"'
+        f'<figure{mark} data-value="{escape(str(value))}"><img src="{source}"{width}'
         f' alt="{escape(alt)}"></figure>'
     )

@@ -56,6 +56,12 @@ def _summaries(results: Path, files: tuple) -> list[dict]:
     return listing.rows(results)
 
 
+def summaries(results: Path = RESULTS) -> list[dict]:
+    """A summary of every experiment on record, of any bench, attack and radius."""
+    files = sorted(results.glob("*/*.jsonl"))
+    return _summaries(results, tuple((path, path.stat().st_mtime_ns) for path in files))
+
+
 def evidence_rows(
     bench: str,
     norm: str = "Linf",
@@ -66,13 +72,9 @@ def evidence_rows(
     """Summaries of a bench's experiments at radius `eps` (the norm's headline radius); the most
     images first, then the most iterations.
     """
-    rows = _summaries(
-        results,
-        tuple((path, path.stat().st_mtime_ns) for path in sorted(results.glob("*/*.jsonl"))),
-    )
     keep = [
         r
-        for r in rows
+        for r in summaries(results)
         if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)
     ]
     keep = [r for r in keep if np.isclose(r["eps"], eps or HEADLINE[norm])]

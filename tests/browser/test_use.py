@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 from chromium import HTML, chromium, served  # noqa: F401  (fixtures)
 
 from hetpure_lab.common.paths import ROOT
+from hetpure_lab.report.sliders import slider
 
 
 @pytest.fixture(scope="module")
@@ -112,22 +114,47 @@ def test_a_long_table_folds_and_is_filtered(page, served):
     assert rows.count() == 0
 
 
-def test_a_slider_moves_by_key_and_stands_still_without_script(page, chromium, served):
-    frames = "".join(
-        f"<figure data-value='{v}'{' class=chosen' if v == 2 else ''}><figcaption>at"
-        f" {v}</figcaption></figure>"
-        for v in (1, 2, 3)
-    )
-    html = f"<div class=slider data-label=level>{frames}</div>"
-    page.goto("about:blank")
-    page.set_content(html)
-    page.add_style_tag(content=(HTML / "_static" / "hetpure.css").read_text())
-    assert page.locator("figure:visible").all_inner_texts() == ["at 2"]
-    page.add_script_tag(content=(HTML / "_static" / "hetpure.js").read_text())
-    page.locator("input[type=range]").focus()
-    page.keyboard.press("ArrowRight")
-    assert page.locator("figure:visible").all_inner_texts() == ["at 3"]
-    assert page.locator("input[type=range]").get_attribute("aria-valuetext") == "level 3"
+def test_a_slider_moves_by_key_and_stands_still_without_script(chromium):
+    frames = {v: plt.subplots(figsize=(1, 1))[0] for v in (1, 2, 3)}
+    html = slider(frames, "level", 2, "Squares of nothing").data
+    for script in (False, True):
+        context = chromium.new_context(java_script_enabled=script)
+        page = context.new_page()
+        page.set_content(html * (1 + script))  # twice: each has its own
+        values = "e => e.map((f) => f.dataset.value)"
+        if not script:
+            assert page.locator("figure:visible").count() == 1
+            assert page.locator("figure:visible").get_attribute("data-value") == "2"
+            continue
+        assert page.locator("input[type=range]").count() == 2
+        page.locator("input[type=range]").last.focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator("figure:visible").evaluate_all(values) == ["2", "3"]
+        said = page.locator("input[type=range]").last.get_attribute("aria-valuetext")
+        assert said == "level 3"
+        context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    "name", ["02_attention_mask", "03_heterogeneous_purification", "05_cifar10"]
+)
+def test_the_sliders_of_the_book_move(page, served, name, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{served}/chapters/{name}.html")
+    field = page.locator(".slider input[type=range]").first
+    field.scroll_into_view_if_needed()
+    first = page.locator(".slider figure:visible").first.get_attribute("data-value")
+    field.focus()
+    page.keyboard.press("Home")
+    shown = page.locator(".slider figure:visible")
+    assert shown.count() == page.locator(".slider").count()
+    value = shown.first.get_attribute("data-value")
+    assert value == page.locator(".slider output").first.inner_text() != first
+    picture = shown.first.locator("img")
+    assert picture.evaluate("i => i.naturalWidth") > 300
+    assert picture.bounding_box()["width"] <= width
+    page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_the_theme_is_switched_and_kept(page, served):
