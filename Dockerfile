@@ -8,6 +8,7 @@ RUN apt-get update \
 WORKDIR /hetpure
 COPY requirements.lock pyproject.toml README.md LICENSE LICENSE-text Makefile hetpure_core.py ./
 COPY hetpure_lab hetpure_lab
+COPY weights weights
 RUN make setup
 
 COPY . .

@@ -431,3 +431,39 @@ def test_every_page_and_chapter_is_in_the_table_of_contents():
 def test_weights_have_cards():
     for path in (ROOT / "weights").glob("*.safetensors"):
         assert json.loads(path.with_suffix(".json").read_text())["name"] == path.stem
+
+
+# ---- images and workflows ------------------------------------------------------------------------
+
+
+def test_the_image_has_what_an_installation_needs_before_it_installs():
+    lines = (ROOT / "Dockerfile").read_text().partition("RUN make setup")[0].splitlines()
+    copied = {n for line in lines if line.startswith("COPY ") for n in line.split()[1:-1]}
+    assert all((ROOT / name).exists() for name in copied)
+    about, tool = pyproject()["project"], pyproject()["tool"]["setuptools"]
+    folders = {"hetpure_lab", *tool["package-dir"].values()}
+    modules = {f"{name}.py" for name in tool["py-modules"]}
+    rest = {about["readme"], *about["license-files"], "pyproject.toml", "requirements.lock"}
+    assert folders | modules | rest | {"Makefile"} <= copied
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".venv", "shared"} <= set(ignored) and not copied & set(ignored)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem
+)
+def test_a_workflow_runs_what_there_is(path):
+    makefile = (ROOT / "Makefile").read_text()
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    for name, job in jobs.items():
+        assert (job["runs-on"] and "timeout-minutes" in job) or job.get("needs"), name
+        for step in job["steps"]:
+            assert ("run" in step) != ("uses" in step), step
+            assert "uses" not in step or re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]), step
+            for target in re.findall(r"\bmake ([a-z-]+)", step.get("run", "")):
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+            for script in re.findall(r"^\.ci/\w+", step.get("run", "")):
+                assert (ROOT / script).exists()
+            for extra in re.findall(r"\.\[([\w,]+)\]", step.get("run", "")):
+                known = pyproject()["project"]["optional-dependencies"]
+                assert set(extra.split(",")) <= set(known)
