@@ -30,6 +30,8 @@ from hetpure_lab.report.release import project, published
 ERRATA = "book/errata.html"
 CODE = re.compile(r"\b([A-E]\d{1,2})\b")
 NO_LINKS_IN = ["a", "code", "pre", "script", "style", "h1", "h2", "h3", "h4", "title", "svg"]
+LONG = 12  # rows of a table that are shown at once; hetpure.js folds the others
+SHOWN_LINES = 8  # of the code of a check
 SHORT = 158  # characters of a description that search engines show
 
 
@@ -116,6 +118,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         list_references(page)
         link_errata(page, codes, name)
         scroll_tables(page)
+        fold_checks(page)
         tell_figures(page, Path(app.srcdir), name, repository)
     for name, page in pages.items():
         illustrate(page, pages, name)
@@ -203,6 +206,9 @@ def link_errata(page: BeautifulSoup, codes: set[str], name: str) -> None:
 def scroll_tables(page: BeautifulSoup) -> None:
     """Let wide tables scroll by themselves, by mouse, finger and keyboard, and fill empty heads."""
     for i, table in enumerate(article(page).find_all("table")):
+        # rows that links lead to are never hidden
+        if len(table.select("tbody > tr")) > LONG and not table.select("tr[id]"):
+            table["class"] = [*table.get("class", ()), "long"]
         for head in table.find_all("th"):
             if not head.get_text(strip=True) and not head.find("img"):
                 head.name = "td"
@@ -212,6 +218,17 @@ def scroll_tables(page: BeautifulSoup) -> None:
         box = page.new_tag("div", attrs={"class": "table-box", "tabindex": "0", "role": "region"})
         box["aria-label"] = f"Table {i + 1}: {said[:80]}"
         (table.find_parent(class_="pst-scrollable-table-container") or table).wrap(box)
+
+
+def fold_checks(page: BeautifulSoup) -> None:
+    """Fold long code whose output says what holds: a reader wants the sentence, a doubter the code."""
+    for code in article(page).select("div.cell.tag_nbval-check-output > .cell_input"):
+        if code.get_text().count("\n") > SHOWN_LINES:
+            fold = page.new_tag("details", attrs={"class": "hide above-input"})
+            head = page.new_tag("summary")
+            head.string = "the code of this check"
+            code.wrap(fold)
+            fold.insert(0, head)
 
 
 # ---- where figures are from ------------------------------------------------------------------
