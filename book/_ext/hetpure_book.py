@@ -221,7 +221,7 @@ def scroll_tables(page: BeautifulSoup) -> None:
 
 
 def fold_checks(page: BeautifulSoup) -> None:
-    """Fold long code whose output says what holds: a reader wants the sentence, a doubter the code."""
+    """Fold long code whose output says what holds: the sentence is enough for most."""
     for code in article(page).select("div.cell.tag_nbval-check-output > .cell_input"):
         if code.get_text().count("\n") > SHOWN_LINES:
             fold = page.new_tag("details", attrs={"class": "hide above-input"})
