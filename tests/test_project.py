@@ -167,6 +167,9 @@ MAX_LINES = 25
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~<$}\\-])/(?:[\w.+-]+/)+[\w.+-]+|\b[A-Z]:\\\\?\w")
 
 
+PICTURE = re.compile(r"data:image/[\w+]+;base64,[\w+/=]+")  # in a slider
+
+
 def texts(cell) -> list[str]:
     """What a cell says as text: its source and its textual outputs, not its pictures."""
     found = [cell.source]
@@ -177,7 +180,7 @@ def texts(cell) -> list[str]:
             for kind, data in output.get("data", {}).items()
             if kind in ("text/plain", "text/html", "text/markdown")
         ]
-    return found
+    return [PICTURE.sub("", text) for text in found]
 
 
 def problems(notebook) -> list[str]:
