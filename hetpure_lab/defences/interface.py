@@ -106,7 +106,8 @@ DEFENCES: Registry[Any] = Registry(
     order=(
         "none uniform hetpure equal-energy image-gradient "
         "sde ode gradual gdmp mimic contrastive lorid densepure adp langevin freqpure diffap ssni "
-        "scoreopt pursamere at me-net pixeldefend atop noise-map noise-map-untold per-pixel"
+        "scoreopt pursamere taro mani likelihood at me-net pixeldefend atop "
+        "noise-map noise-map-untold per-pixel"
     ).split(),
 )
 _BARE = Capabilities("none", randomised=False, purifies=False)

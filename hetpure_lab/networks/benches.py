@@ -259,6 +259,10 @@ _SMALL = {
     "cifar10-small-wide": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     # A larger classifier, of another form, before the same denoiser: the paper's Tables 2 and 4.
     "cifar10-small-swish": Small("cifar10", CIFAR10_CLASSES, WEAKER),
+    # The denoiser of cifar10-small trained on, on noise made against the classifier (ADDT).
+    "cifar10-small-addt": Small("cifar10", CIFAR10_CLASSES, WEAKER),
+    # The same denoiser before an adversarially trained classifier.
+    "cifar10-small-at": Small("cifar10", CIFAR10_CLASSES, WEAKER),
     # Networks that nobody here trained (`packaged`). FFDNet knows no noise above t = 0.3: SVHN's
     # own levels need this project's denoiser.
     "cifar10-independent": Independent("cifar10", CIFAR10_CLASSES, WEAKER),
@@ -280,6 +284,9 @@ SHARED = {
     "cifar10-small-narrow-classifier": "cifar10-small-classifier",
     "cifar10-small-wide-classifier": "cifar10-small-classifier",
     "cifar10-small-swish-denoiser": "cifar10-small-denoiser",
+    "cifar10-small-addt-classifier": "cifar10-small-classifier",
+    "cifar10-small-at-classifier": "cifar10-small-pgd-at-linf",
+    "cifar10-small-at-denoiser": "cifar10-small-denoiser",
     "cifar10-independent-denoiser": "ffdnet",
     "svhn-independent-denoiser": "ffdnet",
     "svhn-independent-classifier-only-classifier": "svhn-independent-classifier",

@@ -29,13 +29,16 @@ from hetpure_lab.defences.gdmp import GDMP
 from hetpure_lab.defences.gradual import Gradual
 from hetpure_lab.defences.image_gradient import ImageGradient
 from hetpure_lab.defences.langevin import Langevin
+from hetpure_lab.defences.likelihood import Likelihood
 from hetpure_lab.defences.lorid import LoRID, low_rank
+from hetpure_lab.defences.mani import Mani, rings
 from hetpure_lab.defences.mimic import MimicDiffusion
 from hetpure_lab.defences.pursamere import SharpnessAware
 from hetpure_lab.defences.reverse_sde import ProbabilityFlow, ReverseSDE
 from hetpure_lab.defences.sampling import Scene
 from hetpure_lab.defences.scoreopt import ScoreOpt
 from hetpure_lab.defences.ssni import SSNI
+from hetpure_lab.defences.taro import Taro
 from hetpure_lab.paper import elements, printed
 from hetpure_lab.report import features, figures, plots, tables
 
@@ -49,6 +52,7 @@ FEWER = {  # short chains that still visit every branch
     "langevin": {"length": 7, "stride": 3},
     "freqpure": {"levels": (20, 50), "steps": 2, "cut": 1},
     "ssni": {"steps": 3, "probes": 2},
+    "mani": {"steps": 3, "bands": 3, "cut": 1},
     "hetpure": {"steps": 5},
     "equal-energy": {"steps": 5},
     "image-gradient": {"steps": 5},
@@ -104,6 +108,7 @@ def x(images) -> Tensor:
         (SSNI(0.2, 5, width=1e9), Uniform(0.1, 5)),
         (Contrastive(0.1, 5, scale=0), ReverseSDE(0.1, 5)),
         (DensePure(0.14, 4, votes=1), Uniform(0.14, 4, "ddpm")),
+        (Mani(0.05, 4, gamma=0.0), FreqPure((50,), 4)),
     ],
     ids=lambda p: type(p).__name__,
 )
@@ -243,6 +248,57 @@ def test_first_step_of_adam_has_the_length_of_the_rate(x):
     move = purified(ScoreOpt(0.14, 1, rate=0.05), x) - x
     torch.testing.assert_close(move.abs(), torch.full_like(x, 0.05), rtol=1e-4, atol=0)
     assert ((move * (EPS.mean - x)).sum((1, 2, 3)) > 0).all()
+
+
+def test_likelihood_without_a_ball_and_with_one_level_is_scoreopt(x, denoiser):
+    """Its loss is that of ScoreOpt over the level squared, and Adam does not see the scale."""
+    free = Likelihood(0.14, 0.14, steps=4, rate=0.1, eta=10.0)
+    other = purified(ScoreOpt(0.14, steps=4, rate=0.1), x, denoiser)
+    torch.testing.assert_close(purified(free, x, denoiser), other, rtol=1e-5, atol=1e-6)
+
+
+def test_likelihood_stays_in_its_ball_and_goes_where_images_are_likely(x):
+    near, far = (purified(Likelihood(rate=r, eta=0.02), x) - x for r in (0.02, 0.5))
+    assert near.abs().max() <= 0.04 + 1e-12 and far.abs().amax() == pytest.approx(0.04)
+    assert (((EPS.mean - x) * near).sum((1, 2, 3)) > 0).all()
+
+
+def test_likelihood_draws_a_level_for_every_image_and_step(x):
+    scene = Scene(x.repeat(16, 1, 1, 1), EPS, noise(64), SCHEDULE)
+    first, second = (Likelihood().level(scene, k) for k in (1, 2))
+    assert first.min() >= 115 and first.max() <= 165 and len(first.unique()) > 16
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+def test_taro_moves_by_the_rate_towards_what_two_experts_expect(guidance, x):
+    """On Gaussian pixels an expert's expectation has a closed form: a pull to the mean, the
+    stronger the more noise.
+    """
+    taro, k = Taro(0.05, 0.2, steps=4, rate=0.3, guidance=guidance), 1
+    scene, target = Scene(x, EPS, noise(4), SCHEDULE), 0
+    for name, t, weight in (("fine", 50, 1 - guidance * 3 / 4), ("coarse", 200, guidance * 3 / 4)):
+        s2 = 1 / float(SCHEDULE.abar[t]) - 1
+        noisy = x + math.sqrt(s2) * noise(4)(f"{name} {k}", x)
+        mean = (EPS.variance * noisy + s2 * EPS.mean) / (EPS.variance + s2)
+        target = target + weight * mean
+    expected = x + 0.3 * (target - x)
+    torch.testing.assert_close(taro.step(scene, k, x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_manis_noise_has_the_energy_of_white_noise_and_most_of_it_where_the_image_is_weak(x):
+    """An image of low frequency gets noise of high frequency."""
+    smooth = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), "replicate"), 5, 1)
+    weights = Mani(bands=4, gamma=0.5).weights(smooth)
+    torch.testing.assert_close(
+        weights.square().mean((1, 2, 3)), torch.ones(4, dtype=x.dtype), rtol=1e-9, atol=0
+    )
+    ring = rings(8, 8, 4)
+    each = torch.stack([weights[:, 0, ring == b].mean(1) for b in range(4)], 1)
+    assert (each.diff(dim=1) > 0).all() and (weights[:, 0, ring == 1].std(1) < 1e-12).all()
+    scene = Scene(x, EPS, noise(4), SCHEDULE)
+    flat = Mani(gamma=0.0).start(scene, 100, x)
+    torch.testing.assert_close(flat, scene.start(100, x), rtol=1e-6, atol=1e-6)
 
 
 def test_random_sampling_forgets_the_predicted_noise(x):
@@ -543,6 +599,11 @@ def test_surrogates_are_the_published_ones_or_refused(classifier, denoiser):
         (MimicDiffusion, {"rho": -1.0}, "rho"),
         (SharpnessAware, {"radius": -1.0}, "radius"),
         (ADP, {"kappa": -0.1}, "kappa"),
+        (Taro, {"coarse": 0.05}, "coarse"),
+        (Taro, {"guidance": -0.1}, "guidance"),
+        (Mani, {"bands": 0}, "bands"),
+        (Likelihood, {"low": 0.2}, "low must not be above high"),
+        (Likelihood, {"eta": -0.1}, "eta"),
     ],
 )
 def test_bad_settings_are_refused(kind, settings, message):
@@ -726,13 +787,14 @@ def test_only_attacks_of_the_common_budget_stand_in_the_fair_table(attack, defen
     assert tables.within_budget({"attack": attack, "defence": defence}) is within
 
 
-def test_chapter_11_has_the_row_of_every_registered_rival_and_every_adversarial_training():
+def test_chapter_11_or_a_text_has_every_registered_rival_and_every_adversarial_training(root):
     text = elements.source(elements.chapter(11))
+    told = {path.stem for path in (root / "book/_rivals").glob("*.md")}
     rows = {**tables.planned("cifar10-small"), **tables.planned("cifar10-small", "L2")}
     rows = {name for name in rows if name.partition(":")[0] == "at"} | set(
         METHODS | RIVALS | TRAINED
     ) - {"hetpure", "uniform"}
-    assert (rows | set(SAMPLERS)) - set(
+    assert (rows | set(SAMPLERS)) - told - set(
         re.findall(r'(?:page\(|row\(|\{|, |\n    )"([^"]+)"', text)
     ) == set()
 
