@@ -350,6 +350,8 @@ def say_found(results: Path = RESULTS) -> list[Path]:
     """
     said, changed = outcomes(results), []
     for number, path, _ in _chapters():
+        if number not in said:
+            continue
         text = path.read_text()
         notebook = json.loads(text)
         cell = notebook["cells"][0]
