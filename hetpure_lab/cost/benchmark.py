@@ -15,7 +15,8 @@ busy machine changes little; only the ratio of workers needs the clock, and idle
 - `equal_result_over_ours`: the released loop run to its end (200 iterations of 20) over the
   cheapest of our attacks on record that leaves no more of the same images than that budget does,
   per image, for the defence of `EQUAL` where it is least; by defence beside it. The number of
-  gradients stands in the records; their cost is measured here, on the method;
+  gradients stands in the records (`gradients_ratio`, beside the paired difference `minus_whole`);
+  their cost is measured here, on the method;
 - `saved_bytes_40_over_10`: peak of live bytes of one gradient with 40 steps over the peak with 10;
 - `dask_2_over_1`: images per second of two one-thread workers over one, on independent shards, by
   the clock. On a busy machine that says little; `dask_2_over_1_processor`, processor time of the
@@ -42,7 +43,7 @@ from torch import Tensor
 from hetpure_core import HetPure, Purified
 from hetpure_lab import data, evidence
 from hetpure_lab.attacks import ATTACKS, PGD
-from hetpure_lab.common import microbatch, specs
+from hetpure_lab.common import microbatch, specs, stats
 from hetpure_lab.common.measure import LiveBytes
 from hetpure_lab.common.paths import HOME, RESULTS
 from hetpure_lab.data import Images
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 BUDGET = PGD(iterations=200)  # the paper's iterations; fewer gradients in each, to keep this short
 EQUAL = ("hetpure", "uniform:t=0.1", "uniform:t=0.2")  # defences on which results are held equal
 WHOLE = PGD(iterations=200, eot=20)  # what the released loop runs to its end
+# what attacks have in common whose gradients cost the same, and what early records do not say
+SAME = {"norm": "", "eps": "", "gradient": "", "frozen": "", "precision": "float32"}
 LOOK = 40  # iterations that are really run
 
 
@@ -185,7 +188,7 @@ def released_loop_over_ours(bench: Bench, images: Images) -> dict[str, float]:
 @dataclass(frozen=True)
 class Spent:
     """The average spending of an attack on record on an image, and its result: `iterations` of
-    `eot` gradients; `left` of `n` images.
+    `eot` gradients; the share `left` of `n` images.
     """
 
     attack: str
@@ -193,6 +196,11 @@ class Spent:
     eot: int
     left: float
     n: int
+    apart: stats.Accuracy  # what it leaves minus what `WHOLE` leaves, paired
+
+    def gradients(self) -> float:
+        """Per image."""
+        return self.iterations * self.eot
 
     def seconds(self, gradient: float, confirmation: float) -> float:
         """Per image, from the seconds of `BUDGET.eot` gradients and of the confirmations of an
@@ -201,22 +209,29 @@ class Spent:
         return self.iterations * (gradient * self.eot / BUDGET.eot + confirmation)
 
 
-def spent(found: dict[str, dict], images: Sequence[str]) -> Spent:
-    """From the records of an experiment on these images."""
-    config = found[images[0]]["config"]
-    left = (
-        evidence.Outcomes.of({image: found[image] for image in images})
+def spent(found: dict[str, dict], reference: dict[str, dict]) -> Spent:
+    """From the records of an experiment on the images of the `reference`."""
+    config = found[next(iter(reference))]["config"]
+    mine, theirs = (
+        evidence.Outcomes.of({image: records[image] for image in reference})
         .correct("adversarial")
-        .mean()
+        .mean(1)
+        for records in (found, reference)
     )
-    iterations = sum(found[image]["iterations"] for image in images) / len(images)
     return Spent(
         specs.write(config["attack"], ATTACKS),
-        iterations,
+        sum(found[image]["iterations"] for image in reference) / len(reference),
         config["attack"]["eot"],
-        float(left),
-        len(images),
+        float(mine.mean()),
+        len(reference),
+        stats.paired_difference(mine, theirs),
     )
+
+
+def whole(defence: str, results: Path = RESULTS) -> Spent | None:
+    """What `WHOLE` left, if it is on record."""
+    reference = evidence.read(Experiment(defence, WHOLE).path(results))
+    return spent(reference, reference) if reference else None
 
 
 def no_worse(defence: str, results: Path = RESULTS) -> list[Spent]:
@@ -226,22 +241,22 @@ def no_worse(defence: str, results: Path = RESULTS) -> list[Spent]:
     reference = evidence.read(Experiment(defence, WHOLE).path(results))
     found = []
     for path in sorted((results / "cifar10-small").glob("*.jsonl")) if reference else ():
-        other = evidence.read(path)
-        shared = [image for image in reference if image in other]
-        if len(shared) == len(reference) and _alike(
-            reference[shared[0]]["config"], other[shared[0]]["config"]
+        other, first = evidence.read(path), next(iter(reference))
+        if set(reference) <= set(other) and _alike(
+            reference[first]["config"], other[first]["config"]
         ):
-            found.append(spent(other, shared))
-    limit = spent(reference, list(reference)).left if reference else 0
-    return [each for each in found if each.left <= limit]
+            found.append(spent(other, reference))
+    return [each for each in found if each.left <= spent(reference, reference).left]
 
 
 def _alike(one: dict, other: dict) -> bool:
     """Whether two configurations are of one defence and threat model, attacked with exact gradients
     that stop at confirmed failures.
     """
-    threat = ("norm", "eps", "gradient", "frozen")
-    same = all(one["attack"].get(k, "") == other["attack"].get(k, "") for k in threat)
+    same = all(
+        one["attack"].get(k, otherwise) == other["attack"].get(k, otherwise)
+        for k, otherwise in SAME.items()
+    )
     return (
         same
         and one["defence"] == other["defence"]
@@ -269,8 +284,10 @@ def equal_result(
             )
             by_defence[defence] = {
                 "ratio": ratio,
+                "gradients_ratio": WHOLE.iterations * WHOLE.eot / best.gradients(),
                 "attack": best.attack,
                 "left": best.left,
+                "minus_whole": [best.apart.value, best.apart.low, best.apart.high],
                 "images": best.n,
             }
     least = min((found["ratio"] for found in by_defence.values()), default=None)
@@ -314,10 +331,13 @@ def round_of(client: Client, work: list[tuple]) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(prog="hetpure bench", description=__doc__.split("\n")[0]).parse_args(
-        argv
+    parser = argparse.ArgumentParser(prog="hetpure bench", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--to", type=Path, default=HOME / "out" / "bench.json", help="file to write"
     )
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    started = time.perf_counter()
     result = {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -346,6 +366,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             flush=True,
         )
         result |= found
-    target: Path = HOME / "out" / "bench.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n")
+    result["minutes"] = (time.perf_counter() - started) / 60
+    args.to.parent.mkdir(parents=True, exist_ok=True)
+    args.to.write_text(json.dumps(result, indent=1) + "\n")

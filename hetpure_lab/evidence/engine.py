@@ -164,7 +164,7 @@ def full_batch(experiment: Experiment, device: str) -> int:
     gradient, and at least `LEAST`.
     """
     attack = specs.parse(experiment.attack, ATTACKS)[1]
-    return max(LEAST, microbatch.rows(torch.device(device)) // attack.abreast)
+    return max(LEAST, microbatch.rows(benches.named_device(device)) // attack.abreast)
 
 
 def check_radius(experiment: Experiment) -> None:

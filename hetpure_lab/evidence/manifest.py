@@ -146,9 +146,15 @@ def files(results: Path) -> list[Path]:
 
 
 def differences(results: Path, only: Iterable[Path] = ()) -> list[Difference]:
-    """Every file that is not as entered, each with how; of `only` these files, if any are given."""
+    """Every file that is not as entered, each with how; of `only` these files, if any are given.
+
+    Raises `ValueError` for a file that is neither there nor entered.
+    """
     entries, chosen = read(results), {path.resolve() for path in only}
     there = {path.relative_to(results).as_posix(): path for path in files(results)}
+    known = {(results / file).resolve() for file in (*entries, *there)}
+    if strange := sorted(chosen - known):
+        raise ValueError(f"{strange[0]} is no file of records under {results}")
     wanted = [
         file
         for file in sorted({*entries, *there})

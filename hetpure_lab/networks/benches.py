@@ -392,14 +392,20 @@ def scale(name: str) -> str:
     return BENCHES[_known(name)].scale
 
 
-def resolve_device(device: str) -> torch.device:
-    """The torch device of that name, if this machine has it."""
+def named_device(device: str) -> torch.device:
+    """The torch device of that name, whether or not this machine has it."""
     try:
         target = torch.device(device)
     except RuntimeError as error:
         raise BenchError(f"unknown device {device!r}; use cpu, cuda, cuda:N or mps") from error
     if target.type not in ("cpu", "cuda", "mps"):
         raise BenchError(f"unknown device {device!r}; use cpu, cuda, cuda:N or mps")
+    return target
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of that name, if this machine has it."""
+    target = named_device(device)
     if target.type == "mps" and not torch.backends.mps.is_available():
         raise BenchError(
             f"device {device!r} was asked for, but torch {torch.__version__} sees no Apple GPU here"

@@ -20,7 +20,7 @@ from hetpure_lab.common.paths import ROOT
 from hetpure_lab.evidence import RESULTS, ablations, compare, studies
 from hetpure_lab.paper import comparisons, elements, printed
 from hetpure_lab.paper.comparisons import Comparison
-from hetpure_lab.report import findings, landing, rivals, zoo
+from hetpure_lab.report import attack_cost, findings, landing, rivals, zoo
 
 KINDS = {
     "Eq": "Equations",
@@ -378,6 +378,7 @@ PAGES = {
 }
 PAGES |= {f"_include/{name}": part for name, part in landing.INCLUDES.items()}
 PAGES |= {f"rivals/{slug}.md": partial(rivals.page, slug) for slug in rivals.slugs()}
+PAGES |= {f"_include/{name}": part for name, part in attack_cost.INCLUDES.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

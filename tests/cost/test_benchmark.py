@@ -17,6 +17,7 @@ from hetpure_lab.cost import benchmark
 from hetpure_lab.data import Images
 from hetpure_lab.evidence import Experiment
 from hetpure_lab.networks.benches import Bench
+from hetpure_lab.report import attack_cost
 
 
 @pytest.fixture
@@ -86,6 +87,17 @@ def test_undecided_images_are_charged_the_whole_budget(tiny, pixels8, monkeypatc
     )
 
 
+def test_precisions_are_compared_on_the_same_images(tmp_path):
+    from conftest import records_of
+
+    assert "Not measured yet: `hetpure run" in attack_cost.precision(tmp_path)
+    for attack, rates in (("pgd", [0.0, 0.5, 1.0]), ("pgd:precision=bf16", [0.5, 0.5, 1.0])):
+        made = records_of("hetpure", attack, rates, [1.0] * 3, [1.0] * 3).records.values()
+        evidence.append(Experiment("hetpure", attack).path(tmp_path), list(made))
+    said = attack_cost.precision(tmp_path)
+    assert "| 66.7 | 50.0 | 16.7 [" in said and said.count("\n") == 3
+
+
 def test_an_equal_result_is_one_that_leaves_no_more_of_the_same_images(tmp_path):
     """Of three attacks the cheapest that is as strong counts: 200 iterations of 20 over 10 of 8."""
     from conftest import records_of
@@ -104,6 +116,12 @@ def test_an_equal_result_is_one_that_leaves_no_more_of_the_same_images(tmp_path)
     assert found["equal_result_over_ours"] == pytest.approx(
         200 * 2 * (20 / 8) / (10 * (8 / 8 + 0.1))
     )
+    about = found["equal_result_by_defence"]["hetpure"]
+    assert about["gradients_ratio"] == pytest.approx(200 * 20 / (10 * 8))
+    assert about["minus_whole"][0] == pytest.approx(0)
+    equal = attack_cost.equal(tmp_path)
+    assert "| 25.0 | PGD" in equal.replace("  ", " ") and "| 80 | 50.0 | 2 |" in equal
+    assert "No defence has records" in attack_cost.equal(tmp_path / "nothing")
     assert (
         benchmark.equal_result(2.0, 1.0, 0.1, tmp_path / "nothing")["equal_result_over_ours"]
         is None

@@ -33,6 +33,26 @@ RUN = [
 ]
 RUN += ["--K", "3", "--batch", "1"]
 EXPERIMENT = Experiment("uniform:t=0.05,steps=1", ATTACK, split="sample", K=3)
+PLUGIN = """
+from dataclasses import dataclass
+
+from hetpure_lab.defences import Capabilities, register
+
+
+@register("mine", Capabilities(randomised=True))
+@dataclass(frozen=True)
+class Mine:
+    strength: float = 0.1
+
+    def mask(self, images, classifier, taps, noise):
+        return None
+
+    def plan(self, x_adv, mask, eps, noise, schedule):
+        return [(0, lambda x: x + self.strength * noise("start", x))]
+
+    def calls(self, schedule):
+        return 0
+"""
 FATE = ("label", "iterations", "delta", "adversarial", "clean", "null", "config", "code", "data")
 
 
@@ -86,9 +106,9 @@ class Cluster:
             process.wait()
 
 
-def started_run(results: Path, address: str, *more: str) -> subprocess.Popen:
+def started_run(results: Path, *more: str) -> subprocess.Popen:
     env = os.environ | {"HETPURE_RESULTS": str(results)}
-    command = [sys.executable, "-m", "hetpure_lab", *RUN, "--scheduler", address, *more]
+    command = [sys.executable, "-m", "hetpure_lab", *RUN, *more]
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -96,29 +116,35 @@ def started_run(results: Path, address: str, *more: str) -> subprocess.Popen:
 
 def until_there_is(path: Path, process: subprocess.Popen, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
-    while not path.exists() or not path.stat().st_size:
+    while not ((path.is_file() and path.stat().st_size) or any(path.glob("*/*.jsonl"))):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "no record in time"
         time.sleep(0.02)
 
 
 def test_the_command_works_on_a_cluster_and_survives_a_killed_worker(tmp_path):
-    """Workers of two threads; one is killed after the first record."""
-    path = EXPERIMENT.path(tmp_path / "spread")
+    """Workers of two threads and somebody's own purifier, which no worker knew; one is killed after
+    the first record.
+    """
+    plugin = tmp_path / "mine_on_a_cluster.py"
+    plugin.write_text(PLUGIN)
+    own = ("--plugin", str(plugin), "--defence", "mine:strength=0.2")
+
+    def found(folder: Path) -> list[dict]:
+        (path,) = folder.glob("*/*.jsonl")
+        return [line.record for line in records.lines(path.read_bytes()) if line.record]
+
     with Cluster(tmp_path) as cluster:
-        run = started_run(tmp_path / "spread", cluster.address)
-        until_there_is(path, run)
+        run = started_run(tmp_path / "spread", "--scheduler", cluster.address, *own)
+        until_there_is(tmp_path / "spread", run)
         cluster.workers[0].send_signal(signal.SIGKILL)
         said, errors = run.communicate(timeout=300)
         assert run.returncode == 0, errors
-    spread = [line.record for line in records.lines(path.read_bytes()) if line.record]
-    from hetpure_lab import data
-
-    images = data.load("cifar10", "sample", quiet=True).take(16)
-    alone = evidence.run(EXPERIMENT, images, progress=False, results=tmp_path / "alone")
-    assert sorted(r["image"] for r in spread) == sorted(images.ids)  # nothing lost, nothing twice
+    assert started_run(tmp_path / "alone", *own).communicate(timeout=300)
+    spread, alone = found(tmp_path / "spread"), {r["image"]: r for r in found(tmp_path / "alone")}
+    assert len(spread) == len(alone) == 16 and '"n": 16' in said  # nothing lost, nothing twice
+    assert "mine_on_a_cluster" in spread[0]["code"]
     assert all([r[f] for f in FATE] == [alone[r["image"]][f] for f in FATE] for r in spread)
-    assert '"n": 16' in said
 
 
 def test_several_processes_share_an_experiment_and_take_over_from_a_killed_one(tmp_path):
@@ -197,6 +223,7 @@ def test_tls_is_used_where_it_is_asked_for_and_strangers_are_refused(tmp_path):
     with Cluster(tmp_path, "tls", security) as cluster:
         run = started_run(
             tmp_path / "results",
+            "--scheduler",
             cluster.address,
             "--tls-ca",
             cert,

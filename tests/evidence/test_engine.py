@@ -459,3 +459,18 @@ def test_what_the_queue_lacks_is_listed_with_the_images_on_record(images, tmp_pa
         for _, found, wanted in evidence.outstanding(tmp_path / "queue.txt", tmp_path)
     ]
     assert left == [(2, 5), (0, 2)]
+
+
+def test_a_device_that_is_none_is_told_before_any_work(images, tmp_path):
+    with pytest.raises(ValueError, match="unknown device 'tpu'; use cpu, cuda"):
+        evidence.run(Experiment("none", FAST), images, device="tpu", results=tmp_path)
+
+
+def test_the_command_needs_no_home(tmp_path):
+    env = {k: v for k, v in os.environ.items() if k not in ("HOME", "USERPROFILE")}
+    command = [sys.executable, "-m", "hetpure_lab", "run", "--split", "sample", "--n-images", "1"]
+    command += ["--defence", "none", "--attack", "noise"]
+    done = subprocess.run(
+        command, env=env | {"HETPURE_RESULTS": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and '"n": 1' in done.stdout, done.stderr

@@ -296,3 +296,8 @@ def test_a_random_sample_of_committed_records_is_true():
         verdict, _ = verify.file(path, verify.images_of(path), ())
         assert not verdict.faults, f"{path.name}: {verdict.faults[0]}"
         assert verdict.looked_at
+
+
+def test_a_file_that_is_neither_there_nor_entered_is_not_as_entered(tmp_path):
+    with pytest.raises(ValueError, match="nothing.jsonl is no file of records under"):
+        manifest.differences(tmp_path, [tmp_path / "nothing.jsonl"])
