@@ -579,10 +579,8 @@ STATEMENTS = (
         "unknown-attacks",
         "§1",
         "purification defends against unknown attacks, adversarial training does not",
-        why="needs records of an attack outside an l_p ball, against the method and adversarial"
-        " training; such an attack enters as a plug-in (Bring your own)",
-        command="hetpure --plugin my_attack.py run --defence hetpure --attack my-attack"
-        " --n-images 64",
+        over("hetpure", "at", "spatial"),
+        why="an attack outside every l_p ball: rotation and translation",
     ),
 )
 

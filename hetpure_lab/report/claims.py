@@ -20,6 +20,7 @@ from hetpure_lab.evidence import compare
 from hetpure_lab.evidence.compare import NOT_HERE
 from hetpure_lab.paper import claims
 from hetpure_lab.paper.claims import Row
+from hetpure_lab.report import history
 
 PAPER = "https://arxiv.org/abs/2503.01407"
 # comparisons stand on the scorecard, line by line
@@ -32,11 +33,42 @@ KINDS = {
     "number": "Printed numbers",
 }
 
+FIND = """```{{raw}} html
+<p><label>Find a claim: <input id="find" type="search" placeholder="words, as in: random mask"
+ style="width: 100%; max-width: 30em; font-size: 1rem"></label>
+ <span id="found" role="status" aria-live="polite"></span></p>
+<script>
+addEventListener("DOMContentLoaded", () => {{
+ const box = document.getElementById("find"), told = document.getElementById("found");
+ const rows = [...document.querySelectorAll("article table tbody tr")].filter(
+  row => row.cells.length === {columns});
+ const kept = rows.map(row => row.textContent.toLowerCase());
+ const find = () => {{
+  const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  let n = 0;
+  rows.forEach((row, i) => {{
+   const hit = words.every(word => kept[i].includes(word));
+   row.hidden = !hit; n += hit;
+  }});
+  told.textContent = words.length ? `${{n}} of ${{rows.length}} claims` : "";
+ }};
+ box.addEventListener("input", find);
+ box.value = new URLSearchParams(location.search).get("find") ?? "";
+ find();
+}});
+</script>
+```
+"""
+
 INDEX = """# Claims
 
 Every claim of the paper {{cite:p}}`pei2025divide`: {count} of them, each with a verdict, its scale,
 what was measured, the records and the command that repeats it. Verdicts and scales are explained on
-the [scorecard](scorecard.md). All rows with all fields:
+the [scorecard](scorecard.md). The name of a claim leads to its page; where it has none,
+`hetpure claims NAME` prints one.
+
+{find}
+All rows with all fields:
 
 ```bash
 hetpure claims --json      # every row as values
@@ -79,8 +111,9 @@ def file(row: Row) -> str:
     return f"{row.id.lower()}.md"
 
 
-def page(row: Row) -> str:
-    """The page of one claim: verdict and scale first, then the statement, what we know and how."""
+def page(row: Row, past: Sequence[history.Entry] = ()) -> str:
+    """The page of one claim: verdict and scale first, then the statement, what we know and how, and
+    its history from the `past` entries."""
     lines = [
         f"# {row.id}",
         "",
@@ -117,7 +150,7 @@ def page(row: Row) -> str:
         "```",
         "",
     ]
-    lines += [f"**History:** {history(row)}", ""]
+    lines += [f"**History:** {history.said(past)}{counterfactual(row)}", ""]
     return "\n".join(lines)
 
 
@@ -146,18 +179,16 @@ def picture(row: Row) -> str:
     )
 
 
-def history(row: Row) -> str:
-    """What the verdict was before the rule of today, and why that changed."""
+def counterfactual(row: Row) -> str:
+    """What the rule before this one would say of the same records."""
     if not row.before:
-        return "first judged in November 2026."
+        return ""
     same = {"supported": "verified", "contradicted": NOT_HERE, "open": "inconclusive"}[row.before]
-    why = "the side of zero on which the interval lay decided, without correction for other tests"
-    end = (
-        "the rule of today agrees."
-        if row.verdict == same
-        else "the sign-flip test after Holm's correction, and the floor, decide now."
+    agrees = "agrees" if row.verdict == same else "does not agree"
+    why = "the side of zero on which the interval lies, without correction for other tests"
+    return (
+        f" By the rule until November 2026 ({why}) it would read *{row.before}*; today's {agrees}."
     )
-    return f"until November 2026 this would have read *{row.before}*: {why}; {end}"
 
 
 def index(rows: Sequence[Row]) -> str:
@@ -169,37 +200,45 @@ def index(rows: Sequence[Row]) -> str:
         f"| {title} | {' | '.join(str(count[kind, word] or '–') for word in words)} |"
         for kind, title in KINDS.items()
     ]
-    parts = [INDEX.format(count=len(rows), counts="\n".join([head, *counts]))]
+    find = FIND.format(columns=len(COLUMNS))
+    parts = [INDEX.format(count=len(rows), counts="\n".join([head, *counts]), find=find)]
     for kind, title in KINDS.items():
         chosen = [row for row in rows if row.kind == kind]
         parts.append(f"## {title}\n\n{_listed(kind, chosen)}\n")
     return "\n".join(parts)
 
 
+COLUMNS = ("claim", "says", "verdict", "scale", "here")
+BESIDE = {
+    "comparison": "With clean accuracy and attack, line by line, on the [scorecard](scorecard.md).",
+    "number": "Small networks cannot test a number of other networks. What they give stands beside"
+    " it, in per cent.",
+}
+
+
 def _listed(kind: str, rows: Sequence[Row]) -> str:
-    if kind == "number":
-        return (
-            "Beside each printed number: the tables of chapters 5 to 8, and `hetpure claims"
-            " --json`."
-        )
-    if kind == "comparison":
-        return "Line by line on the [scorecard](scorecard.md)."
-    head = "| claim | says | verdict | scale | here |\n|---|---|---|---|---|\n"
+    head = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+    name = lambda row: f"[{row.id}](claims/{file(row)})" if kind in WITH_PAGE else f"`{row.id}`"
     here = lambda row: str(row.measured or text(row.found)[:60] or "–")
     line = lambda row: (
-        f"| [{row.id}](claims/{file(row)}) | {text(row.statement)[:160]} | **{row.verdict}** |"
+        f"| {name(row)} | {text(row.statement)[:160]} | **{row.verdict}** |"
         f" {row.scale or '–'} | {here(row)} |"
     )
-    return head + "\n".join(map(line, rows))
+    said = f"{BESIDE[kind]}\n\n" if kind in BESIDE else ""
+    return said + head + "\n".join(map(line, rows))
 
 
 def write(book: Path = ROOT / "book", results: Path = RESULTS) -> list[Path]:
-    """Write the index and a page per claim that is more than a number or a line of a table; pages
-    of
-    claims that are gone are removed."""
+    """Write the index and a page per claim that is more than a number or a line of a table.
+
+    Verdicts that changed are noted, pages of claims that are gone removed."""
     rows, folder = claims.every(results), book / "claims"
     folder.mkdir(exist_ok=True)
-    pages = {folder / file(row): page(row) for row in rows if row.kind in WITH_PAGE}
+    history.append([row for row in rows if row.kind in WITH_PAGE], results)
+    past = history.read(results)
+    pages = {
+        folder / file(row): page(row, past.get(row.id, ())) for row in rows if row.kind in WITH_PAGE
+    }
     for old in set(folder.glob("*.md")) - set(pages):
         old.unlink()
     for path, said in (pages | {book / "claims.md": index(rows)}).items():
@@ -278,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.json:
         print(json.dumps([row.as_json() for row in rows], indent=1, ensure_ascii=False))
     elif args.claim:
-        print(page(rows[0]))
+        print(page(rows[0], history.read().get(rows[0].id, ())))
     else:
         print(
             "\n".join(

@@ -16,6 +16,7 @@ from hetpure_lab.evidence.compare import Judged, Known
 from hetpure_lab.paper import checked, claims
 from hetpure_lab.paper.printed import TABLES
 from hetpure_lab.report import claims as shown
+from hetpure_lab.report import history
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +121,10 @@ def test_unknown_claims_are_explained():
 
 def test_pages_are_up_to_date_and_put_the_verdict_first(rows, tmp_path):
     with_page = [r for r in rows if r.kind in shown.WITH_PAGE]
+    past = history.read()
     assert len(with_page) >= 60
     for row in with_page:
-        page = shown.page(row)
+        page = shown.page(row, past.get(row.id, ()))
         assert page.splitlines()[2].startswith(f"**{row.verdict}**")
         assert "What would change our mind" in page and "History" in page
         assert (ROOT / "book" / "claims" / shown.file(row)).read_text() == page, (
