@@ -111,7 +111,8 @@ def _measured(slug: str, results: Path) -> str:
     head = "## What was measured"
     if not found:
         return f"{head}\n\nNothing yet. To measure it:\n\n{command}"
-    parts = [head, _beside_the_paper(slug, results), "Every record of it, the most images first:"]
+    parts = [head, _against_the_method(slug, results), _beside_the_paper(slug, results)]
+    parts.append("Every record of it, the most images first:")
     parts += [_table(pd.DataFrame(found), "long"), f"To repeat it:\n\n{command}"]
     return "\n\n".join(filter(None, parts))
 
@@ -129,6 +130,19 @@ def _records(slug: str, results: Path) -> Iterator[dict]:
             "attacked": tables.percent(row, "adversarial_single"),
             "record": f"{row['bench']}/{row['file']}",
         }
+
+
+def _against_the_method(slug: str, results: Path) -> str:
+    """What the paired test under exact PGD says of each of its settings, as chapter 11 has it."""
+    pairs = tables.against_the_method(BENCH, results=results)
+    own = [] if pairs.empty else pairs[pairs["defence"].str.partition(":")[0] == slug].itertuples()
+    lines = [
+        f"- {tables.called(row.defence)}: {tables.unbroken(row.difference)} points, n = {row.n}:"
+        f" {tables.verdict(row.verdict)}"
+        for row in own
+    ]
+    said = "Under exact PGD, it minus the method on the same images, after Holm's correction:"
+    return "\n".join([said, "", *lines]) if lines else ""
 
 
 def printed_as(slug: str) -> str:
