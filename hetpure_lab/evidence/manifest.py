@@ -88,7 +88,9 @@ def announce(results: Path, path: Path, added: bytes) -> None:
     said = _announced(results, path) | _digests(added)
     place = _place(results, path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text("\n".join(sorted(said)))
+    new = place.with_suffix(f".{os.getpid()}")
+    new.write_text("\n".join(sorted(said)))
+    new.replace(place)  # at once: what was announced before is not lost on the way
 
 
 def enter_appended(results: Path, path: Path, before: int, text: bytes) -> bool:

@@ -363,7 +363,8 @@ def test_new_settings_leave_the_names_of_old_records_alone():
 
 
 def test_presets_are_what_they_say():
-    paper, strong = PRESETS["paper"], PRESETS["strong"]
+    paper, strong, thrifty = PRESETS["paper"], PRESETS["strong"], PRESETS["thrifty"]
+    assert 10 * thrifty.iterations * thrifty.eot <= paper.iterations * paper.eot
     assert (paper.iterations, paper.eot, paper.step, paper.keep, paper.random_start) == (
         200,
         20,

@@ -4,6 +4,7 @@ as decided before it is.
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -126,3 +127,15 @@ def test_an_equal_result_is_one_that_leaves_no_more_of_the_same_images(tmp_path)
         benchmark.equal_result(2.0, 1.0, 0.1, tmp_path / "nothing")["equal_result_over_ours"]
         is None
     )
+
+
+def test_the_command_writes_where_it_is_told(tmp_path, monkeypatch, capsys):
+    """With its parts replaced, since they measure for minutes."""
+    parts = ("exact_over_floor", "released_loop_over_ours", "dask_2_over_1")
+    for part in parts:
+        monkeypatch.setattr(benchmark, part, lambda *_, part=part: {part: 2.0})
+    monkeypatch.setattr(benchmark, "saved_bytes", lambda bench, steps: steps)
+    benchmark.main(["--to", str(tmp_path / "new" / "bench.json")])
+    found = json.loads((tmp_path / "new" / "bench.json").read_text())
+    assert all(found[part] == 2.0 for part in parts) and found["saved_bytes_40_over_10"] == 4
+    assert 0 <= found["minutes"] < 2 and "exact_over_floor: 2" in capsys.readouterr().out

@@ -25,7 +25,7 @@ from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.common import specs
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import Experiment, command, engine, pixels, records, select
+from hetpure_lab.evidence import Experiment, command, engine, manifest, pixels, records, select
 from hetpure_lab.evidence.outcomes import RULES, Outcomes, column_record
 from hetpure_lab.networks import benches
 
@@ -240,6 +240,49 @@ def test_what_was_acknowledged_survives_twenty_kills_at_random_instants(tmp_path
     assert len(lines) == len(whole(path)) >= 60  # nothing twice
     records.append(path, [{"image": "the next", "fill": "the next" * 200}])
     assert "the next" in whole(path)
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from hetpure_lab.evidence import manifest, records
+results, where = Path(sys.argv[1]), sys.argv[2]
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+def torn(file, text):
+    os.write(file, text[: len(text) - 7])
+    stop()
+records.append(results / "bench" / "r.jsonl", [{"image": "first"}], results)
+if where == "announced":
+    records._write = stop
+elif where == "half written":
+    records._write = torn
+elif where == "written":
+    records._enter = stop
+else:
+    manifest._write = stop
+records.append(results / "bench" / "r.jsonl", [{"image": "second"}, {"image": "third"}], results)
+"""
+
+
+@pytest.mark.parametrize("where", ["announced", "half written", "written", "entering"])
+def test_a_run_that_is_killed_while_it_appends_leaves_a_manifest_that_mends_itself(where, tmp_path):
+    """Lines announced and not yet entered are the engine's own: the next append enters them, and
+    nobody is told that they are foreign.
+    """
+    command = [sys.executable, "-c", STOPPED, str(tmp_path), where]
+    assert subprocess.run(command, env=os.environ).returncode == -signal.SIGKILL
+    path = tmp_path / "bench" / "r.jsonl"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a torn line
+        found = set(records.read(path))
+    whole = {"announced": 1, "half written": 2}.get(where, 3)
+    assert len(found) == whole and "first" in found
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        records.append(path, [{"image": "next"}], tmp_path)
+    assert manifest.differences(tmp_path) == []
+    assert not any((tmp_path / ".announced").iterdir())
 
 
 def test_two_writers_at_once_lose_and_mix_nothing(tmp_path):
