@@ -28,7 +28,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
     "attack",
     order=(
         "pgd bpda pgd-mask per-step autoattack autoattack-corrected square transfer transfer-from "
-        "low-frequency spatial noise"
+        "growing low-frequency spatial noise"
     ).split(),
 )
 register = ATTACKS.register

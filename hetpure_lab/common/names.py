@@ -63,6 +63,7 @@ ATTACKS = {
     "square": "Square",
     "transfer": "transferred from the undefended network",
     "transfer-from": "transferred from",
+    "growing": "PGD of growing averages",
     "low-frequency": "PGD in low frequencies",
     "spatial": "rotation and translation",
     "noise": "random noise",
@@ -78,6 +79,7 @@ BUDGETS = {
     "transfer": (50, 1),
     "transfer-from": (20, 8),
     "per-step": (20, 8),
+    "growing": (10, 8),
     "low-frequency": (20, 8),
 }
 BENCHES = {

@@ -61,6 +61,8 @@ FAMILIES = {
     "study": "all lines of one table of a study (Figs 3, 4, 6 and 9)",
     "votes": "McNemar's tests of the votes of one table",
     "premise": "all masks of chapter 14 against the curve of uniform noise",
+    "candidate": "all attacks of the frozen candidate, measured or not, against the curve of"
+    " uniform noise",
     "faults": "all faults of the bug zoo on one bench",
 }
 

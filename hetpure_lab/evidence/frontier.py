@@ -217,6 +217,35 @@ def _highest(ordered: Sequence[Point]) -> list[Point]:
     ]
 
 
+def trend(
+    pairs: Sequence[tuple[Point, Sequence[Point]]],
+    against: Sequence[float],
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Accuracy:
+    """The slope of the distances of several points, each to a curve of its own, `against` a number
+    of each (least squares), images resampled for all together. `ValueError` for fewer than two
+    pairs, or if all numbers are the same."""
+    x = np.asarray(against, dtype=float)
+    if len(pairs) < 2 or len(pairs) != len(x) or not np.ptp(x):
+        raise ValueError(f"a trend needs two different numbers at least, not {list(against)}")
+    flat = shared([p for point, curve in pairs for p in (point, *curve)])
+    sizes = [1 + len(curve) for _, curve in pairs]
+    groups = [flat[end - size : end] for size, end in zip(sizes, np.cumsum(sizes))]
+    for group in groups:
+        _checked(group[1:])
+    pull = (x - x.mean()) / np.square(x - x.mean()).sum()
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        slope = np.zeros(weights.shape[:-1])
+        for group, share in zip(groups, pull):
+            c, a = _means(group, weights)
+            slope = slope + share * (a[..., 0] - height(c[..., 1:], a[..., 1:], c[..., :1])[..., 0])
+        return slope
+
+    return stats.reweighted(statistic, len(flat[0].images), seed, resamples)
+
+
 # ---- the curve with its band -----------------------------------------------------------------
 
 

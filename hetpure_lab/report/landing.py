@@ -27,7 +27,7 @@ from hetpure_lab.evidence import ablations, frontier, read, studies
 from hetpure_lab.evidence.compare import compare, known
 from hetpure_lab.evidence.frontier import OffTheCurve, Point
 from hetpure_lab.paper.printed import COST, TABLES
-from hetpure_lab.report import plots, premise, tables
+from hetpure_lab.report import candidate, plots, premise, tables
 
 BENCH, ATTACK, METHOD = "cifar10-small", "pgd", "hetpure"
 FOUND = "**Found.**"
@@ -160,6 +160,7 @@ def outcomes(results: Path = RESULTS) -> dict[int, str]:
         12: _ladder(results),
         13: _known_world(),
         14: _premise(results),
+        15: candidate.outcome(results),
     }
 
 

@@ -223,6 +223,7 @@ SMALL = (
     "square:iterations=6,eot=2,refresh=3,confirm=2",
     "transfer:iterations=4",
     "per-step:iterations=2,eot=2,keep=best",
+    "growing:iterations=2,eot=2,stages=2,confirm=2",
     "low-frequency:iterations=2,eot=2,random_start=1,keep=best",
     "spatial:grid=3+2+1,eot=2",
     "spatial:search=gradient,iterations=3,eot=2",
@@ -328,7 +329,8 @@ def test_any_attack_refuses_an_unknown_norm_and_gradient(text):
     autoattack:version=standard
     autoattack-corrected:losses=ce+l2
     autoattack-corrected:accept=0
-    per-step:weight=-1 per-step:gradient=bpda low-frequency:share=0 spatial:grid=3+3
+    per-step:weight=-1 per-step:gradient=bpda low-frequency:share=0
+    growing:stages=0 growing:momentum=0.5 growing:via=2 spatial:grid=3+3
     spatial:degrees=200
     spatial:search=hill spatial:norm=L2""".split(),
 )

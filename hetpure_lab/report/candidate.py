@@ -1,0 +1,156 @@
+"""The frozen candidate for a better heterogeneous purifier: what decides on it, and the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hetpure_lab.common import names, stats
+from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.evidence import compare, frontier
+from hetpure_lab.evidence.frontier import Distance
+from hetpure_lab.report import premise
+from hetpure_lab.report.premise import Setting
+
+FILE = "candidate.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What was frozen: the `defence` on `bench`, the split and number of images that decide, and
+    the attack of each kind."""
+
+    defence: str
+    bench: str
+    frozen: str
+    reason: str
+    split: str
+    images: int
+    attacks: dict[str, str]
+
+    @classmethod
+    def load(cls, results: Path = RESULTS) -> Candidate:
+        """From `FILE`."""
+        text = json.loads((results / FILE).read_text())
+        where = text["decided on"]
+        plain = {name: text[name] for name in ("defence", "bench", "frozen", "reason", "attacks")}
+        return cls(**plain, split=where["split"], images=where["images"])
+
+    def setting(self, attack: str) -> Setting:
+        """Where an attack of it is compared with the curve of uniform noise at equal calls."""
+        return Setting(self.bench, attack, self.split)
+
+    def rivals(self, attack: str) -> dict[str, tuple[str, str]]:
+        """What stands beside it on the same images: name to bench and defence."""
+        at = "at:model=pgd-at-l2" if "L2" in attack else "at"
+        return {
+            "the method, same denoiser, 5 steps": (self.bench, "hetpure:steps=5"),
+            "the method, small denoiser": ("cifar10-small", "hetpure"),
+            "adversarial training": ("cifar10-small", at),
+        }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The candidate under one attack: its `distance` to the curve with the `holm` p-value over all
+    attacks, or what is missing (`waits`)."""
+
+    name: str
+    attack: str
+    distance: Distance | None = None
+    holm: float = 1.0
+    waits: str = ""
+
+
+def trials(candidate: Candidate, results: Path = RESULTS) -> list[Trial]:
+    """One per attack of the candidate. Holm's correction counts all attacks, measured or not: what
+    is not measured yet has a p-value of 1."""
+    found = []
+    for name, attack in candidate.attacks.items():
+        setting = candidate.setting(attack)
+        point, curve = setting.point(candidate.defence, results), setting.curve(results)
+        if point is None or len(point.images) < candidate.images:
+            has = len(point.images) if point else 0
+            found.append((name, attack, None, f"{has} of {candidate.images} images"))
+            continue
+        whole = [p for p in curve if set(point.images) <= set(p.images)]
+        try:
+            found.append((name, attack, frontier.distance(point, whole), ""))
+        except ValueError as error:
+            found.append((name, attack, None, str(error)))
+    p = compare.corrected("candidate", [d.p if d else 1.0 for _, _, d, _ in found])
+    return [Trial(name, attack, d, holm, waits) for (name, attack, d, waits), holm in zip(found, p)]
+
+
+def verdict(found: Sequence[Trial]) -> str:
+    """``survives``, ``does not survive`` or ``not measured yet``: by the rule that was frozen with
+    it."""
+    waiting = [t for t in found if t.distance is None]
+    words = [stats.word(t.distance.difference, t.holm) for t in found if t.distance]
+    if waiting:
+        return "not measured yet"
+    return "survives" if all(word == "higher" for word in words) else "does not survive"
+
+
+def sentence(candidate: Candidate, found: Sequence[Trial]) -> str:
+    """The verdict with what decided it."""
+    word = verdict(found)
+    parts = [
+        f"The candidate **{word}**" if word != "not measured yet" else f"**{word.capitalize()}**"
+    ]
+    for trial in found:
+        said = trial.waits
+        if trial.distance:
+            side = {"higher": "above", "lower": "below"}.get(
+                stats.word(trial.distance.difference, trial.holm), "not told apart from"
+            )
+            d = trial.distance.difference
+            said = f"{side} the curve, {d} points, n = {d.n}, p = {trial.holm:.3f}"
+        parts.append(f"{trial.name}: {said}")
+    return "; ".join([f"{parts[0]} (frozen {candidate.frozen})", *parts[1:]]) + "."
+
+
+def table(candidate: Candidate, results: Path = RESULTS) -> pd.DataFrame:
+    """Clean and attacked accuracy of the candidate, the levels of the curve and the rivals, under
+    every attack, as far as there are records."""
+    lines = []
+    for kind, attack in candidate.attacks.items():
+        setting = candidate.setting(attack)
+        shown = {
+            "the candidate": setting.point(candidate.defence, results),
+            **{names.defence(text): setting.point(text, results) for text in setting.uniform()},
+        }
+        for name, (bench, text) in candidate.rivals(attack).items():
+            shown[name] = Setting(bench, attack, candidate.split).point(text, results)
+        measured = {name: point for name, point in shown.items() if point}
+        curve = setting.curve(results)
+        for name, point in measured.items():
+            clean, attacked = (stats.mean_rate(v) for v in (point.clean, point.attacked))
+            beside = (
+                ""
+                if name.startswith("uniform")
+                else premise.apart(point, curve)
+                if len(curve) > 1
+                else ""
+            )
+            line = {
+                "clean, %": str(clean),
+                "attacked, %": str(attacked),
+                "images": len(point.images),
+            }
+            lines.append({"attack": kind, "defence": name} | line | {"minus the curve": beside})
+        if not measured:
+            lines.append({"attack": kind, "defence": "not measured yet"})
+    return pd.DataFrame(lines).set_index(["attack", "defence"]).fillna("")
+
+
+def outcome(results: Path = RESULTS) -> str:
+    """What came out, for the chapter's title."""
+    if not (results / FILE).exists():
+        return "A candidate for a better purifier: not frozen yet."
+    chosen = Candidate.load(results)
+    return f"A better heterogeneous purifier? {sentence(chosen, trials(chosen, results))}"
