@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -35,7 +36,19 @@ from hetpure_lab.paper import printed
 from hetpure_lab.report import tables
 
 RADII = {"Linf": ("2/255", "4/255", "8/255"), "L2": ("0.25", "0.5", "1")}
-DECLARED = ("pgd", "bpda", "autoattack-corrected", "pgd-mask", "transfer", "square")
+DECLARED = (
+    "pgd",
+    "bpda",
+    "autoattack-corrected",
+    "pgd-mask",
+    "per-step",
+    "low-frequency",
+    "transfer",
+    "transfer-from",
+    "square",
+)
+HOME = "cifar10-small"  # the bench whose entries need the headline attack on enough images
+LEAST = 16  # images, below which a defence of another bench has no entry
 FIELDS = {
     "defence": str,
     "bench": str,
@@ -75,6 +88,11 @@ def found(known: Known, defence: str, norm: str, eps: float) -> dict[str, Eviden
     return kept
 
 
+def _ball(norm: str, radius: str) -> tuple[str, float]:
+    top, _, bottom = radius.partition("/")
+    return norm, float(top) / float(bottom or 1)
+
+
 def worst_case(attacks: dict[str, Evidence]) -> dict:
     """What is left under the worst attack of each image, on the images that most attacks share: an
     attack seen on fewer than half as many as the longest is left out, and named so."""
@@ -100,8 +118,7 @@ def entry(defence: str, bench: str = "cifar10-small", results: Path = RESULTS) -
     worst_by, files, clean = {}, [], []
     for norm, radii in RADII.items():
         for radius in radii:
-            top, _, bottom = radius.partition("/")
-            if attacks := found(known, defence, norm, float(top) / float(bottom or 1)):
+            if attacks := found(known, defence, *_ball(norm, radius)):
                 worst_by[f"{norm} {radius}"] = worst_case(attacks)
                 files += [e.about for e in attacks.values()]
                 clean += list(attacks.values())
@@ -120,7 +137,7 @@ def entry(defence: str, bench: str = "cifar10-small", results: Path = RESULTS) -
         "calls": tables.cost(defence),
         "scale": scale,
         "date": _date(longest),
-        "claimed": claimed(defence),
+        "claimed": claimed(defence, bench),
         "records": sorted(set(files)),
         "rescored": rescored(clean),
         "command": f"hetpure run --bench {bench} --defence {defence} --attack pgd --n-images 64",
@@ -128,8 +145,11 @@ def entry(defence: str, bench: str = "cifar10-small", results: Path = RESULTS) -
 
 
 def _date(e: Evidence) -> str:
-    """The commit that made an entry's longest records: their only clock."""
-    return next(iter(e.records.values())).get("commit", "")
+    """The commit that made an entry's longest records, with its day where the history knows it."""
+    commit = next(iter(e.records.values())).get("commit", "")
+    asked = ["git", "-C", ROOT, "show", "-s", "--format=%as", commit]
+    day = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return f"{day} ({commit})" if day else commit
 
 
 def rescored(attacks: Sequence[Evidence]) -> dict:
@@ -139,9 +159,9 @@ def rescored(attacks: Sequence[Evidence]) -> dict:
     return {"labels": sum(n.of for n in notes), "differing": sum(n.differing for n in notes)}
 
 
-def claimed(defence: str) -> dict:
-    """What a paper claims for it: the first table of the paper with such a row."""
-    for name in ("Table 1", "Table 3", "Table 5"):
+def claimed(defence: str, bench: str = HOME) -> dict:
+    """What a paper claims for it: the first table of the paper with such a row on that bench."""
+    for name in (name for name, table in printed.TABLES.items() if table.bench == bench):
         for row in printed.TABLES[name].rows:
             if row.ours and specs.normal(row.ours, DEFENCES) == defence:
                 robust = dict(zip(printed.TABLES[name].attacks, row.robust))
@@ -183,9 +203,26 @@ def entries(results: Path = RESULTS) -> Iterator[dict]:
 
 
 def eligible(bench: str, results: Path = RESULTS) -> list[str]:
-    """The defences that met the headline attack on enough images."""
-    met = compare.known(bench, results).met("pgd")
-    return sorted(d for d, r in met.items() if len(r) >= compare.ENOUGH and d != "none")
+    """The defences that met the headline attack on enough images; elsewhere than on `HOME`, a
+    declared attack of any ball on `LEAST`."""
+    known = compare.known(bench, results)
+    if bench == HOME:
+        enough = [d for d, r in known.met("pgd").items() if len(r) >= compare.ENOUGH]
+    else:
+        balls = [(norm, radius) for norm, radii in RADII.items() for radius in radii]
+        met = lambda d: [e for ball in balls for e in found(known, d, *_ball(*ball)).values()]
+        enough = [
+            d
+            for d in {cell[0] for cell in known.cells}
+            if max((len(e.records) for e in met(d)), default=0) >= LEAST
+        ]
+    return sorted(d for d in enough if d != "none")
+
+
+def with_entries(results: Path = RESULTS) -> list[str]:
+    """The benches that have a defence to enter, `HOME` first."""
+    found = [b for b in compare.everything(results) if eligible(b, results)]
+    return sorted(found, key=lambda b: (b != HOME, b))
 
 
 # ---- the page --------------------------------------------------------------------------------
@@ -195,9 +232,11 @@ PAGE = """# Leaderboard
 Randomised defences under one protocol, on the same images and networks: for each image the attack
 that hurts it most, of those declared ({declared}), through the whole defence. Half of the
 purifications choose the worst attack, the other half score it. Per cent of right answers of one
-purification, with a 95 % interval over images. *Claimed* is what the paper's tables print for the
-same method on other networks: it cannot be compared with a cell, it says what was promised. *Front*
-marks what no cheaper defence surpasses at the largest radius. Click a head to sort.
+purification, with a 95 % interval over images and their number. *Claimed* is what the paper's
+tables print for the same method on other networks: it cannot be compared with a cell, it says what
+was promised. *Front* marks what no cheaper defence of the same bench surpasses. *Scale* is that of
+the [scorecard](scorecard.md): with fewer than 64 images an entry is a toy. Entries of two benches
+have other networks or images and cannot be compared. A head sorts, by mouse or by keyboard.
 
 """
 
@@ -217,18 +256,29 @@ An entry is JSON with these fields: {fields}. Numbers that its records do not sa
 missing, or labels that come out differently when scored again, are refused in a sentence.
 """
 
-SORT = """<script>
-document.querySelectorAll("table.leaderboard th").forEach((head, column) =>
- head.addEventListener("click", () => {
-  const body = head.closest("table").tBodies[0], rows = [...body.rows];
-  const up = head.dataset.up !== "1";
-  const key = row => {
-    const cell = row.cells[column].dataset.value ?? row.cells[column].textContent;
-    const n = parseFloat(cell); return isNaN(n) ? cell : n; };
+SORT = """<style>
+.leaderboard button { font: inherit; font-weight: bold; background: none; border: 0; padding: 0;
+ color: inherit; cursor: pointer; text-align: inherit; white-space: nowrap; }
+.leaderboard th[aria-sort=ascending] button::after { content: " ▲"; }
+.leaderboard th[aria-sort=descending] button::after { content: " ▼"; }
+.leaderboard td { white-space: nowrap; }
+.leaderboard td:first-child, .leaderboard td.said { white-space: normal; min-width: 9em; }
+</style>
+<script>
+document.querySelectorAll("table.leaderboard").forEach(table => {
+ const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+ const key = (row, column) => {
+  const cell = row.cells[column].dataset.value ?? row.cells[column].textContent;
+  const n = parseFloat(cell); return isNaN(n) ? cell : n; };
+ heads.forEach((head, column) => head.firstChild.addEventListener("click", () => {
+  const up = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
   const order = (x, y) => x < y ? -1 : x > y ? 1 : 0;
-  rows.sort((a, b) => (up ? 1 : -1) * order(key(a), key(b))).forEach(row => body.append(row));
-  head.dataset.up = up ? "1" : "0";
-}));
+  [...body.rows].sort((a, b) => up * order(key(a, column), key(b, column)))
+   .forEach(row => body.append(row));
+  heads.forEach(other => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", up > 0 ? "ascending" : "descending");
+ }));
+});
 </script>"""
 
 
@@ -247,49 +297,59 @@ COLUMNS = [
 ]
 
 
+HEADS = ("attacks", "calls", "front", "scale", "claimed", "scored again", "version")
+
+
 def page(rows: Sequence[dict]) -> str:
-    """The page of entries."""
-    top = "Linf 8/255"
-    points = {
-        e["defence"]: (e["calls"], e["worst"][top]["value"]) for e in rows if top in e["worst"]
-    }
-    front = set(tables.pareto(points))
-    heads = [
-        "defence",
-        "clean",
-        *(c.head for c in COLUMNS),
-        "attacks",
-        "calls",
-        "front",
-        "scale",
-        "claimed",
-        "scored again",
-        "version",
-    ]
-    lines = sorted(rows, key=lambda e: -e["worst"].get(top, {"value": -1})["value"])
-    body = "".join(f"<tr>{''.join(_cells(e, front))}</tr>\n" for e in lines)
-    head = "".join(f"<th>{h}</th>" for h in heads)
-    table = (
-        '<table class="leaderboard dataframe" style="font-size:'
-        f' 75%"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>'
-    )
-    raw = f"```{{raw}} html\n{table}\n{SORT}\n```\n"
+    """The page of entries: a section for each bench."""
+    benches = list(dict.fromkeys(e["bench"] for e in sorted(rows, key=_place)))
+    declared = ", ".join(names.ATTACKS.get(a, a) for a in DECLARED)
+    sections = [section(bench, [e for e in rows if e["bench"] == bench]) for bench in benches]
     fields = ", ".join(f"`{name}`" for name in FIELDS)
+    sort = f"```{{raw}} html\n{SORT}\n```\n"
     return (
-        PAGE.format(declared=", ".join(names.ATTACKS.get(a, a) for a in DECLARED))
-        + raw
-        + SUBMIT.format(fields=fields)
+        PAGE.format(declared=declared) + "\n".join(sections) + sort + SUBMIT.format(fields=fields)
     )
+
+
+def _place(e: dict) -> tuple:
+    return e["bench"] != HOME, e["bench"]
+
+
+def section(bench: str, rows: Sequence[dict]) -> str:
+    """The table of one bench, ordered by the ball that most of its entries have."""
+    top = max(COLUMNS, key=lambda c: sum(c.key in e["worst"] for e in rows))
+    left = lambda e: e["worst"].get(top.key, {"value": -1})["value"]
+    points = {e["defence"]: (e["calls"], left(e)) for e in rows if top.key in e["worst"]}
+    front = set(tables.pareto(points))
+    heads = ["defence", "clean", *(c.head for c in COLUMNS), *HEADS]
+    body = "".join(
+        f"<tr>{''.join(_cells(e, front))}</tr>\n" for e in sorted(rows, key=left, reverse=True)
+    )
+    head = "".join(
+        f"<th{' aria-sort=descending' if h == top.head else ''}><button>{h}</button></th>"
+        for h in heads
+    )
+    table = f"<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody>"
+    table = f'<table class="leaderboard dataframe" style="font-size: 75%">{table}</table>'
+    title = names.bench(bench)
+    where = (
+        f'<div tabindex="0" role="region" aria-label="{escape(title)}" style="overflow-x: auto">'
+    )
+    said = f"{len(rows)} entries, ordered by {top.head}, where the front is drawn too."
+    return f"## {title}\n\n{said}\n\n```{{raw}} html\n{where}{table}</div>\n```\n"
 
 
 def _cells(e: dict, front: set[str]) -> Iterator[str]:
-    cell = lambda said, value="": (
-        f'<td data-value="{value}">{said}</td>' if value != "" else f"<td>{said}</td>"
-    )
+    def cell(said: object, value: object = "", kind: str = "") -> str:
+        about = {"data-value": value, "class": kind}
+        attributes = "".join(f' {k}="{v}"' for k, v in about.items() if v != "")
+        return f"<td{attributes}>{said}</td>"
+
     number = lambda w: (
         cell(f"{w['value']:.1f} [{w['low']:.1f}, {w['high']:.1f}] ({w['n']})", w["value"])
         if w
-        else cell("–", -1)
+        else cell("not measured", -1)
     )
     yield cell(names.markup(e["defence"]))
     yield number(e["clean"])
@@ -303,7 +363,8 @@ def _cells(e: dict, front: set[str]) -> Iterator[str]:
     yield cell(e["scale"])
     said = "; ".join(f"{k}: {v}" for k, v in e["claimed"].items() if k != "source")
     yield cell(
-        f'<abbr title="{escape(e["claimed"]["source"])}">{escape(said)}</abbr>' if said else "–"
+        f'<abbr title="{escape(e["claimed"]["source"])}">{escape(said)}</abbr>' if said else "–",
+        kind="said",
     )
     yield cell(
         f"{e['rescored']['differing']} of {e['rescored']['labels']} labels differ"
@@ -313,14 +374,20 @@ def _cells(e: dict, front: set[str]) -> Iterator[str]:
     yield cell(escape(e["date"]))
 
 
+def file(defence: str, bench: str) -> str:
+    """The name of an entry's file."""
+    name = re.sub(r"[^\w.=+-]+", "-", defence)
+    return f"{name}.json" if bench == HOME else f"{bench}--{name}.json"
+
+
 def write(results: Path = RESULTS, book: Path = ROOT / "book") -> None:
-    """Write the entries of every eligible defence, and the page."""
+    """Write the entries of every eligible defence of every bench, and the page."""
     folder = results / "leaderboard"
     folder.mkdir(exist_ok=True)
-    for defence in eligible("cifar10-small", results):
-        name = re.sub(r"[^\w.=+-]+", "-", defence)
-        text = json.dumps(entry(defence, results=results), indent=1, ensure_ascii=False) + "\n"
-        (folder / f"{name}.json").write_text(text)
+    for bench in with_entries(results):
+        for defence in eligible(bench, results):
+            text = json.dumps(entry(defence, bench, results), indent=1, ensure_ascii=False) + "\n"
+            (folder / file(defence, bench)).write_text(text)
     (book / "leaderboard.md").write_text(page(list(entries(results))))
 
 
@@ -346,8 +413,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.write:
         write()
     else:
-        for e in sorted(
-            entries(), key=lambda e: -e["worst"].get("Linf 8/255", {"value": -1})["value"]
-        ):
+        strongest = lambda e: -e["worst"].get("Linf 8/255", {"value": -1})["value"]
+        for e in sorted(entries(), key=lambda e: (*_place(e), strongest(e))):
             left = "  ".join(f"{k} {w['value']:.1f}" for k, w in e["worst"].items())
-            print(f"{e['defence']:40} clean {e['clean']['value']:.1f}  {left}")
+            print(f"{e['bench']:22} {e['defence']:40} clean {e['clean']['value']:.1f}  {left}")

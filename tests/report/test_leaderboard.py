@@ -64,10 +64,30 @@ def test_a_defence_without_records_has_no_entry():
 
 def test_the_committed_entries_and_page_are_up_to_date():
     rows = list(leaderboard.entries())
-    assert len(rows) > 20 and (ROOT / "book" / "leaderboard.md").read_text() == leaderboard.page(
-        rows
-    )
-    on_file = {e["defence"]: e for e in rows}
-    assert set(leaderboard.eligible("cifar10-small")) == set(on_file)
-    for name in ("hetpure", "uniform:t=0.2"):
-        assert leaderboard.entry(name) == on_file[name], "run: hetpure leaderboard --write"
+    page = (ROOT / "book" / "leaderboard.md").read_text()
+    assert len(rows) > 20 and page == leaderboard.page(rows), "run: hetpure leaderboard --write"
+    on_file = {(e["bench"], e["defence"]): e for e in rows}
+    benches = leaderboard.with_entries()
+    assert len(benches) > 4 and benches[0] == leaderboard.HOME
+    assert {(b, d) for b in benches for d in leaderboard.eligible(b)} == set(on_file)
+    for key in (("cifar10-small", "hetpure"), ("svhn-small", "uniform:t=0.2")):
+        undated = lambda e: {k: v for k, v in e.items() if k != "date"}
+        made = leaderboard.entry(key[1], key[0])
+        assert undated(made) == undated(on_file[key]), "run: hetpure leaderboard --write"
+
+
+def test_a_bench_has_a_section_with_its_own_front_and_what_is_missing_is_said():
+    rows = list(leaderboard.entries())
+    for bench in {e["bench"] for e in rows}:
+        chosen = [e for e in rows if e["bench"] == bench]
+        section = leaderboard.section(bench, chosen)
+        assert section.count("<tr>") == len(chosen) + 1 and "✓" in section
+        assert section.count('aria-sort="descending"') + section.count("aria-sort=descending") == 1
+        cells = sum(c.key not in e["worst"] for e in chosen for c in leaderboard.COLUMNS)
+        assert section.count("not measured") == cells
+
+
+def test_few_images_make_a_toy_of_an_entry():
+    scales = {e["scale"] for e in leaderboard.entries() if e["bench"] == "svhn-small"}
+    small = [e for e in leaderboard.entries() if min(w["n"] for w in e["worst"].values()) < 64]
+    assert small and {e["scale"] for e in small} == {"toy"} and "toy" in scales
