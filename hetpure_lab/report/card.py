@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from hetpure_lab import data
 from hetpure_lab.attacks import ATTACKS
-from hetpure_lab.audit import checks
+from hetpure_lab.audit import checks, plans
 from hetpure_lab.audit.cases import Case, NotMeasured, comparable, worst
 from hetpure_lab.audit.checks import Check, Verdict
 from hetpure_lab.audit.flags import Evidence
@@ -204,11 +205,29 @@ class Card:
             if e.config["defence"]["name"] in (OWN, self.case.defence.partition(":")[0])
         } | {name: value for name, value in CODE.items()}
 
+    @cached_property
+    def clock(self) -> plans.Clock:
+        """How long things take here."""
+        return plans.Clock.of(self.case)
+
+    @cached_property
+    def needs(self) -> list[tuple[str, str]]:
+        """What each check needs, and how long that takes."""
+        return [plans.about(check, self.case, self.clock) for check, _ in self.rows]
+
+    def plan(self, name: str) -> list[str]:
+        """What a preset would still run, with its time; of a function, nothing."""
+        if self.case.defence == OWN:
+            return []
+        found = plans.preset(name, self.rows, self.clock)
+        return [f"{command}  # {plans.said(seconds)}" for command, seconds in found]
+
     def as_json(self) -> dict:
         """The card as values."""
         checked = [
-            {"check": c.name, "question": c.question, "chapter": c.chapter} | asdict(v)
-            for c, v in self.rows
+            {"check": c.name, "question": c.question, "chapter": c.chapter, "needs": n, "takes": t}
+            | asdict(v)
+            for (c, v), (n, t) in zip(self.rows, self.needs)
         ]
         left = self.left and asdict(self.left[0]) | {"attacks": self.left[1]}
         curves = {
@@ -226,6 +245,7 @@ class Card:
             "controls": controls,
             "curves": curves,
             "checks": checked,
+            "plans": {name: self.plan(name) for name in plans.HOURS},
             "hashes": self.hashes,
         }
 
@@ -271,9 +291,20 @@ class Card:
         parts.append(
             f"<h2>Null controls</h2>{table(['images', 'right answers', 'n'], rows)}" if rows else ""
         )
-        rows = [[c.name, c.question, v.state, v.seen or v.run] for c, v in self.rows]
-        head = ["check", "question", "state", "seen, or how to measure it"]
+        rows = [
+            [c.name, v.state, c.question, v.seen or v.run, *needs]
+            for (c, v), needs in zip(self.rows, self.needs)
+        ]
+        head = ["check", "state", "question", "seen, or how to measure it", "needs", "takes"]
         parts.append(f"<h2>Checks</h2>{table(head, rows)}")
+        for name in ("hour", "night"):
+            if lines := self.plan(name):
+                listed = escape("\n".join(lines))
+                parts.append(
+                    f"<h2>What an {name} would add</h2><pre>{listed}</pre>".replace(
+                        "an night", "a night"
+                    )
+                )
         took = sum(r.get("seconds", 0) for e in self.attacks.values() for r in e.records.values())
         parts.append(
             f"<h2>Cost</h2><p>{took / 3600:.2f} processor hours for the attacks; {self.seconds:.0f}"
@@ -284,8 +315,9 @@ class Card:
             f" decided</h2>{table(['file', 'sha256'], [[k, v] for k, v in self.hashes.items()])}"
         )
         style = (
-            "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0"
-            " 1em}table{border-collapse:collapse;font-size:80%}"
+            ":root{color-scheme:light dark}body{font:16px/1.5 sans-serif;max-width:60em;margin:2em"
+            " auto;padding:0 1em}table{border-collapse:collapse;font-size:80%}"
+            ".wide,pre{overflow-x:auto}svg{max-width:100%;height:auto;background:#fff}"
         )
         style += (
             "td,th{border:1px solid #999;padding:.2em"
@@ -310,7 +342,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     line = lambda cells, tag: (
         "<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>"
     )
-    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+    body = f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+    return f'<div class="wide" tabindex="0" role="region" aria-label="table">{body}</div>'
 
 
 def svg(points: Sequence[tuple[float, Accuracy]], over: str) -> str:
@@ -393,6 +426,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--n-images", type=int, help="of a function's live audit, instead of the budget's"
     )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="what each preset would still run, and how long it takes",
+    )
     parser.add_argument("--records-only", action="store_true", help="skip the live run")
     parser.add_argument("--json", action="store_true", help="the checks as JSON")
     parser.add_argument("--html", metavar="FILE", help="write the card as one page")
@@ -419,7 +457,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if path:
             Path(path).write_text(said())
             print(f"wrote {path}", file=sys.stderr)
-    if args.json:
+    if args.plan:
+        for name in plans.HOURS:
+            print("\n".join([f"# {name}", *(card.plan(name) or ["# nothing fits or is missing"])]))
+    elif args.json:
         print(json.dumps(card.as_json()["checks"], indent=1))
     elif not (args.html or args.latex or args.card):
         print("\n".join(f"{v.state:12}  {c.name:16}  {v.seen}" for c, v in card.rows))

@@ -10,7 +10,8 @@ import torch
 from conftest import TinyClassifier, seeded
 
 from hetpure_core import linear_schedule
-from hetpure_lab import data
+from hetpure_lab import cli, data
+from hetpure_lab.audit import plans
 from hetpure_lab.report import card
 from hetpure_lab.report.card import BadDefence
 
@@ -88,3 +89,49 @@ def test_a_function_is_attacked_and_its_card_is_a_toy():
     made = card.audit(lambda x: (4 * x).round() / 4, lab, "minute", images)
     assert made.scale == "toy" and made.left and "undefended" in {c.name for c, _ in made.rows}
     assert "<h1>" in made.html()
+
+
+def test_every_check_says_what_it_needs_and_how_long_that_takes(made):
+    checked = made.as_json()["checks"]
+    assert all(c["needs"] and c["takes"] for c in checked)
+    by_name = {c["check"]: c for c in checked}
+    assert by_name["null control"]["needs"] == "pgd" and by_name["exact gradient"]["needs"] == (
+        "a live run"
+    )
+    long, short = (
+        made.clock.seconds(f"hetpure run --defence hetpure --attack {a} --n-images 64")
+        for a in ("pgd:iterations=200,eot=20", "pgd")
+    )
+    assert long == pytest.approx(25 * short), "gradients: 200 x 20 against 20 x 8"
+    page = made.html()
+    assert "<th>needs</th><th>takes</th>" in page and "color-scheme:light dark" in page
+
+
+def test_a_preset_lists_what_fits_into_its_time_and_a_night_more_than_an_hour():
+    made = card.audit("gradual", live=False)
+    spent = {}
+    for name, hours in plans.HOURS.items():
+        found = list(plans.preset(name, made.rows, made.clock))
+        spent[name] = sum(seconds or 0 for _, seconds in found)
+        assert spent[name] <= 3600 * hours
+        assert all(line.startswith("hetpure run") for line, _ in found)
+    assert 0 < spent["minute"] + spent["hour"] < spent["night"]
+    assert made.plan("hour") == made.as_json()["plans"]["hour"]
+
+
+def test_a_time_that_nobody_knows_is_said_so(made):
+    command = "hetpure run --defence uniform:t=0.123 --attack pgd --n-images 64"
+    assert made.clock.seconds(command) is None and "not known" in plans.said(None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--defence", "uniform:t=0.1", "--n-images", "1"], "at least 2 images, not 1"),
+        (["--defence", "json:dumps", "--n-images", "2"], "the defence fails on images of shape"),
+    ],
+)
+def test_bad_input_at_the_command_line_is_one_sentence(words, said, capsys):
+    assert cli.main(["audit", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and "Traceback" not in error
