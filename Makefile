@@ -87,4 +87,4 @@ evidence: setup  ## run what is missing of the experiments behind the tables (ho
 	$(BIN)/hetpure pages
 
 clean:  ## remove what can be made again (not .venv)
-	rm -rf out book/_build book/_static/live
+	rm -rf build out book/_build book/_static/live

@@ -76,9 +76,9 @@ def prepare(html: str) -> str:
     style = page.new_tag("style")
     style.string = STYLE
     page.head.append(style)
-    first = page.find("h1")
-    if first and contents:
-        first.find_parent("section").append(contents)
+    pages = page.select_one(".toctree-wrapper")  # where the first page ends and the others follow
+    if pages and contents:
+        pages.insert_before(contents)
     return str(page)
 
 
