@@ -15,7 +15,7 @@ import math
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,8 +27,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
-from torch.utils.checkpoint import checkpoint
+from torch.utils import checkpoint
 
 __all__ = [
     "FLAT_UP_TO", "MASKS", "READINGS", "SAMPLERS", "Classifier", "Denoiser", "Draws", "GivenNoise", "HetPure", "Noise", "Plan",
@@ -43,14 +42,15 @@ Plan = list[tuple[int, Step]]  # (the time at which the step arrives, the step)
 Draws = Callable[[str, Tensor], Tensor]  # (the name of a draw, a tensor to resemble) to standard normal noise
 Ids = Sequence[int | str]  # whose noise each row of a batch gets
 Taps = Sequence[nn.Module]  # the modules at whose outputs a mask looks
-READINGS = ("paper", "released", "multi-step")
-SAMPLERS = ("ddim", "ddpm")
+READINGS, SAMPLERS = ("paper", "released", "multi-step"), ("ddim", "ddpm")
 MASKS = ("attention", "top-fraction", "random", "inverted", "all", "none")
 AHEAD = 32  # draws of noise that are sent to a device at once
 FLAT_UP_TO = 24  # denoiser calls whose states are all kept for the backward pass; longer chains are cut into segments
 SLACK = 1e-6  # by which images may leave [0, 1], as they do by rounding
 _LOCK = threading.Lock()  # PyTorch numbers its hooks without one
+_torch: Any = torch  # for what PyTorch leaves without a type
 _POOL = ThreadPoolExecutor(thread_name_prefix="noise")
+_recomputed: Callable[..., Any] = partial(vars(checkpoint)["checkpoint"], use_reentrant=False, preserve_rng_state=False)
 
 
 class Denoiser(Protocol):
@@ -89,7 +89,7 @@ class Schedule:
     @cached_property
     def floats(self) -> tuple[list[float], list[float], list[float]]:
         """abar, sqrt(abar) and sqrt(1 - abar) as numbers, which no device has to wait for."""
-        return self.abar.tolist(), self.abar.sqrt().tolist(), (1 - self.abar).sqrt().tolist()
+        return (abar := _torch.as_tensor(self.abar)).tolist(), abar.sqrt().tolist(), (1 - abar).sqrt().tolist()
 
     @property
     def T(self) -> int:
@@ -149,7 +149,8 @@ def _ahead(noise: Noise, names: list[str]) -> Draws:
         if draw not in drawn:
             due = names[names.index(draw) :][:AHEAD]
             host = torch.empty(len(due), *like.shape, pin_memory=like.is_cuda)
-            list(_POOL.map(lambda name, rows: rows.copy_(noise(name, rows)), due, host))
+            fill: Callable[[str, Tensor], Tensor] = lambda name, rows: rows.copy_(noise(name, rows))
+            list(_POOL.map(fill, due, host))
             drawn.clear()
             drawn.update(zip(due, host.to(like.device, like.dtype, non_blocking=True)))
         return drawn[draw]
@@ -210,16 +211,16 @@ def time_grid(t_l: int, t_s: int, steps: int) -> tuple[list[int], list[int]]:
     n_1 = 0 if t_s == t_l else max(1, min(steps - n_2, t_l - t_s))
     n_2 = min(max(steps - n_1, 0), t_s)
     _require(n_2 >= 1, f"{steps} steps are too few to contain both times: two levels need at least 2")
-    descend = lambda start, stop, n: [round(start + (stop - start) * i / max(n, 1)) for i in range(n + 1)]
+    descend: Callable[[int, int, int], list[int]] = lambda a, b, n: [round(a + (b - a) * i / max(n, 1)) for i in range(n + 1)]
     return descend(t_l, t_s, n_1), descend(t_s, 0, n_2)
 
 
 # ---- 2. attention mask (Eq 2-4, Alg 2) -------------------------------------------------------------------------------------
 @contextmanager
-def tapped(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+def tapped(modules: Sequence[nn.Module]) -> Generator[list[Tensor], None, None]:
     """Collect the outputs of `modules` in a forward pass, in the order given; no hook stays. Other threads may use them meanwhile."""
     outputs, ordered, here = dict[int, Tensor](), list[Tensor](), threading.get_ident()
-    note = lambda k, _m, _i, out: outputs.__setitem__(k, out) if threading.get_ident() == here else None
+    note: Callable[[int, Any, Any, Any], None] = lambda k, _m, _i, o: outputs.__setitem__(k, o) if threading.get_ident() == here else None
     with _LOCK:
         hooks = [m.register_forward_hook(partial(note, k)) for k, m in enumerate(modules)]
     try:
@@ -234,7 +235,7 @@ def activation_map(activation: Tensor, p: int = 2, root: bool = True) -> Tensor:
     r"""The p-norm over channels, :math:`G_m = (\sum_i |A_{mi}|^p)^{1/p}`, (n, c, h, w) to (n, 1, h, w). Paper: Eq 2. Book: ch02, eq-pnorm.
     ``root=False`` leaves the sum of powers, as the released code does with p = 2."""
     _check_setting("p", p)
-    return torch.linalg.vector_norm(activation, ord=p, dim=1, keepdim=True) if root else activation.abs().pow(p).sum(1, keepdim=True)
+    return _torch.linalg.vector_norm(activation, ord=p, dim=1, keepdim=True) if root else activation.abs().pow(p).sum(1, keepdim=True)
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -470,7 +471,7 @@ def run(x: Tensor, plan: Plan, segment: int | None = None) -> Tensor:
     if segment is None:
         return [x for _, x in trajectory(x, plan)][-1]
     for i in range(0, len(plan), segment):
-        x = checkpoint(run, x, plan[i : i + segment], use_reentrant=False, preserve_rng_state=False)
+        x = _recomputed(run, x, plan[i : i + segment])
     return x
 
 
@@ -502,11 +503,11 @@ def _view(value: Any, seen: dict[int, Any]) -> Any:
             seen[id(value)] = view = object.__new__(type(value))
             vars(view).update({name: _view(v, seen) for name, v in [*vars(value).items()]} | {"training": False})
         return seen[id(value)]
-    inner = [*value.values()] if type(value) in (dict, OrderedDict) else value if type(value) in (list, tuple) else ()
+    keyed, listed = type(value) in (dict, OrderedDict), type(value) in (list, tuple)
+    inner: Sequence[Any] = [*value.values()] if keyed else value if listed else ()
     if not any(isinstance(v, nn.Module) or (isinstance(v, Tensor) and v.requires_grad) for v in inner):
         return value
-    views = [_view(v, seen) for v in inner]
-    return type(value)(zip(value, views) if isinstance(value, dict) else views)
+    return type(value)(zip(value, map(partial(_view, seen=seen), inner)) if keyed else map(partial(_view, seen=seen), inner))
 
 
 class Purified(nn.Module):
@@ -522,8 +523,8 @@ class Purified(nn.Module):
         taps: Sequence[nn.Module | str] | None = None, votes: int = 1, seed: int | str | None = None, checkpointing: bool = True,
     ):  # fmt: skip
         super().__init__()
-        taps = getattr(classifier, "taps", list)() if taps is None else [taps] if isinstance(taps, str) else taps
-        named = dict(classifier.named_modules()) if isinstance(classifier, nn.Module) else {}
+        taps = getattr(classifier, "taps", lambda: None)() if taps is None else [taps] if isinstance(taps, str) else taps
+        named: dict[str, Any] = dict(_torch.nn.Module.named_modules(classifier)) if isinstance(classifier, nn.Module) else {}
         found: list[Any] = [named.get(tap) if isinstance(tap, str) else tap for tap in taps or ()]
         if not all(isinstance(tap, nn.Module) for tap in found):
             raise ValueError(f"taps must be modules of the classifier or their names, not {taps!r}; it has: {', '.join([*named][1:13])}")
@@ -561,12 +562,12 @@ class Purified(nn.Module):
         if isinstance(noise, Noise) and type(self.purifier) in (HetPure, Uniform) and images.device.type != "cpu":
             noise = _ahead(noise, [*draws_of(self.purifier, self.schedule, images.shape)])
         denoiser = frozen(self.denoiser)
-        call = partial(checkpoint, denoiser, use_reentrant=False, preserve_rng_state=False) if self.recomputes() else denoiser
+        call = partial(_recomputed, denoiser) if self.recomputes() else denoiser
         return self.purifier.plan(2 * images - 1, mask, partial(_predict, denoiser, call), noise, self.schedule)
 
     def recomputes(self) -> bool:
         """Whether activations are recomputed in the backward pass of what is done now."""
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        traced = torch.compiler.is_compiling() or _torch._C._are_functorch_transforms_active()
         return self.checkpointing and torch.is_grad_enabled() and not traced
 
     def purify(self, images: Tensor, noise: Draws, mask: Tensor | None = None) -> Tensor:
@@ -577,7 +578,7 @@ class Purified(nn.Module):
     def forward(self, images: Tensor, ids: Ids | None = None, copies: Sequence[int] | None = None, mask: Tensor | None = None) -> Tensor:
         """Logits, or with several votes log mean probabilities. Raises `ValueError` for images that are not finite floats in [0, 1]."""
         rows, noise = _admit(images), self.noise(len(images), ids, copies)
-        every = lambda rows: [r for r in rows for _ in range(self.votes)]
+        every: Callable[[Ids], list[Any]] = lambda ids: [i for i in ids for _ in range(self.votes)]
         noise = Noise(noise.seed, every(noise.images), [c * self.votes + s for c in noise.copies for s in range(self.votes)])
         mask = None if mask is None else mask.repeat_interleave(self.votes, 0)
         purified = self.purify(rows.repeat_interleave(self.votes, 0), noise, mask)
@@ -585,7 +586,7 @@ class Purified(nn.Module):
         if logits.ndim != 2 or len(logits) != len(purified):
             raise ValueError(f"the classifier returned {tuple(logits.shape)} for {len(purified)} images, not (n, classes)")
         _check_values(images, {"purified images": purified, "classifier's logits": logits})
-        return logits if self.votes == 1 else mean_log_probability(logits.unflatten(0, (-1, self.votes)).transpose(0, 1))
+        return logits if self.votes == 1 else mean_log_probability(logits.reshape(len(images), self.votes, -1).transpose(0, 1))
 
 
 def purify(
@@ -621,8 +622,8 @@ def vote(logits: Tensor, how: str = "soft") -> Tensor:
 
 # ---- 5. checks -------------------------------------------------------------------------------------------------------------
 _CHOICES = {"reading": READINGS, "sampler": SAMPLERS, "mask_kind": MASKS, "how": ("soft", "hard")}
-_SHARES = {"tau": "a threshold on maps in [0, 1]", "fraction": "a share of the pixels in [0, 1]"}
-_SHARES |= dict.fromkeys(["t", "t_l", "t_s"], "a fraction of T in (0, 1]")
+_TIMES = dict.fromkeys(["t", "t_l", "t_s"], "a fraction of T in (0, 1]")
+_SHARES = {"tau": "a threshold on maps in [0, 1]", "fraction": "a share of the pixels in [0, 1]"} | _TIMES
 
 
 def _require(good: Any, message: str) -> None:
@@ -636,8 +637,8 @@ def check_images(images: Tensor) -> None:
     _check_values(images, {})
 
 
-def _check_layout(images: Tensor) -> None:
-    traced = any(level.key() == _functorch.TransformType.Vmap for level in _functorch.get_interpreter_stack() or ())
+def _check_layout(images: Any) -> None:
+    traced = any(level.key() == _torch._C._functorch.TransformType.Vmap for level in _torch._C._functorch.get_interpreter_stack() or ())
     _require(not traced, "vmap does not work here: pass a batch. torch.func.grad and jacrev do work")
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else f"{type(images).__name__} (torch.as_tensor makes one)"
@@ -657,7 +658,7 @@ def _check_values(images: Tensor, results: dict[str, Tensor]) -> None:
         _require(values.isfinite().all(), f"the {what} are not finite: the network before them returned NaN or infinity")
 
 
-def _admit(images: Tensor) -> Tensor:
+def _admit(images: Any) -> Tensor:
     """Images in [0, 1], with the gradient of the identity. Values on a device are checked later, with the answer (`_check_values`)."""
     (check_images if isinstance(images, Tensor) and images.is_cpu else _check_layout)(images)
     return images + (images.clamp(0, 1) - images).detach()
@@ -668,7 +669,7 @@ def _call(what: str, network: Any, *inputs: Tensor, call: Any = None) -> Tensor:
     try:
         output = (call or network)(*inputs)
     except RuntimeError as error:
-        kinds = {(p.dtype, p.device) for p in network.parameters()} if isinstance(network, nn.Module) else set()
+        kinds = {(p.dtype, p.device) for p in (network.parameters() if isinstance(network, nn.Module) else ())}
         if not kinds or (inputs[0].dtype, inputs[0].device) in kinds:
             raise
         have, want = (f"{dtype} on {device}" for dtype, device in ((inputs[0].dtype, inputs[0].device), min(kinds, key=str)))
@@ -686,21 +687,21 @@ def _predict(denoiser: Denoiser, call: Denoiser, x: Tensor, t: Tensor) -> Tensor
     return eps
 
 
-def _check_activations(activations: list[Any], wanted: int, images: Tensor, classifier: Classifier) -> None:
+def _check_activations(activations: list[Any], wanted: int, images: Tensor, classifier: Any) -> None:
     """All ran, and are (n, c, h, w): channels last, the other layout with four dimensions, is known by sides in the image's proportion."""
     if not wanted or len(activations) != wanted:
         hint = "give the modules inside your function that return (n, c, h, w) as taps=[...]"
-        if isinstance(classifier, nn.Module):
+        if hasattr(classifier, "named_modules"):
             with torch.no_grad(), ExitStack() as stack:
-                outputs = {name: stack.enter_context(tapped([m])) for name, m in classifier.named_modules() if name}
+                outputs: dict[str, list[Any]] = {n: stack.enter_context(tapped([m])) for n, m in classifier.named_modules() if n}
                 frozen(classifier)(images[:1])
             found = [name for name, out in outputs.items() if out and isinstance(out[0], Tensor) and out[0].ndim == 4]
             names = ", ".join(sorted(found, key=lambda name: name.count("."))[:12]) or "none returns (n, c, h, w)"
             hint = f"give modules or their names as taps=[...]. Of this classifier's could serve: {names}"
         raise ValueError(f"an attention map needs at least one tap, and {len(activations)} of {wanted} ran; {hint}")
-    fits = lambda h, w: abs(h * images.shape[3] - w * images.shape[2]) <= max(images.shape[2:])
+    fits: Callable[[int, int], bool] = lambda h, w: abs(h * images.shape[3] - w * images.shape[2]) <= max(images.shape[2:])
     for a in activations:
-        shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
+        shape: Any = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
         if len(shape) != 4 or shape[0] != len(images) or (fits(*shape[1:3]) and not fits(*shape[2:])):
             raise ValueError(f"a tap returned {shape} for images {tuple(images.shape)}, not (n, c, h, w): reshape tokens, permute channels")
 
@@ -710,7 +711,7 @@ def _check_setting(name: str, value: Any) -> Any:
     if known := _CHOICES.get(name):
         _require(value in known, f"unknown {name} {value!r}; known: {', '.join(known)}")
     elif what := _SHARES.get(name):
-        is_share = isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+        is_share = not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) <= 1
         _require(is_share and (float(value) > 0 or "[0" in what), f"{name} is {what}, not {value}")
     elif name in ("steps", "U", "p", "votes"):
         good = hasattr(value, "__index__") and not isinstance(value, bool | Tensor) and 1 <= int(value) <= 10_000
