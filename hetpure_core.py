@@ -184,7 +184,7 @@ def q_xt_xs(xs: Tensor, s: int, t: int, eps: Tensor, schedule: Schedule) -> Tens
     return math.sqrt(ratio) * xs + math.sqrt(1 - ratio) * eps
 
 
-def x0_xt(xt: Tensor, t: int, eps: Tensor, schedule: Schedule) -> Tensor:
+def x0_xt(xt: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
     r"""Denoised: :math:`\hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t}\, \epsilon) / \sqrt{\bar\alpha_t}`. Paper: Eq 11. Book: ch01, eq-x0."""
     signal, sigma = schedule.signal_and_noise(t, xt)
     return (xt - sigma * eps) / signal

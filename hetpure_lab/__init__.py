@@ -7,6 +7,9 @@
 They are imported when first used, so that ``import hetpure_lab`` is quick and needs no torch.
 """
 
+# pandas ships no types.
+# pyright: strict, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import sys
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hetpure_lab.public import (
+        attack,
         audit,
         benches,
         compare,
@@ -34,11 +38,11 @@ except PackageNotFoundError:  # a checkout that was not installed
 __all__ = [
     "__version__",
     "attack",
-    "attacks",
+    "attacks",  # pyright: ignore[reportUnsupportedDunderAll] (a package that can be called)
     "audit",
     "benches",
     "compare",
-    "defences",
+    "defences",  # pyright: ignore[reportUnsupportedDunderAll] (a package that can be called)
     "defend",
     "evaluate",
     "load_bench",

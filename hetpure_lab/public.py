@@ -10,16 +10,21 @@ on the same images, with a paired test:
 where ``denoise`` is any function from images in [0, 1] to images in [0, 1].
 """
 
+# pandas ships no types: of frames pyright knows nothing, and is not asked.
+# pyright: strict, reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -36,7 +41,7 @@ from hetpure_lab.audit.cases import Case
 from hetpure_lab.audit.own import Called, OneCall, own
 from hetpure_lab.common import names, specs, stats
 from hetpure_lab.data import Images
-from hetpure_lab.defences import DEFENCES
+from hetpure_lab.defences import DEFENCES, Defended
 from hetpure_lab.evidence import engine
 from hetpure_lab.evidence.compare import Judged, Pair, judge, rates
 from hetpure_lab.evidence.experiment import Experiment
@@ -102,9 +107,9 @@ class Defence:
 
     bench: Bench
     name: str
-    module: nn.Module
+    module: Defended
     spec: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __call__(
         self, images: Tensor, ids: Sequence[Any] | None = None, copies: Sequence[int] | None = None
@@ -115,11 +120,11 @@ class Defence:
         """Purified images in [0, 1] of images (n, c, h, w). Raises `ValueError` without a
         purifier.
         """
-        if not hasattr(self.module, "purify"):
-            raise ValueError(f"{self.name} has no purifier")
         x = images.floats if isinstance(images, Images) else images
         ids = images.ids if isinstance(images, Images) else range(len(x))
-        module = lab_attacks.reseeded(self.module, seed)
+        module: Any = lab_attacks.reseeded(self.module, seed)
+        if not hasattr(module, "purify"):
+            raise ValueError(f"{self.name} has no purifier")
         with torch.no_grad():
             noise = module.noise(len(x), ids)
             return module.purify(x.to(self.bench.device), noise).clamp(0, 1)
@@ -140,9 +145,12 @@ def defend(bench: Bench, purifier: Any = "hetpure", name: str = "") -> Defence:
         return defend(bench, "none", name)
     if type(purifier) in list(DEFENCES.values()):
         return defend(bench, specs.describe(purifier, DEFENCES), name)
+    if isinstance(purifier, type):
+        kind = purifier.__name__
+        raise ValueError(f"a purifier is an object, {kind}(...), not the class {kind}")
     called = name or getattr(purifier, "__name__", type(purifier).__name__)
     if all(hasattr(purifier, what) for what in ("mask", "plan", "calls")):
-        settings = asdict(purifier) if is_dataclass(purifier) else vars(purifier)
+        settings = _settings(purifier)
         settings = dict(settings) | {"source": _source(type(purifier))}
         return Defence(bench, called, lab_defences.of(purifier, bench), settings=settings)
     if (
@@ -150,11 +158,12 @@ def defend(bench: Bench, purifier: Any = "hetpure", name: str = "") -> Defence:
         and hasattr(purifier, "classifier")
         and hasattr(purifier, "seed")
     ):
-        return Defence(bench, called, purifier, settings={"source": lab_benches.digest(purifier)})
+        own_module: Any = purifier
+        return Defence(bench, called, own_module, settings={"source": lab_benches.digest(purifier)})
     if callable(purifier):
         module = Purified(
             bench.classifier,
-            Called(purifier),
+            Called(cast(Purify, purifier)),
             OneCall(),
             schedule=bench.schedule,
             checkpointing=False,
@@ -164,6 +173,10 @@ def defend(bench: Bench, purifier: Any = "hetpure", name: str = "") -> Defence:
         "a purifier is a spec, an object with mask, plan and calls, or a function of images, not"
         f" {purifier!r}"
     )
+
+
+def _settings(purifier: Any) -> dict[str, Any]:
+    return asdict(cast(Any, purifier)) if is_dataclass(purifier) else vars(purifier)
 
 
 def _source(thing: Any) -> str:
@@ -246,15 +259,15 @@ def attack(spec: str | Attack = "pgd") -> Attacker:
 
 
 @dataclass(frozen=True, eq=False)
-class Records(Mapping[str, dict]):
+class Records(Mapping[str, dict[str, Any]]):
     """What became of every image, by its id: a card in text, HTML, CSV and LaTeX."""
 
     defence: str
     attack: str
     bench: str
-    found: dict[str, dict]
+    found: dict[str, dict[str, Any]]
 
-    def __getitem__(self, image: str) -> dict:
+    def __getitem__(self, image: str) -> dict[str, Any]:
         return self.found[image]
 
     def __iter__(self) -> Iterator[str]:
@@ -345,15 +358,19 @@ def evaluate(
     with tqdm(
         total=len(left), desc=trial.about, unit="image", disable=not progress or not left
     ) as bar:
+
+        def tick(k: int) -> None:
+            bar.update(k / steps)
+
         for start in range(0, len(left), batch):
             rows = images[torch.tensor(left[start : start + batch])]
             records = engine.evaluate(
-                trial,
+                cast(Any, trial),  # it has all that is asked of one
                 defence.module,
                 attacker.settings,
                 rows,
                 defence.bench.device,
-                lambda k: bar.update(k / steps),
+                tick,
             )
             if path:
                 append(path, records)
@@ -518,7 +535,7 @@ def audit(defence: Defence, images: Images | None = None, progress: bool = True)
         case = Case.of(defence.bench.name, defence.spec, live=live)
     else:
         denoiser = getattr(defence.module, "denoiser", None)
-        function = getattr(denoiser, "function", None) or (lambda x: _seeded(defence, x))
+        function = getattr(denoiser, "function", None) or partial(_seeded, defence)
         case = own(function, defence.bench, images[torch.arange(min(8, len(images)))])
     rows = [{"check": c.name, "state": v.state, "seen": v.seen} for c, v in checks.checklist(case)]
     return pd.DataFrame(rows).set_index("check")
@@ -527,7 +544,7 @@ def audit(defence: Defence, images: Images | None = None, progress: bool = True)
 def _seeded(defence: Defence, x: Tensor) -> Tensor:
     """One purification whose noise follows torch's generator, as `own` replays it."""
     key = int(torch.randint(2**31, ()).item())
-    module = lab_attacks.reseeded(defence.module, key)
+    module: Any = lab_attacks.reseeded(defence.module, key)
     return module.purify(x, module.noise(len(x), range(len(x))))
 
 

@@ -4,11 +4,14 @@ itself, and all by name: `ATTACKS`.
 An attack is one file: a frozen dataclass that extends `Attack`, with ``@register("name")`` above.
 """
 
+# What PyTorch leaves without a type is not asked for.
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,13 +37,13 @@ ATTACKS: Registry[type[Attack]] = Registry(
 register = ATTACKS.register
 NORMS = ("Linf", "L2")
 
-Tick = Callable[[int], None]
+Tick = Callable[[int], object]
 Found = tuple[Tensor, Tensor]  # adversarial images, and the iterations spent on each
-Told = tuple[Tensor, Tensor, list[dict]]  # and what each image's record says beside its difference
+Told = tuple[Tensor, Tensor, list[dict[str, Any]]]  # and what their records say
 
 
 # the next images, at most so many of them: images, labels and ids, and none when none is left
-Waiting = Callable[[int], tuple[Tensor, Tensor, Sequence]]
+Waiting = Callable[[int], tuple[Tensor, Tensor, Sequence[Any]]]
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,14 @@ class Decided:
     places: Tensor
     x: Tensor
     spent: Tensor
-    told: list[dict]
+    told: list[dict[str, Any]]
 
 
-def once(images: Tensor, labels: Tensor, ids: Sequence) -> Waiting:
+def once(images: Tensor, labels: Tensor, ids: Sequence[Any]) -> Waiting:
     """These images, in their order."""
     given = 0
 
-    def waiting(most: int) -> tuple[Tensor, Tensor, Sequence]:
+    def waiting(most: int) -> tuple[Tensor, Tensor, Sequence[Any]]:
         nonlocal given
         start, given = given, min(given + most, len(images))
         return images[start:given], labels[start:given], ids[start:given]
@@ -119,7 +122,7 @@ class Attack:
         defence: Defended,
         images: Tensor,
         labels: Tensor,
-        ids: Sequence,
+        ids: Sequence[Any],
         seed: int = 0,
         tick: Tick = no_tick,
     ) -> Found:
@@ -135,7 +138,7 @@ class Attack:
         defence: Defended,
         images: Tensor,
         labels: Tensor,
-        ids: Sequence,
+        ids: Sequence[Any],
         seed: int = 0,
         tick: Tick = no_tick,
     ) -> Told:
@@ -144,7 +147,7 @@ class Attack:
         """
         return *self.run(defence, images, labels, ids, seed, tick), [{} for _ in ids]
 
-    def null(self, images: Tensor, ids: Sequence, seed: int | str) -> Tensor:
+    def null(self, images: Tensor, ids: Sequence[Any], seed: int | str) -> Tensor:
         """The null control: images changed as much, at random, keyed by image."""
         return perturb_randomly(images, ids, self.norm, self.eps, seed)
 
@@ -156,7 +159,9 @@ class Attack:
         """The pixels 0..255 (n, 3, h, w), int16, that stored differences make of `pixels` uint8."""
         return pixels.short() + delta.short()
 
-    def broken(self, record: dict, delta: Tensor, pixels: Tensor | None = None) -> Iterator[str]:
+    def broken(
+        self, record: dict[str, Any], delta: Tensor, pixels: Tensor | None = None
+    ) -> Iterator[str]:
         """What about a record with its `delta` (3, h, w) is against the threat model, in words,
         beyond the ball of its norm; with `pixels`, its image, whatever can be checked with them.
         """
@@ -237,7 +242,7 @@ def length(delta: Tensor, norm: str) -> Tensor:
 
 
 def perturb_randomly(
-    images: Tensor, ids: Sequence, norm: str, eps: float, seed: int | str, corner: bool = True
+    images: Tensor, ids: Sequence[Any], norm: str, eps: float, seed: int | str, corner: bool = True
 ) -> Tensor:
     """A random perturbation of norm `eps`, keyed by image, clipped to [0, 1]: a corner of the
     l-infinity ball (the null control), or with

@@ -533,7 +533,9 @@ def look(bench: Bench, defence: str, images: Images) -> list[Flag]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure audit", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure audit", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument("--defence", default="hetpure")
     parser.add_argument("--records-only", action="store_true", help="skip the live run")

@@ -738,7 +738,7 @@ def setting(bench: str, n_images: int, folder: str | None = None, device: str = 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure zoo", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="hetpure zoo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "names", nargs="*", metavar="FAULT", help="some of them; all if none is named"
     )

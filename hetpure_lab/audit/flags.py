@@ -691,7 +691,9 @@ def reference_accuracy(e: Evidence) -> float | None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure flags", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure flags", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
         "--live",

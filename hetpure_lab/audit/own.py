@@ -4,16 +4,17 @@ has a name here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from hetpure_core import Noise, Plan, Purified, Schedule
+from hetpure_core import Classifier, Denoiser, Draws, Noise, Plan, Purified, Schedule, Taps
 from hetpure_lab import evidence
-from hetpure_lab.attacks import ATTACKS, Undefended
+from hetpure_lab.attacks import ATTACKS, Attack, Undefended
 from hetpure_lab.audit import flags
 from hetpure_lab.audit.cases import ATTEMPTS, BARE, HEADLINE, Case, Cell
 from hetpure_lab.audit.flags import Evidence
@@ -43,15 +44,13 @@ class OneCall:
     row's key, so that it can be replayed.
     """
 
-    def mask(
-        self, images: Tensor, classifier: nn.Module, taps: Sequence[nn.Module], noise: Noise
-    ) -> None:
+    def mask(self, images: Tensor, classifier: Classifier, taps: Taps, noise: Draws) -> None:
         """None."""
 
     def plan(
-        self, x_adv: Tensor, mask: None, eps: Callable, noise: Noise, schedule: Schedule
+        self, x_adv: Tensor, mask: Tensor | None, eps: Denoiser, noise: Draws, schedule: Schedule
     ) -> Plan:
-        return [(0, partial(self.step, eps=eps, noise=noise))]
+        return [(0, partial(self.step, eps=eps, noise=cast(Noise, noise)))]
 
     def step(self, x: Tensor, eps: Callable, noise: Noise) -> Tensor:
         rows = []
@@ -72,7 +71,7 @@ class Trial:
     """
 
     attack: str
-    settings: object
+    settings: Attack
     K: int
     bench: str
     defence: str = OWN
@@ -127,9 +126,11 @@ def own(
             settings = replace(settings, **shrunk)
         faced, k = (yours, K) if defence == OWN else (Undefended(bench.classifier), 1)
         trial = Trial(attack, settings, k, bench.name, defence)
-        rows = evidence.evaluate(trial, faced, settings, images, bench.device)
+        rows = evidence.evaluate(cast(Any, trial), faced, settings, images, bench.device)
         found[defence, specs.normal(spec, ATTACKS), 0] = Evidence(
             f"{defence} / {spec}", {r["image"]: r for r in rows}
         )
     trial = Trial(HEADLINE, ATTACKS[HEADLINE](iterations=2, eot=2), 4, bench.name)
-    return Case(bench.name, OWN, found, tuple(flags.live(trial, yours, trial.settings, images)))
+    return Case(
+        bench.name, OWN, found, tuple(flags.live(cast(Any, trial), yours, trial.settings, images))
+    )

@@ -4,6 +4,7 @@ are those of `flags.MEANING`."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -56,7 +57,7 @@ def expected(e: Evidence, rule: str) -> np.ndarray:
     )
 
 
-def report(e: Evidence, rule: str = "single", **about: object) -> Report:
+def report(e: Evidence, rule: str = "single", **about: Any) -> Report:
     """The report that follows from records."""
     return Report(e, expected(e, rule), tuple(e.records), rule, **about)
 

@@ -9,10 +9,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -77,7 +78,7 @@ def measure(
     apart from the counting.
     """
     passes: list[int] = []
-    hook = defended.denoiser.register_forward_pre_hook(lambda *_: passes.append(1))
+    hook = cast(nn.Module, defended.denoiser).register_forward_pre_hook(lambda *_: passes.append(1))
     with LiveBytes() as meter:
         loss = _loss(defended, images, labels, ids)
         held = meter.now

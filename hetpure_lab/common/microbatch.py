@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -94,7 +94,7 @@ def fit(defence: nn.Module, image: Tensor) -> None:
     each defence, device and image size; no more rows are chosen than memory was found to hold
     since.
     """
-    known, kind = _fitted.setdefault(defence.classifier, {}), image.device.type
+    known, kind = _fitted.setdefault(cast(nn.Module, defence.classifier), {}), image.device.type
     key = (
         type(defence),
         repr(getattr(defence, "purifier", None)),
@@ -112,12 +112,12 @@ def fit(defence: nn.Module, image: Tensor) -> None:
 
 def _measured(defence: nn.Module, image: Tensor) -> tuple[int, bool]:
     """The choice of `choose` for the defence on that device."""
-    room, purified = budget(image.device), isinstance(defence, Purified)
+    room, purified = budget(image.device), defence if isinstance(defence, Purified) else None
     if purified:
-        defence.checkpointing = True
+        purified.checkpointing = True
     recomputed, kept = _bytes_of_gradient(defence, image), room
-    if purified and _most_to_keep(defence, image, recomputed) < room:  # then it is safe to try
-        defence.checkpointing = False
+    if purified and _most_to_keep(purified, image, recomputed) < room:  # then it is safe to try
+        purified.checkpointing = False
         kept = _bytes_of_gradient(defence, image)
     return choose(room, recomputed, kept, _kind(image.device))
 
@@ -131,7 +131,9 @@ def _most_to_keep(defence: Purified, image: Tensor, recomputed: int) -> int:
     given: list[tuple] = []  # images may be purified at another size than theirs
     with (
         torch.no_grad(),
-        defence.denoiser.register_forward_pre_hook(lambda _module, inputs: given.append(inputs)),
+        cast(nn.Module, defence.denoiser).register_forward_pre_hook(
+            lambda _module, inputs: given.append(inputs)
+        ),
     ):
         defence(image, ["the image that is measured"])
     if not given:  # a purifier that never calls the denoiser has nothing to recompute

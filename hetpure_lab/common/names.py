@@ -160,7 +160,7 @@ def bench(name: str) -> str:
     """``cifar10-small`` as "CIFAR-10, small networks"."""
     plain, *options = name.split("+")
     words = re.findall("classifier-only|[^-]+", plain)
-    return ", ".join([*(BENCHES.get(word, word) for word in words), *options])
+    return ", ".join([*(BENCHES.get(word, word) for word in map(str, words)), *options])
 
 
 def name(spec: str) -> str:

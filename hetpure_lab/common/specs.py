@@ -70,7 +70,7 @@ def _defaults(kind: type | None) -> dict[str, str]:
     return {name: _text(_default(f)) for name, f in _settings(kind).items()}
 
 
-def describe(settings: object | None, known: Mapping[str, type | None]) -> str:
+def describe(settings: Any, known: Mapping[str, type | None]) -> str:
     """The spec of an object of one of the `known` classes (None where a slug has no class)."""
     wanted = None if settings is None else type(settings)
     slug = next((slug for slug, kind in known.items() if kind is wanted), None)

@@ -185,10 +185,10 @@ def _signs(n: int, seed: int) -> tuple[np.ndarray, bool]:
 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values of one table after Holm's correction for their number."""
-    p = np.asarray(p, dtype=float)
-    order = np.argsort(p, kind="stable")
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values, kind="stable")
     # statsmodels' collects garbage at every call
-    raised = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    raised = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(p), 0, -1)), 1)
     return raised[np.argsort(order, kind="stable")].tolist()
 
 
@@ -222,7 +222,8 @@ def reweighted(
         }
         low, high = bootstrap((images,), of_sample, **options).confidence_interval
     value, unknown = float(statistic(np.full(n, 1 / n))), np.isnan([low, high])
-    return Accuracy(value, *np.where(unknown, (-np.inf, np.inf), (low, high)).tolist(), n)
+    low, high = np.where(unknown, (-np.inf, np.inf), (low, high)).tolist()
+    return Accuracy(value, low, high, n)
 
 
 # ---- what an interval allows one to say ----------------------------------------------------------

@@ -103,7 +103,9 @@ def save(rows: Sequence[dict], path: Path = MEASURED) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure precision", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure precision", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument(
         "benches",
         nargs="*",

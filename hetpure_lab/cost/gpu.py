@@ -201,7 +201,7 @@ def cell(device: torch.device, rows: int = 16, method: HetPure | None = None) ->
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="hetpure gpu", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="hetpure gpu", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ...")
     parser.add_argument("--to", type=Path, default=RESULTS / "gpu.json", help="file to write")
     args = parser.parse_args(argv)

@@ -808,7 +808,9 @@ def _reason(config: dict) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure cost", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure cost", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument("--budget", default="quick", help="smoke, quick or paper")
     parser.add_argument("--table", type=int, help="the whole table instead of one cell")

@@ -138,20 +138,25 @@ class Images:
                 f"n_images must be from 1 to {len(self)} ({self.source} has {len(self)} images),"
                 f" not {n}"
             )
-        return self[torch.from_numpy(np.random.RandomState(seed).permutation(len(self))[:n])]
+        order = np.random.RandomState(seed).permutation(len(self))
+        return self[torch.as_tensor(order[:n])]
 
 
 def joined(parts: Sequence[Images]) -> Images:
     """Parts of one split, one behind the other."""
-    cat = lambda name: torch.cat([getattr(part, name) for part in parts])
-    return replace(parts[0], **{name: cat(name) for name in ("pixels", "labels", "lossless")})
+    return replace(
+        parts[0],
+        pixels=torch.cat([part.pixels for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        lossless=torch.cat([part.lossless for part in parts]),
+    )
 
 
 def digest_of(images: Images) -> str:
     """The first 16 hex digits of a sha256 of all ids with their labels, whatever their order or the
     layout of their files.
     """
-    pairs = sorted(zip(images.ids, images.labels.tolist()))
+    pairs = sorted(zip(images.ids, map(int, images.labels)))
     return hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]
 
 

@@ -236,7 +236,8 @@ def photograph(image: Image.Image, resize: int = 256, crop: int = 224) -> np.nda
     image = image.convert("RGB")
     short = min(image.size)
     image = image.resize(
-        tuple(int(resize * side / short) for side in image.size), Image.Resampling.BILINEAR
+        (int(resize * image.width / short), int(resize * image.height / short)),
+        Image.Resampling.BILINEAR,
     )
     left, top = (round((side - crop) / 2) for side in image.size)
     return np.asarray(image.crop((left, top, left + crop, top + crop)))

@@ -39,7 +39,8 @@ class AdversarialTraining:
         return 0
 
     def defend(self, bench: Bench) -> Undefended:
-        return Undefended(benches.load_network(*self.weights(bench.name), bench.device))
+        (name,) = self.weights(bench.name)
+        return Undefended(benches.load_network(name, bench.device))
 
     def rehearse(self, classifier: nn.Module, denoiser: nn.Module) -> nn.Module:
         """The same with other networks in the places of its own."""

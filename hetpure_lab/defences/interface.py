@@ -95,7 +95,7 @@ class Capabilities:
     consults_classifier: bool = False
     needs_maps: bool = False
     own_networks: bool = False
-    published: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Any] = field(default_factory=dict[str, Any])
     shorter: Shorter | None = None
     unpriced: str = ""
 

@@ -166,7 +166,8 @@ class MENet:
         return [f"{bench}-me-net"]
 
     def defend(self, bench: Bench) -> Behind:
-        return Behind(benches.load_network(*self.weights(bench.name), bench.device), self)
+        (name,) = self.weights(bench.name)
+        return Behind(benches.load_network(name, bench.device), self)
 
     def rehearse(self, classifier: nn.Module, denoiser: nn.Module) -> nn.Module:
         """The same with other networks in the places of its own."""

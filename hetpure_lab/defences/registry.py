@@ -8,16 +8,16 @@ from torch import nn
 
 from hetpure_core import Purified
 from hetpure_lab.common import specs
-from hetpure_lab.defences.interface import DEFENCES, Undefended, capabilities, votes
+from hetpure_lab.defences.interface import DEFENCES, Defended, Undefended, capabilities, votes
 from hetpure_lab.networks.benches import Bench, network_name
 
 
-def build(text: str, bench: Bench) -> nn.Module:
+def build(text: str, bench: Bench) -> Defended:
     """The defence that `text` names, such as ``hetpure:tau=0.5``, with the networks of `bench`."""
     return of(specs.parse(text, DEFENCES)[1], bench)
 
 
-def of(purifier: Any, bench: Bench, **options: Any) -> nn.Module:
+def of(purifier: Any, bench: Bench, **options: Any) -> Defended:
     """The defence that these settings are (None: none), with the networks of `bench`."""
     if purifier is None:
         return Undefended(bench.classifier)

@@ -329,7 +329,9 @@ def votes(rows: dict[str, dict], column: str, S: int) -> stats.Accuracy:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hetpure grid", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure grid", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument(
         "--grid", action="append", default=[], help=f"repeatable; one of {', '.join(GRIDS)}"
     )

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hetpure", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="hetpure", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("run", "start or continue one experiment"),

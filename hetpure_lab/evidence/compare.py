@@ -16,6 +16,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from hetpure_lab.evidence.select import files
 from hetpure_lab.networks import benches
 
 Records = dict[str, dict]  # by image
+Key = TypeVar("Key", bound=Hashable)
 Cell = tuple[str, str, int]  # defence, attack, seed
 SIDES = ("adversarial", "clean")  # what a family tests of every pair
 
@@ -178,7 +180,7 @@ def two(p: float) -> float:
     return float(f"{p:.2g}")
 
 
-def judge(pairs: Mapping[Hashable, Pair], family: str = "pair") -> dict[Hashable, Judged]:
+def judge(pairs: Mapping[Key, Pair], family: str = "pair") -> dict[Key, Judged]:
     """Every pair of a family, first minus second, with Holm's correction over all of them."""
     p = [stats.sign_flip(pair.a, pair.b) for pair in pairs.values()]
     found = {}
@@ -202,10 +204,11 @@ def shares(records: Records, column: str) -> dict[str, float]:
 def rates(a: Records, b: Records, column: str = "adversarial") -> tuple[np.ndarray, np.ndarray]:
     """Per-image shares of right answers of two experiments, on the images they share."""
     shared = [key for key in a if key in b]
-    return tuple(
+    first, second = (
         np.array(list(shares({k: records[k] for k in shared}, column).values()))
         for records in (a, b)
     )
+    return first, second
 
 
 @dataclass(frozen=True, eq=False)
@@ -391,9 +394,9 @@ def compare(reference: Path, other: Path, level: float = 0.05) -> dict:
     judged = in_family(a, b, reference.parent.parent)
     shared = [key for key in a if key in b]
     sides = [Outcomes.of({key: r[key] for key in shared}) for r in (a, b)]
-    votes = [o.majority_correct("adversarial") for o in sides]
+    one, two = (o.majority_correct("adversarial") for o in sides)
     found = {"n": len(shared), "difference": judged.difference, "p (difference)": judged.p}
-    found |= {VOTE: stats.mcnemar(*votes), "detectable": _detectable(*votes, level)}
+    found |= {VOTE: stats.mcnemar(one, two), "detectable": _detectable(one, two, level)}
     return found | {TESTS["p (difference)"]: judged.holm, "verdict": judged.word, "judged": judged}
 
 

@@ -63,7 +63,9 @@ def enter(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="hetpure manifest", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure manifest", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("files", nargs="*", type=Path, help="files of records (default: all)")
     parser.add_argument("--enter", action="store_true", help="verify what is new, and enter it")
     parser.add_argument("--replace", action="store_true", help="also what was changed or removed")

@@ -10,8 +10,8 @@ import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from hetpure_core import HetPure, Uniform
 from hetpure_lab import defences
 from hetpure_lab.attacks import ATTACKS, PRESETS, Attack
 from hetpure_lab.common import specs
@@ -32,11 +32,11 @@ def key_of(config: dict) -> str:
 @dataclass(frozen=True)
 class Experiment:
     """`defence` and `attack` are specs such as ``hetpure:tau=0.5`` and ``pgd:eps=4/255``, or
-    objects, which become specs; an attack can be
-    one of `attacks.PRESETS` by name. `K` purifications score every column."""
+    objects, which become specs; an attack can be one of `attacks.PRESETS` by name. `K`
+    purifications score every column."""
 
-    defence: str | HetPure | Uniform | None
-    attack: str | Attack
+    defence: Any  # a str, once made
+    attack: Any
     bench: str = "cifar10-small"
     split: str = "test"
     K: int = 20

@@ -160,7 +160,9 @@ def rescore(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="hetpure rescore", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure rescore", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument(
         "files",
         nargs="*",

@@ -533,7 +533,9 @@ def word(d: stats.Accuracy, p: float | None = None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure study", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure study", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("names", nargs="*", help=", ".join(STUDIES))
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument(

@@ -113,6 +113,8 @@ class Classifier(nn.Module):
         taps: Sequence[nn.Module | str] = (),
     ):
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         if len(mean) != len(std) or not all(s > 0 for s in std):
             raise ValueError(
                 f"mean and std are one number per channel, std positive: {mean}, {std}"
@@ -125,8 +127,9 @@ class Classifier(nn.Module):
             few = ", ".join(list(named)[1:13])
             raise ValueError(f"the network has no module {unknown[0]!r}; it has: {few}, ...")
         chosen = [named[tap] if isinstance(tap, str) else tap for tap in taps]
-        self.places = nn.ModuleList(Place() for _ in chosen)
-        for module, place in zip(chosen, self.places):
+        places = [Place() for _ in chosen]
+        self.places = nn.ModuleList(places)
+        for module, place in zip(chosen, places):
             module.register_forward_hook(place.look)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -121,7 +121,15 @@ class Small(NamedTuple):
         classifier, denoiser = (load_network(n, target) for n in names)
         weights = {n: card(n)["sha256"] for n in names}
         return Bench(
-            name, *self[:2], classifier, denoiser, self.method, linear_schedule(), weights, target
+            name,
+            self.dataset,
+            self.classes,
+            classifier,
+            denoiser,
+            self.method,
+            linear_schedule(),
+            weights,
+            target,
         )
 
 
@@ -170,13 +178,14 @@ class Own:
 
 @cache
 def _own_networks(name: str, target: torch.device) -> tuple[nn.Module, nn.Module]:
-    made = BENCHES[name].networks(target)
+    made = cast(Own, BENCHES[name]).networks(target)
     if len(made) != 2 or not all(isinstance(network, nn.Module) for network in made):
         raise BenchError(
             f"the networks of bench {name} are a classifier and a denoiser, both torch modules, not"
             f" {made!r:.200}"
         )
-    return tuple(network.eval().requires_grad_(False).to(target) for network in made)
+    classifier, denoiser = (n.eval().requires_grad_(False).to(target) for n in made)
+    return classifier, denoiser
 
 
 def own_network(name: str) -> nn.Module | None:
@@ -218,10 +227,8 @@ class Paper:
         """The bench, if its checkpoints are on this machine."""
         try:
             checkpoints.demand(self.classifier, self.denoiser)
-            networks = [
-                checkpoints.load(checkpoint, target)
-                for checkpoint in (self.classifier, self.denoiser)
-            ]
+            classifier = checkpoints.load(self.classifier, target)
+            denoiser = checkpoints.load(self.denoiser, target)
         except checkpoints.CheckpointError as error:
             raise BenchError(f"bench {name}: {error}") from error
         weights = {n: card(n)["sha256"] for n in (f"{name}-{part}" for part in PARTS)}
@@ -229,7 +236,8 @@ class Paper:
             name,
             self.dataset,
             self.classes,
-            *networks,
+            classifier,
+            denoiser,
             self.method,
             linear_schedule(),
             weights,
@@ -537,7 +545,8 @@ def weights_file(about: dict, name: str, folder: Path = WEIGHTS) -> tuple[Path, 
         return folder / f"{name}.safetensors", f"train it with: hetpure train {name}"
     package = about["package"].partition("==")[0]
     spec = find_spec(package)
-    place = Path(spec.submodule_search_locations[0]) if spec else Path(package)
+    places = (spec.submodule_search_locations if spec else None) or [package]
+    place = Path(places[0])
     return (
         place / about["file"],
         f"install it with: {about.get('install', 'pip install ' + about['package'])}",

@@ -25,10 +25,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, _utils, nn
 
 from hetpure_lab.common.download import DownloadError, download, sha256
 from hetpure_lab.common.paths import CACHE, CHECKOUT, WEIGHTS
@@ -355,7 +356,7 @@ class _Mapping(dict):
 _ALLOWED = {
     "collections.OrderedDict": OrderedDict,
     "builtins.set": set,
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+    "torch._utils._rebuild_tensor_v2": _utils._rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch.storage._load_from_bytes": lambda b: torch.load(
         io.BytesIO(b), map_location="cpu", weights_only=True
@@ -432,7 +433,8 @@ def _read(about: Checkpoint, path: Path) -> object:
 
 def read(name: str, path: Path) -> dict[str, Tensor]:
     """The weights in the file, under the network's own names."""
-    about, found = find(name), _read(find(name), path)
+    about = find(name)
+    found: Any = _read(about, path)
     if about.average:
         return _averaged(found, about, path)
     for key in about.inside:
@@ -452,7 +454,7 @@ def read(name: str, path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(about.prefix): value for key, value in state.items()}
 
 
-def _averaged(found: object, about: Checkpoint, path: Path) -> dict[str, Tensor]:
+def _averaged(found: Any, about: Checkpoint, path: Path) -> dict[str, Tensor]:
     """score_sde's file: buffers from `model`, parameters from the moving average, which is a list
     in the order of the parameters.
     """

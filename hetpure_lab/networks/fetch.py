@@ -14,7 +14,9 @@ from hetpure_lab.networks import checkpoints, robustbench
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure fetch", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure fetch", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("names", nargs="*", help="checkpoints, or robustbench/cifar10/Linf/NAME")
     parser.add_argument(
         "--again",

@@ -8,6 +8,8 @@ they load as they are; the packages themselves are never imported.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ class FFDNet(nn.Module):
     block = 2  # pixels on a side that share a level
     TRAINED = 75 / 255
     LIMIT = 0.3
+    abar: Tensor
 
     def __init__(self, width: int = 96, convolutions: int = 12):
         super().__init__()
@@ -169,7 +172,7 @@ class ResNet18(nn.Module):
 
     def taps(self) -> list[nn.Module]:
         """The last ReLU of every stage."""
-        return [stage[-1].relu2 for stage in self.stages()]
+        return [cast(Any, stage)[-1].relu2 for stage in self.stages()]
 
 
 class DigitNet(nn.Module):
@@ -197,7 +200,7 @@ class DigitNet(nn.Module):
 
     def taps(self) -> list[nn.Module]:
         """The last ReLU before every halving."""
-        return [block[5] for block in self.features]
+        return [cast(nn.Sequential, block)[5] for block in self.features]
 
 
 NETWORKS = {"ffdnet_color": FFDNet, "resnet_18": ResNet18, "digit_net": DigitNet}

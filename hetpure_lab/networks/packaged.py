@@ -127,12 +127,13 @@ def card(name: str) -> dict:
 
 def licence(found: Distribution) -> str:
     """The licence that a package's metadata states."""
+    told = found.metadata.json
     classifiers = [
         c.rpartition(" :: ")[2]
         for c in found.metadata.get_all("Classifier") or []
         if c.startswith("License :: ")
     ]
-    stated = found.metadata.get("License-Expression") or found.metadata.get("License") or ""
+    stated = str(told.get("license_expression") or told.get("license") or "")
     return (
         classifiers[0] if classifiers else stated if stated not in ("", "UNKNOWN") else "not stated"
     )

@@ -8,6 +8,7 @@ An option changes the denoiser only: the sampler, the classifier and the attack 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Bfloat16(nn.Module):
 
 OPTIONS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "bf16": Bfloat16,
-    "compile": lambda network: torch.compile(network, dynamic=False),
+    "compile": lambda network: cast(nn.Module, torch.compile(network, dynamic=False)),
 }
 
 

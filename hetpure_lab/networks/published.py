@@ -24,7 +24,8 @@ we give it the label t - 1 in 0..999, where its own schedule differs from the di
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,9 @@ class PlainBatchNorm(nn.Module):
     it.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, n: int):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
@@ -152,7 +156,7 @@ class FunctionalWideResNet(nn.Module):
 
     @property
     def groups(self) -> list[nn.ModuleDict]:
-        return [self.group0, self.group1, self.group2]
+        return [cast(nn.ModuleDict, getattr(self, f"group{g}")) for g in range(3)]
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.conv2d(x, self.conv0, padding=1)
@@ -163,7 +167,8 @@ class FunctionalWideResNet(nn.Module):
 
     def taps(self) -> list[nn.Module]:
         """As `WideResNet.taps`: the last ReLU inside each group, then the head's."""
-        return [*(list(group.values())[-1].relu for group in self.groups), self.relu]
+        last = (cast(FunctionalBlock, list(group.values())[-1]) for group in self.groups)
+        return [*(block.relu for block in last), self.relu]
 
 
 class Bottleneck(nn.Module):
@@ -236,16 +241,17 @@ class FilteredConv(nn.Conv2d):
 
     def __init__(self, n_in: int, n_out: int, size: int, taps: Sequence[int], resample: str):
         super().__init__(n_in, n_out, size, padding=size // 2)
-        taps = torch.tensor(taps, dtype=torch.float32)
-        self.register_buffer("resample_filter", (taps.outer(taps) / taps.sum() ** 2)[None, None])
+        row = torch.tensor(taps, dtype=torch.float32)
+        self.resample_filter: Tensor
+        self.register_buffer("resample_filter", (row.outer(row) / row.sum() ** 2)[None, None])
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
         low_pass, pad = self.resample_filter, (self.resample_filter.shape[-1] - 1) // 2
         if self.resample == "after":
-            x = F.conv2d(x, self.weight, padding=self.padding[0] + pad)
+            x = F.conv2d(x, self.weight, padding=self.kernel_size[0] // 2 + pad)
             x = F.conv2d(x, low_pass.expand(x.shape[1], -1, -1, -1), stride=2, groups=x.shape[1])
-            return x + self.bias[:, None, None]
+            return x + cast(Tensor, self.bias)[:, None, None]
         each = {
             "weight": low_pass.expand(x.shape[1], -1, -1, -1),
             "stride": 2,
@@ -370,7 +376,7 @@ class SongUNet(nn.Module):
         """
         width = self.map_layer0.in_features
         if hasattr(self, "map_noise"):
-            angles = noise[:, None] * (2 * math.pi * self.map_noise.freqs)
+            angles = noise[:, None] * (2 * math.pi * cast(Tensor, self.map_noise.freqs))
             features = torch.cat([angles.sin(), angles.cos()], dim=1)
         else:
             features = sinusoids(noise, width, width // 2 - 1)
@@ -543,7 +549,7 @@ class ScoreSDE(nn.Module):
 
     def labelled(self, x: Tensor, label: Tensor) -> Tensor:
         """The raw network at labels in 0..999, (n,)."""
-        first, second, stem, *_, norm, head = self.all_modules
+        first, second, stem, *_, norm, head = cast(Iterable[Any], self.all_modules)
         emb = second(
             F.silu(
                 first(sinusoids(label.to(x.dtype), first.in_features, first.in_features // 2 - 1))
@@ -676,20 +682,21 @@ class DDPM(nn.Module):
 
     def labelled(self, x: Tensor, label: Tensor) -> Tensor:
         """The raw network at labels in 0..999, (n,)."""
-        first, second = self.temb.dense
+        first, second = cast(Iterable[nn.Linear], self.temb.dense)
         emb = second(
             F.silu(
                 first(sinusoids(label.to(x.dtype), first.in_features, first.in_features // 2 - 1))
             )
         )
         skips = [self.conv_in(x)]
-        for level in self.down:
+        for level in cast(Iterable[Any], self.down):
             for i in range(len(level.block)):
                 skips.append(level.run(i, skips[-1], emb))
             if hasattr(level, "downsample"):
                 skips.append(level.downsample(skips[-1]))
-        h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(skips[-1], emb)), emb)
-        for level in reversed(self.up):
+        mid: Any = self.mid
+        h = mid.block_2(mid.attn_1(mid.block_1(skips[-1], emb)), emb)
+        for level in reversed([*cast(Iterable[Any], self.up)]):
             for i in range(len(level.block)):
                 h = level.run(i, torch.cat([h, skips.pop()], dim=1), emb)
             h = level.upsample(h) if hasattr(level, "upsample") else h
@@ -806,11 +813,12 @@ class ADM(nn.Module):
         """The raw network at labels in 0..999, (n,): noise and variance, (n, 6, h, w)."""
         sin, cos = sinusoids(label.to(x.dtype), self.width, self.width // 2).chunk(2, dim=1)
         emb = self.time_embed(torch.cat([cos, sin], dim=1))
-        skips = [self.input_blocks[0][0](x)]
-        for stage in self.input_blocks[1:]:
+        first, *stages = cast(Iterable[nn.ModuleList], self.input_blocks)
+        skips = [first[0](x)]
+        for stage in stages:
             skips.append(_through(stage, skips[-1], emb))
         h = _through(self.middle_block, skips[-1], emb)
-        for stage in self.output_blocks:
+        for stage in cast(Iterable[nn.ModuleList], self.output_blocks):
             h = _through(stage, torch.cat([h, skips.pop()], dim=1), emb)
         return self.out(h)
 
@@ -853,7 +861,7 @@ class OnCanvas(Purified):
     """
 
     def purify(self, images: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:
-        size = self.denoiser.size
+        size = cast(Any, self.denoiser).size
         mask = None if mask is None else F.interpolate(mask, (size, size), mode="nearest")
         return scaled(super().purify(scaled(images, size), noise, mask), images.shape[-2:])
 

@@ -9,7 +9,8 @@ published WRN-28-10 file loads into ``WideResNet(28, 10)`` unchanged (parity:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -103,9 +104,7 @@ class WideResNet(nn.Module):
         head's.
         """
         return [
-            self.block1.layer[-1].relu2,
-            self.block2.layer[-1].relu2,
-            self.block3.layer[-1].relu2,
+            *(cast(BasicBlock, b.layer[-1]).relu2 for b in (self.block1, self.block2, self.block3)),
             self.relu,
         ]
 
@@ -161,7 +160,7 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1)
         self.skip = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        nn.init.zeros_(cast(Tensor, self.conv2.bias))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -173,7 +172,9 @@ class ResBlock(nn.Module):
         """Scale and shift (n, 2 n_out, 1 or h, 1 or w)."""
         if emb.ndim == 2:
             return self.time(emb)[:, :, None, None]
-        return self.time(F.adaptive_avg_pool2d(emb, like.shape[-2:]).movedim(1, -1)).movedim(-1, 1)
+        return self.time(
+            F.adaptive_avg_pool2d(emb, (like.shape[-2], like.shape[-1])).movedim(1, -1)
+        ).movedim(-1, 1)
 
 
 class UNet(nn.Module):
@@ -210,7 +211,7 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(8, widths[0])
         self.head = nn.Conv2d(widths[0], pixels, 3, 1, 1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(cast(Tensor, self.head.bias))
 
     def embed(self, t: Tensor) -> Tensor:
         """Sinusoidal features of the time index, (...) to (..., `n_time`)."""
@@ -232,11 +233,11 @@ class UNet(nn.Module):
             if i:
                 skips.append(h)
                 h = self.shrink[i - 1](h)
-            for block in level:
+            for block in cast(Iterable[ResBlock], level):
                 h = block(h, emb)
         for i in reversed(range(len(self.up))):
             h = self.grow[i](h) + skips[i]
-            for block in self.up[i]:
+            for block in cast(Iterable[ResBlock], self.up[i]):
                 h = block(h, emb)
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
 
@@ -298,8 +299,8 @@ class PixelCNN(nn.Module):
             for _ in range(layers)
         )
         self.head = point(width, 10 * mixtures)
-        for layer in self.layers:
-            nn.init.zeros_(layer[-1].weight)
+        for layer in cast(Iterable[nn.Sequential], self.layers):
+            nn.init.zeros_(cast(nn.Conv2d, layer[-1]).weight)
 
     def pad(self, levels: Tensor) -> Tensor:
         """The input of `look`: levels on [-1, 1] and the channel of ones, with `radius` pixels of
@@ -314,7 +315,7 @@ class PixelCNN(nn.Module):
         """Parameters of the pixels whose whole neighbourhood is in `padded`; one pixel needs (n, 4,
         radius + 1, 2 radius + 1).
         """
-        h = F.conv2d(padded, self.conv.weight * self.causal, self.conv.bias)
+        h = F.conv2d(padded, self.conv.weight * cast(Tensor, self.causal), self.conv.bias)
         for layer in self.layers:
             h = h + layer(h)
         return self.head(F.silu(h))

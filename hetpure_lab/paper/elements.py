@@ -343,7 +343,9 @@ def listing(results: Path = RESULTS) -> list[dict]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure elements", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure elements", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(argv)
     rows = listing()

@@ -15,6 +15,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 
@@ -37,7 +38,7 @@ OURS = "our choice"
 class Value:
     """A setting and where it is from."""
 
-    value: object
+    value: Any
     source: str
 
 
@@ -52,7 +53,7 @@ class Protocol:
     columns: tuple[str, ...]
     values: dict[str, Value] = field(hash=False)
 
-    def __getitem__(self, name: str):
+    def __getitem__(self, name: str) -> Any:
         return self.values[name].value
 
     @property

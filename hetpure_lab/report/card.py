@@ -415,7 +415,9 @@ def audit(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure audit", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure audit", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument(
         "--defence", default="hetpure", help="a defence, or MODULE:FUNCTION from images to images"

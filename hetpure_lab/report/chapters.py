@@ -156,7 +156,9 @@ def add_sidecars(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure chapters", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure chapters", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(CHAPTERS.glob("*.ipynb")))
     parser.add_argument(
         "--all", action="store_true", help="also those that nothing they read has changed"

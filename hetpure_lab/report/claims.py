@@ -300,7 +300,9 @@ def jsonld(rows: Sequence[Row]) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure claims", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure claims", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("claim", nargs="?", help="the id of one claim")
     parser.add_argument("--json", action="store_true", help="all rows as JSON")
     parser.add_argument("--jsonld", action="store_true", help="all rows as JSON-LD")

@@ -814,7 +814,9 @@ def save(name: str, drawing: Drawing, function: str, folder: Path = FIGURES) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure figures", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure figures", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("names", nargs="*", help=", ".join(FILES))
     chosen = parser.parse_args(argv).names or list(FILES)
     if unknown := set(chosen) - set(FILES):

@@ -392,7 +392,9 @@ def write(results: Path = RESULTS, book: Path = ROOT / "book") -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure leaderboard", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure leaderboard", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument(
         "--entry", metavar="DEFENCE", help="print a defence's entry, from its records"
     )

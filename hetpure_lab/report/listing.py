@@ -86,7 +86,9 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure list", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure list", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(argv)

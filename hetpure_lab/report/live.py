@@ -168,7 +168,9 @@ def compressed(content: dict) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure live", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure live", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument(
         "--standalone",
         type=Path,

@@ -245,7 +245,7 @@ def write(folder: Path, chapters: Sequence[Path]) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m hetpure_lab.report.plain", description=__doc__.split("\n")[0]
+        prog="python -m hetpure_lab.report.plain", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("folder", type=Path, help="where the copies go; those there stay")
     for path in write(parser.parse_args(argv).folder.resolve(), sorted(CHAPTERS.glob("*.ipynb"))):

@@ -111,7 +111,7 @@ def collect(tag: str, out: Path = OUT) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m hetpure_lab.report.release", description=__doc__.split("\n")[0]
+        prog="python -m hetpure_lab.report.release", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--tag", help="collect the files of this release into out/release")
     tag = parser.parse_args(argv).tag

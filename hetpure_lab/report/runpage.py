@@ -75,7 +75,7 @@ def write(path: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m hetpure_lab.report.runpage", description=__doc__.split("\n")[0]
+        prog="python -m hetpure_lab.report.runpage", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("notebook", type=Path, help="a chapter that papermill has run")
     path = parser.parse_args(argv).notebook

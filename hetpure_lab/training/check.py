@@ -50,7 +50,9 @@ def accuracies(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure check", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure check", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--bench", default="cifar10-small")
     parser.add_argument("--data", help="folder of parquet files (default: the usual search)")
     parser.add_argument("--split", default="test")

@@ -318,6 +318,8 @@ def sources(recipe: Recipe, folder: str | None) -> tuple[dict[str, Images], Imag
                 pools[key][order[:N_VALIDATION]],
                 pools[key][order[N_VALIDATION:]],
             )
+    if validation is None:
+        raise ValueError(f"{recipe.name} has no lossless images to validate on")
     return pools, validation
 
 
@@ -527,7 +529,7 @@ def denoise_map_loss(net: nn.Module, pools: dict[str, Images], recipe: Recipe, s
     """`denoise_loss` with a time for every pixel."""
     rng = rng_of(recipe, step)
     x0 = denoiser_batch(pools, recipe, rng)
-    t = times_map(recipe, rng, len(x0), tuple(x0.shape[-2:]))
+    t = times_map(recipe, rng, len(x0), (x0.shape[-2], x0.shape[-1]))
     eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
     xt = diffuse_map(x0, t, eps)
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
@@ -885,7 +887,8 @@ def train(
     pools, validation = sources(recipe, folder)
     loss_of, metrics_of = TASKS[recipe.task]
     torch.manual_seed(recipe.seed)
-    net, checkpoint = build(recipe.network), runs / f"{recipe.name}.pt"
+    net: Any = build(recipe.network)
+    checkpoint = runs / f"{recipe.name}.pt"
     if recipe.task in CLASSIFIER_TASKS:
         net = net.to(memory_format=torch.channels_last)
     average, opt, step, log, seconds = build(recipe.network), optimizer(recipe, net), 0, [], 0.0
@@ -1015,7 +1018,9 @@ def export(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure train", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure train", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("recipe", choices=sorted(RECIPES))
     parser.add_argument("--data", help="folder of the parquet files (default: the usual search)")
     parser.add_argument("--threads", type=int, default=1)
