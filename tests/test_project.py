@@ -40,7 +40,8 @@ def direct_dependencies() -> list[Requirement]:
         for name, requirements in project["optional-dependencies"].items()
         if name != "paper"
     ]
-    return [Requirement(r) for r in sum(extras, project["dependencies"])]
+    found = [Requirement(r) for r in sum(extras, project["dependencies"])]
+    return [r for r in found if r.name != "hetpure"]  # an extra may have another
 
 
 def lock() -> dict[str, Version]:

@@ -6,7 +6,8 @@ for the paper's second classifier (Tables 2 and 4) on a laptop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,4 +74,5 @@ class DeepMindWideResNet(nn.Module):
 
     def taps(self) -> list[nn.Module]:
         """As the released code hooks it: the last activation inside each group, then the head's."""
-        return [*(group.block[-1].relu_1 for group in self.layer), self.relu]
+        groups = cast(Iterable[DeepMindGroup], self.layer)
+        return [*(cast(Any, group.block[-1]).relu_1 for group in groups), self.relu]
