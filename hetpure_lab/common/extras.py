@@ -18,7 +18,7 @@ EXTRAS = {
     "diffusers": "clients",
     "distributed": "scale",
     "efficientnet_lite_pytorch": "lab",
-    "ipywidgets": "book",
+    "ipywidgets": "lab",
     "matplotlib": "lab",
     "nbclient": "lab",
     "nbconvert": "lab",
