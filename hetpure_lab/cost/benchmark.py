@@ -331,7 +331,9 @@ def round_of(client: Client, work: list[tuple]) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="hetpure bench", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hetpure bench", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument(
         "--to", type=Path, default=HOME / "out" / "bench.json", help="file to write"
     )

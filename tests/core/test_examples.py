@@ -31,7 +31,9 @@ def test_the_examples_of_the_method_file_run(root):
 
 def test_every_public_name_of_the_method_file_has_an_example_and_says_its_errors(entries):
     assert set(entries) == set(hetpure_core.__all__)
-    wrong = [name for name, text in entries.items() if ">>> " not in text or not ERRORS.search(text)]
+    wrong = [
+        name for name, text in entries.items() if ">>> " not in text or not ERRORS.search(text)
+    ]
     assert not wrong
 
 
