@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab test test-paper book pdf release chapters bench gpu evidence clean
+.PHONY: help setup run lab fast test test-paper book pdf release chapters bench gpu evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ test: setup  ## lint, strict book, unit tests and every chapter's outputs (about
 	$(BIN)/ruff check .
 	$(MAKE) book
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --nbval-lax --nbval-current-env tests chapters
+
+fast: export OMP_NUM_THREADS = 1
+fast: setup  ## the loop while writing: lint, import order, shared parts, contract of the core (under a minute)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/common tests/core/test_contract.py tests/core/test_examples.py
 
 test-paper:  ## compare our networks with torchvision's and RobustBench's, in .venv-paper (downloads 5.5 GB)
 	$(PYTHON) -m venv .venv-paper

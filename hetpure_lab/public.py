@@ -29,17 +29,15 @@ from typing import Any, cast
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hetpure_core import Purified
 from hetpure_lab import attacks as lab_attacks
 from hetpure_lab import data as lab_data
 from hetpure_lab import defences as lab_defences
 from hetpure_lab.attacks import ATTACKS, PRESETS, Attack
-from hetpure_lab.audit import checks
-from hetpure_lab.audit.cases import Case
-from hetpure_lab.audit.own import Called, OneCall, own
+from hetpure_lab.audit.own import Called, OneCall
 from hetpure_lab.common import names, specs, stats
+from hetpure_lab.common.progress import bar as progress_bar
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES, Defended
 from hetpure_lab.evidence import engine
@@ -49,7 +47,9 @@ from hetpure_lab.evidence.outcomes import COLUMNS, RULES, Outcomes
 from hetpure_lab.evidence.records import append, read
 from hetpure_lab.networks import benches as lab_benches
 from hetpure_lab.networks.benches import Bench
+from hetpure_lab.report import card as lab_card
 from hetpure_lab.report import listing
+from hetpure_lab.report.card import Card
 
 Purify = Callable[[Tensor], Tensor]
 
@@ -59,18 +59,30 @@ Purify = Callable[[Tensor], Tensor]
 
 def defences() -> pd.DataFrame:
     """Every defence by name: what people call it, its family, and its settings with their
-    defaults.
+    defaults. No error, plug-ins apart.
+
+    >>> hp.defences().loc["hetpure", "family"]
+    'method'
     """
     return pd.DataFrame(listing.defences()).set_index("name")
 
 
 def attacks() -> pd.DataFrame:
-    """Every attack and preset by name, with settings and defaults."""
+    """Every attack and preset by name, with settings and defaults. No error, plug-ins apart.
+
+    >>> "pgd" in hp.attacks().index
+    True
+    """
     return pd.DataFrame(listing.attacks()).set_index("name")
 
 
 def benches() -> pd.DataFrame:
-    """Every bench by name: scale, data set, and the method's settings there."""
+    """Every bench by name: scale, data set, and the method's settings there. No error, plug-ins
+    apart.
+
+    >>> hp.benches().loc["cifar10-small", "scale"]
+    'small'
+    """
     return pd.DataFrame(listing.benches()).set_index("name")
 
 
@@ -78,6 +90,9 @@ def load_bench(name: str = "cifar10-small", device: str = "cpu") -> Bench:
     """The networks of a bench: classifier, denoiser, schedule, default method.
 
     Raises `ValueError` for an unknown name or device, or weights that are missing or damaged.
+
+    >>> hp.load_bench("cifar10-small").classes[:2]
+    ('airplane', 'automobile')
     """
     return lab_benches.load(name, device)
 
@@ -90,6 +105,9 @@ def load_images(
     They are looked for in the folder `data`, in ``$HETPURE_DATA``, then in the usual places; where
     there are none, the 20 images that a package ships stand in, and `Images.source` says so.
     Raises `ValueError` for an unknown data set, or more images than there are.
+
+    >>> hp.load_images("cifar10", n=2, split="sample").floats.shape
+    torch.Size([2, 3, 32, 32])
     """
     found = lab_data.load_or_sample(name, split, data, quiet=True)
     return found if n is None else found.take(n)
@@ -137,6 +155,12 @@ def defend(bench: Bench, purifier: Any = "hetpure", name: str = "") -> Defence:
     ``plan`` and ``calls`` (`hetpure_core.Purifier`), a module ``(images, ids, copies) -> logits``
     with ``seed`` and ``classifier``, or any function from images in [0, 1] to images in [0, 1].
     Raises `ValueError` for anything else, and for bad settings.
+
+    >>> bench = hp.load_bench("cifar10-small")
+    >>> hp.defend(bench, "uniform:t=0.05,steps=1").name
+    'uniform noise, t = 0.05, 1 step'
+    >>> hp.defend(bench, lambda images: images, name="mine").name
+    'mine'
     """
     if isinstance(purifier, str):
         spec = specs.normal(purifier, DEFENCES)
@@ -217,7 +241,7 @@ class Attacker:
         x, y, ids = _given(images, labels)
         device = defence.bench.device
         total = len(x) * max(1, self.settings.steps)
-        with tqdm(total=total, desc=self.name, disable=not progress) as bar:
+        with progress_bar(total, self.name, not progress) as bar:
             module = self.settings.faces(defence.module)
             found, _ = self.settings.run(
                 module, x.to(device), y.to(device), ids, seed, lambda k: bar.update(k)
@@ -245,6 +269,9 @@ def attack(spec: str | Attack = "pgd") -> Attacker:
     object.
 
     Raises `ValueError` for an unknown name or bad settings.
+
+    >>> hp.attack("pgd:iterations=20,eot=8,eps=4/255").settings.iterations
+    20
     """
     if isinstance(spec, str):
         settings = PRESETS.get(spec) or specs.parse(spec, ATTACKS)[1]
@@ -344,6 +371,11 @@ def evaluate(
 
     With a `folder` the records are kept there, and an evaluation that was stopped goes on where it
     was. Raises `ValueError` for bad settings.
+
+    >>> bench, images = hp.load_bench(), hp.load_images("cifar10", n=2, split="sample")
+    >>> records = hp.evaluate(hp.defend(bench, None), "noise", images, progress=False)
+    >>> len(records), records.accuracy("clean").n
+    (2, 2)
     """
     attacker = attack if isinstance(attack, Attacker) else globals()["attack"](attack)
     if images is None:
@@ -355,9 +387,7 @@ def evaluate(
     found = read(path) if path else {}
     left = [i for i, key in enumerate(images.ids) if key not in found]
     steps = max(1, attacker.settings.steps)
-    with tqdm(
-        total=len(left), desc=trial.about, unit="image", disable=not progress or not left
-    ) as bar:
+    with progress_bar(len(left), trial.about, not (progress and left), unit="image") as bar:
 
         def tick(k: int) -> None:
             bar.update(k / steps)
@@ -515,6 +545,11 @@ def compare(first: Records, second: Records) -> Comparison:
 
     Sign-flip test at 5 % with Holm's correction over attacked and clean accuracy; the interval says
     how large the difference is. Raises `ValueError` if they share no image.
+
+    >>> bench, images = hp.load_bench(), hp.load_images("cifar10", n=2, split="sample")
+    >>> records = hp.evaluate(hp.defend(bench, None), "noise", images, progress=False)
+    >>> hp.compare(records, records).word
+    'inconclusive'
     """
     clean = rates(first.found, second.found, "clean")
     if not len(clean[0]):
@@ -523,22 +558,46 @@ def compare(first: Records, second: Records) -> Comparison:
     return Comparison(first, second, judge({"adversarial": attacked, "clean": Pair(*clean)}))
 
 
-def audit(defence: Defence, images: Images | None = None, progress: bool = True) -> pd.DataFrame:
-    """A sceptic's questions about a defence, answered: state, and what was seen.
+def audit(
+    defence: Defence,
+    images: Images | None = None,
+    budget: str = "minute",
+    live: bool = True,
+    progress: bool = True,
+) -> Card:
+    """The report card of a defence, the same as of ``hetpure audit``: as text, HTML, LaTeX, JSON.
 
-    One with a spec is judged from the records of its bench and a short live run on two images; any
-    other by a live run of several attacks on `images` (at most 8 of them are used).
+    One with a spec is judged from the records of its bench and (`live`) a short live run; any other
+    by a live run of several attacks within a `budget` of ``minute``, ``hour`` or ``night``, on
+    `images` or on as many as the budget says. Raises `ValueError` for an unknown budget, fewer than
+    two images, and a purifier that does not return finite images of the same shape.
+
+    >>> bench = hp.load_bench("cifar10-small")
+    >>> card = hp.audit(hp.defend(bench, "none"), live=False)
+    >>> card.name, "checks" in card.as_json()
+    ('none', True)
     """
-    images = load_images(defence.bench.dataset, 8) if images is None else images
+    if budget not in lab_card.BUDGETS:
+        raise ValueError(f"unknown budget {budget!r}; known: {', '.join(lab_card.BUDGETS)}")
+    if images is None and (live or not defence.spec):
+        wanted = lab_card.LEAST if defence.spec else lab_card.BUDGETS[budget].images
+        found = load_images(defence.bench.dataset)
+        images = found.take(min(wanted, len(found)))
     if defence.spec:
-        live = checks.look(defence.bench, defence.spec, images[torch.arange(min(2, len(images)))])
-        case = Case.of(defence.bench.name, defence.spec, live=live)
-    else:
-        denoiser = getattr(defence.module, "denoiser", None)
-        function = getattr(denoiser, "function", None) or partial(_seeded, defence)
-        case = own(function, defence.bench, images[torch.arange(min(8, len(images)))])
-    rows = [{"check": c.name, "state": v.state, "seen": v.seen} for c, v in checks.checklist(case)]
-    return pd.DataFrame(rows).set_index("check")
+        return lab_card.audit(defence.spec, defence.bench, budget, images, live)
+    return lab_card.audit(_function(defence), defence.bench, budget, images, quiet=not progress)
+
+
+def _function(defence: Defence) -> Purify:
+    """A defence without a spec as a function from images to images, under its name."""
+    denoiser = getattr(defence.module, "denoiser", None)
+    given = getattr(denoiser, "function", None) or partial(_seeded, defence)
+
+    def function(x: Tensor) -> Tensor:
+        return given(x)
+
+    function.__name__ = defence.name
+    return function
 
 
 def _seeded(defence: Defence, x: Tensor) -> Tensor:

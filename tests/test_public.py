@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import hetpure_lab as hp
+from hetpure_lab.cli import main
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.evidence.records import read
+from hetpure_lab.report import card as report_card
 
 QUICK = "pgd:iterations=2,eot=1,confirm=0"
 
@@ -101,6 +105,63 @@ def test_lists_name_what_there_is():
     assert "cifar10-small" in hp.benches().index
 
 
+class Sharpen(torch.nn.Module):
+    """Somebody's own purifier as a module."""
+
+    def forward(self, images):
+        return (2 * images - smooth(images)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """And as a dataclass, with the contract of the core."""
+
+    levels: int = 8
+
+    def mask(self, images, classifier, taps, noise):
+        return None
+
+    def plan(self, x_adv, mask, eps, noise, schedule):
+        return [(0, lambda x: x + ((x * self.levels).round() / self.levels - x).detach())]
+
+    def calls(self, schedule):
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("purifier", "name"), [(smooth, "smooth"), (Sharpen(), "Sharpen"), (Rounded(), "Rounded")]
+)
+def test_any_purifier_of_ones_own_gets_a_report_card(purifier, name, bench, images, monkeypatch):
+    monkeypatch.setitem(report_card.BUDGETS, "minute", report_card.Budget(2, 1, 1, 2))
+    found = hp.audit(hp.defend(bench, purifier), images[torch.tensor([0, 1])], progress=False)
+    states = {row["check"]: row["state"] for row in found.as_json()["checks"]}
+    assert found.name == name and found.case.found and set(states.values()) != {"not measured"}
+    assert name in found.html() and str(found)
+
+
+def test_the_card_of_a_spec_is_that_of_the_command(bench, capsys):
+    found = hp.audit(hp.defend(bench, "none"), live=False)
+    assert main(["audit", "--defence", "none", "--records-only", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found.as_json()["checks"]
+
+
+@pytest.mark.parametrize(
+    ("purifier", "n", "says"),
+    [
+        (smooth, 1, "an audit needs at least 2 images, not 1"),
+        (lambda x: x[:, :1], 2, "returns shape .* for images of shape .* it must keep it"),
+        (lambda x: x * float("nan"), 2, "values that are NaN or infinite"),
+        (lambda x: 5 * x, 2, "images are in .0, 1."),
+    ],
+)
+def test_an_audit_refuses_in_a_sentence(purifier, n, says, bench, images):
+    with pytest.raises(ValueError, match=says) as caught:
+        hp.audit(hp.defend(bench, purifier), images[torch.arange(n)], progress=False)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="unknown budget 'week'; known: minute, hour, night"):
+        hp.audit(hp.defend(bench, smooth), budget="week")
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -109,6 +170,7 @@ def test_lists_name_what_there_is():
         (lambda b, x: hp.load_images("cifar10", 21, "sample"), "from 1 to 20"),
         (lambda b, x: hp.defend(b, "mine"), "unknown 'mine'; known: none"),
         (lambda b, x: hp.defend(b, 3), "a purifier is a spec, an object .* not 3"),
+        (lambda b, x: hp.defend(b, Rounded), "is an object, Rounded.*, not the class Rounded"),
         (lambda b, x: hp.attack("pgd:eps=8/0"), "eps is a number"),
         (lambda b, x: hp.attack(3), "an attack is a spec or an Attack, not 3"),
         (lambda b, x: hp.attack()(hp.defend(b), x.floats), "needs their labels"),

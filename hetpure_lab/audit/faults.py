@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from hetpure_core import HetPure, Plan, Purified, Uniform
 from hetpure_lab import attacks, data, evidence
@@ -35,6 +36,7 @@ from hetpure_lab.audit.flags import Evidence, Flag
 from hetpure_lab.audit.own import Trial
 from hetpure_lab.audit.reported import Report, report
 from hetpure_lab.common import stats
+from hetpure_lab.common.progress import bar
 from hetpure_lab.data import Images
 from hetpure_lab.evidence import RESULTS, append, provenance, read
 from hetpure_lab.networks import benches
@@ -703,13 +705,13 @@ def line(finding: Finding, setting: Setting) -> dict:
 def measure(setting: Setting, names: Sequence[str], results: Path = RESULTS) -> None:
     """Add a line for each of the faults that has none with so many images on this bench."""
     zoo, path = Zoo(setting), results / ZOO
-    for name in names:
+    for name in bar(names, "zoo", unit="fault"):
         if f"{setting.bench.name}/{name}/{len(setting.images)}" in read(path):
             continue
         found = zoo.find(FAULTS[name])
         append(path, [line(found, setting)])
         caught = f"{'' if found.caught else 'NOT '}caught by {FAULTS[name].caught}"
-        print(f"{name:26} {found.added}  {caught}", file=sys.stderr)
+        tqdm.write(f"{name:26} {found.added}  {caught}", file=sys.stderr)
 
 
 def recorded(bench: str, results: Path = RESULTS) -> dict[str, dict]:

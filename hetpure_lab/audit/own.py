@@ -19,6 +19,7 @@ from hetpure_lab.audit import flags
 from hetpure_lab.audit.cases import ATTEMPTS, BARE, HEADLINE, Case, Cell
 from hetpure_lab.audit.flags import Evidence
 from hetpure_lab.common import specs
+from hetpure_lab.common.progress import bar
 from hetpure_lab.data import Images
 from hetpure_lab.networks.benches import Bench
 
@@ -104,6 +105,7 @@ def own(
     iterations: int = 10,
     eot: int = 2,
     K: int = 8,
+    quiet: bool = False,
 ) -> Case:
     """A short live audit of your purifier in front of the bench's classifier: any differentiable or
     not differentiable callable.
@@ -116,7 +118,7 @@ def own(
     )
     found: dict[Cell, Evidence] = {}
     tried = [HEADLINE, *(ATTEMPTS[name] for name in ("budget", "BPDA", "transfer", "large radius"))]
-    for spec, defence in [(spec, OWN) for spec in tried] + [(BARE, "none")]:
+    for spec, defence in bar([*((spec, OWN) for spec in tried), (BARE, "none")], "audit", quiet):
         attack, settings = specs.parse(spec, ATTACKS)
         if attack != "transfer":
             shrunk = {

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from tqdm import tqdm
+from hetpure_lab.common.progress import bar as progress_bar
 
 BLOCK = 1 << 20
 
@@ -123,14 +123,7 @@ def _keep(part: Path, tag: Path, path: Path, url: str, check: Callable[[Path], o
 def _receive(
     answer: io.BufferedIOBase, part: Path, have: int, total: int, label: str, progress: bool
 ) -> None:
-    bar = tqdm(
-        total=total or None,
-        initial=have,
-        unit="B",
-        unit_scale=True,
-        desc=label,
-        disable=not progress,
-    )
+    bar = progress_bar(total, label, not progress, initial=have, unit="B", unit_scale=True)
     with bar, part.open("ab" if have else "wb") as file:
         while block := answer.read(BLOCK):
             file.write(block)

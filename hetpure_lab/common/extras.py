@@ -18,7 +18,6 @@ EXTRAS = {
     "diffusers": "clients",
     "distributed": "scale",
     "efficientnet_lite_pytorch": "lab",
-    "ipywidgets": "lab",
     "matplotlib": "lab",
     "nbclient": "lab",
     "nbconvert": "lab",

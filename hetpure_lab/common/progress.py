@@ -1,10 +1,15 @@
-"""Where a progress bar is seen: in the notebook that runs, and in the shell that started it."""
+"""The progress bar of all long work, and where it is seen: in the notebook that runs, and in the
+shell that started it.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from tqdm import tqdm
 
 
 class Both:
@@ -35,3 +40,15 @@ def stream() -> TextIO | Both:
     if kept is None or not os.isatty(kept):
         return sys.stderr
     return Both(sys.stderr, os.fdopen(os.dup(kept), "w", closefd=True))
+
+
+def bar(of: Iterable[Any] | int, what: str, quiet: bool = False, **options: Any) -> tqdm:
+    """A progress bar over things, or with an ``update`` to a total, named `what`; `options` are
+    tqdm's. It is hidden if `quiet`, and by ``TQDM_DISABLE`` in the environment.
+
+    >>> list(bar([1, 2], "two", quiet=True))
+    [1, 2]
+    """
+    given = {"total": of or None} if isinstance(of, int) else {"iterable": of}
+    hidden = quiet or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    return tqdm(**given, desc=what, disable=hidden, file=stream(), **options)

@@ -46,6 +46,7 @@ from hetpure_lab.attacks import ATTACKS, PGD
 from hetpure_lab.common import microbatch, specs, stats
 from hetpure_lab.common.measure import LiveBytes
 from hetpure_lab.common.paths import HOME, RESULTS
+from hetpure_lab.common.progress import bar
 from hetpure_lab.data import Images
 from hetpure_lab.evidence import Experiment, records, workers
 from hetpure_lab.networks import benches
@@ -351,12 +352,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench = benches.load("cifar10-small")
     images = data.load_or_sample(bench.dataset, quiet=True).take(8)
     memory = lambda: {"saved_bytes_40_over_10": saved_bytes(bench, 40) / saved_bytes(bench, 10)}
-    for part in (
+    parts = (
         lambda: exact_over_floor(bench),
         memory,
         lambda: released_loop_over_ours(bench, images),
         lambda: dask_2_over_1(images),
-    ):
+    )
+    for part in bar(parts, "bench"):
         found = part()
         print(
             *(

@@ -25,13 +25,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from hetpure_core import HetPure, Purified, linear_schedule
 from hetpure_lab import attacks, data, defences
 from hetpure_lab.attacks import PGD
 from hetpure_lab.common import microbatch
 from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.common.progress import bar
 from hetpure_lab.cost import planner
 from hetpure_lab.data import Images
 from hetpure_lab.evidence import Experiment, engine
@@ -217,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "cell": lambda: cell(device, 64),
     }
     found = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__}
-    for name in (bar := tqdm(parts, desc="gpu")):
-        bar.set_postfix_str(name)
+    for name in (seen := bar(parts, "gpu")):
+        seen.set_postfix_str(name)
         found[name] = parts[name]()
     args.to.parent.mkdir(parents=True, exist_ok=True)
     args.to.write_text(json.dumps(found, indent=1) + "\n")

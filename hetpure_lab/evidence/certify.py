@@ -41,7 +41,6 @@ import torch
 from scipy.special import ndtri
 from scipy.stats import beta
 from torch import Tensor
-from tqdm import tqdm
 
 from hetpure_core import Purified, linear_schedule
 from hetpure_lab import data, defences
@@ -208,7 +207,7 @@ def measure(
     if mask is not None:
         shared["unit"] = {"mask": packed(mask)}
     missing = [i for i, key in enumerate(images.ids) if key not in found]
-    for i in tqdm(missing, desc=path.stem, file=progress.stream(), disable=None):
+    for i in progress.bar(missing, path.stem, not missing):
         (line,) = counts_of(smoothing, bench, images[torch.tensor([i])], mask)
         records.append(path, [line | shared], results)
     return path

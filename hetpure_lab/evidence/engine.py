@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hetpure_core import Purified
 from hetpure_lab import attacks, defences
@@ -23,7 +22,7 @@ from hetpure_lab.attacks import ATTACKS, Attack, Undefended
 from hetpure_lab.attacks.threat import Decided, Told
 from hetpure_lab.common import microbatch, specs
 from hetpure_lab.common.paths import RESULTS
-from hetpure_lab.common.progress import stream
+from hetpure_lab.common.progress import bar as progress_bar
 from hetpure_lab.data import Images, joined
 from hetpure_lab.evidence import pixels, workers
 from hetpure_lab.evidence.claims import Claims
@@ -93,10 +92,7 @@ def run(
         "mininterval": 2,
         "bar_format": "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]",
     }
-    with (
-        tqdm(total=len(missing), desc=label, disable=not progress, file=stream(), **look) as bar,
-        Claims(path) as claims,
-    ):
+    with progress_bar(len(missing), label, not progress, **look) as bar, Claims(path) as claims:
         mine = _of_this_process(experiment, device, bench, batch, bar.update)
         mine = _of_workers(experiment, device, batch, client, threads) if client else mine
         more = _claiming(path, images, claims)

@@ -25,6 +25,7 @@ from random import Random
 from tqdm import tqdm
 
 from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.common.progress import bar
 from hetpure_lab.data import Images
 from hetpure_lab.evidence import code, verify
 from hetpure_lab.evidence.outcomes import COLUMNS
@@ -184,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if absent := [str(path) for path in args.files if not path.is_file()]:
         raise ValueError(f"no file {absent[0]}")
     chosen_files, true = args.files or [p for p in files() if not same_code(read(p))], True
-    for path in tqdm(chosen_files, desc="rescore", disable=len(chosen_files) < 2 or None):
+    for path in bar(chosen_files, "rescore", len(chosen_files) < 2):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the verdict names the lines
             chosen = None if args.all else sample(path, args.n_images)

@@ -32,6 +32,7 @@ from hetpure_lab import attacks, data, defences
 from hetpure_lab.attacks import PGD, Undefended
 from hetpure_lab.common import measure, specs, stats
 from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.common.progress import bar
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import compare, inputs, inside
@@ -391,7 +392,7 @@ def run(
     lab = Lab(bench, seed, inside.spread(inside.features(bench.classifier, ground)), results)
     found = read(file)
     missing = [i for i, key in enumerate(images.ids) if key not in found]
-    for start in range(0, len(missing), batch):
+    for start in bar(range(0, len(missing), batch), name, not missing):
         rows = images[torch.tensor(missing[start : start + batch])]
         shared = (
             {"config": about, "source": images.source, "unit": lab.unit}

@@ -378,6 +378,7 @@ def audit(
     images: Images | None = None,
     live: bool = True,
     results: Path = RESULTS,
+    quiet: bool = False,
 ) -> Card:
     """The card of a defence by its spec, from its records and a short live run, or of a function
     from
@@ -399,7 +400,7 @@ def audit(
         images = images or data.load(lab.dataset, quiet=True).take(size.images)
         enough(images)
         trusted(function, images.take(2).floats.to(lab.device))
-        case = own(function, lab, images, size.iterations, size.eot, size.K)
+        case = own(function, lab, images, size.iterations, size.eot, size.K, quiet)
     else:
         flags = None
         if live:

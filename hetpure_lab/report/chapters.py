@@ -25,8 +25,10 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from tqdm import tqdm
 
 from hetpure_lab.common.paths import ROOT
+from hetpure_lab.common.progress import bar
 from hetpure_lab.evidence.records import provenance
 from hetpure_lab.report.notebook import duration
 
@@ -164,13 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--all", action="store_true", help="also those that nothing they read has changed"
     )
     args = parser.parse_args(argv)
+    shown = bar(args.notebooks, "chapters", len(args.notebooks) < 2)
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    for path in args.notebooks:
+    for path in shown:
         if not args.all and not stale(path, known()):
-            print(f"{path.name}: up to date", file=sys.stderr)
+            tqdm.write(f"{path.name}: up to date", file=sys.stderr)
             continue
         started = time.time()
         read = execute(path.resolve())
         about = {"digest": digest(path, read), "read": read}
         READ.write_text(json.dumps(known() | {path.name: about}, indent=1, sort_keys=True) + "\n")
-        print(f"{path.name}: {time.time() - started:.0f} s", file=sys.stderr)
+        tqdm.write(f"{path.name}: {time.time() - started:.0f} s", file=sys.stderr)

@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 
 from hetpure_lab.common.paths import RESULTS, ROOT
+from hetpure_lab.common.progress import bar
 from hetpure_lab.evidence import compare
 from hetpure_lab.evidence.compare import NOT_HERE
 from hetpure_lab.paper import claims
@@ -236,9 +237,8 @@ def write(book: Path = ROOT / "book", results: Path = RESULTS) -> list[Path]:
     folder.mkdir(exist_ok=True)
     history.append([row for row in rows if row.kind in WITH_PAGE], results)
     past = history.read(results)
-    pages = {
-        folder / file(row): page(row, past.get(row.id, ())) for row in rows if row.kind in WITH_PAGE
-    }
+    told = bar([row for row in rows if row.kind in WITH_PAGE], "pages of claims")
+    pages = {folder / file(row): page(row, past.get(row.id, ())) for row in told}
     for old in set(folder.glob("*.md")) - set(pages):
         old.unlink()
     for path, said in (pages | {book / "claims.md": index(rows)}).items():

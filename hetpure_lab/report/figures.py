@@ -26,11 +26,13 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from tqdm import tqdm
 
 from hetpure_core import Purified, attention_maps, merge, q_xt_x0, trajectory
 from hetpure_lab import data, defences, evidence
 from hetpure_lab.common import names, specs
 from hetpure_lab.common.paths import ROOT
+from hetpure_lab.common.progress import bar
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES, capabilities
 from hetpure_lab.evidence import ablations, inside, studies
@@ -822,9 +824,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := set(chosen) - set(FILES):
         parser.error(f"unknown figure {', '.join(sorted(unknown))}; known: {', '.join(FILES)}")
     plots.style()
-    for name in chosen:
+    for name in bar(chosen, "figures", len(chosen) < 2):
         drawing, draw = FILES[name](), getattr(FILES[name], "func", FILES[name])
-        print(
+        tqdm.write(
             save(name, drawing, f"hetpure_lab.report.figures.{draw.__name__}")
             if drawing
             else f"{name}: nothing to show yet"

@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 
 import torch
-from tqdm import tqdm
 
 from hetpure_core import Uniform
 from hetpure_lab import data
+from hetpure_lab.common.progress import bar
 from hetpure_lab.data import Images
 from hetpure_lab.networks import benches
 from hetpure_lab.networks.benches import Bench
@@ -40,7 +40,7 @@ def accuracies(
         for t in levels(bench)
     }
     correct, ids = dict.fromkeys(["clean", *models], 0), images.ids
-    for start in tqdm(range(0, len(images), batch), desc="check", disable=not progress):
+    for start in bar(range(0, len(images), batch), "check", not progress):
         rows = slice(start, start + batch)
         x, y = images.floats[rows].to(bench.device), images.labels[rows].to(bench.device)
         correct["clean"] += int((bench.classifier(x).argmax(1) == y).sum())

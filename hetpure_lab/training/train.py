@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hetpure_core import Noise, linear_schedule, q_xt_x0, x0_xt
 from hetpure_lab import data as lab_data
 from hetpure_lab.attacks import PGD, perturb_randomly
 from hetpure_lab.common import specs
 from hetpure_lab.common.paths import CHECKOUT, HOME, ROOT
+from hetpure_lab.common.progress import bar as progress_bar
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES, atop, pixeldefend
 from hetpure_lab.networks import benches
@@ -919,7 +919,7 @@ def train(
             state.get("kept", state["average"]),
         )
     total, losses, started = recipe.steps[-1], [], time.time()
-    bar = tqdm(total=total, initial=step, desc=recipe.name, disable=not progress, mininterval=5)
+    bar = progress_bar(total, recipe.name, not progress, initial=step, mininterval=5)
     while step < total:
         net.train()
         for group in opt.param_groups:
