@@ -122,7 +122,7 @@ def test_tokens_become_maps_in_their_order():
 
 
 def library(name: str):
-    """A library of the extra ``clients``; skipped where it is not installed.
+    """A library of the extra ``clients``, skipped where it is absent. All import torchvision.
 
     PyPI's torchvision for Linux is built for CUDA. Beside a PyTorch without CUDA its operators
     cannot be loaded, and the import stops at the shape rules of two of them, which no classifier
@@ -130,8 +130,7 @@ def library(name: str):
     """
     if find_spec(name) is None:
         pytest.skip(f"{name} is not installed: pip install 'hetpure[clients]'")
-    if name in ("timm", "torchvision", "transformers"):
-        declare_operators()
+    declare_operators()
     return importlib.import_module(name)
 
 
