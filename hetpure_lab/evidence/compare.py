@@ -12,7 +12,7 @@ where that happens.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -345,15 +345,32 @@ def _ball(attack: str) -> tuple[str, float]:
 @lru_cache(maxsize=4)
 def _known(results: Path, stamp: tuple) -> dict[str, Known]:
     found: dict[str, Known] = {}
-    for path in files(results):
-        records = read(path)
-        config = next(iter(records.values()))["config"]
+    every = [
+        (path, records, _config(records)) for path in files(results) if (records := read(path))
+    ]
+    splits: dict[str, set[str]] = {}
+    for _, _, config in every:
+        splits.setdefault(config["bench"], set()).add(config["split"])
+    for path, records, config in every:
+        if config["split"] != main_split(splits[config["bench"]]):
+            continue
         cell = cell_of(config)
         bench = found.setdefault(config["bench"], Known({}))
         if len(records) > len(bench.cells.get(cell, {})):
             bench.cells[cell] = records
             bench.files[cell] = f"{path.parent.name}/{path.name}"
     return found
+
+
+def _config(records: dict[str, dict]) -> dict:
+    return next(iter(records.values()))["config"]
+
+
+def main_split(splits: Iterable[str]) -> str:
+    """The split that a bench's tables are about: ``test`` if it has records, else the first by
+    name. Records of another one are about other images, and never stand in the same table."""
+    found = set(splits)
+    return "test" if "test" in found or not found else min(found)
 
 
 def cell_of(config: dict) -> Cell:

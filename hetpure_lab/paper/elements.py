@@ -17,7 +17,7 @@ from hetpure_lab.common import specs
 from hetpure_lab.common.paths import RESULTS, ROOT
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import ablations, files, read, studies
-from hetpure_lab.paper.printed import TABLES, Table
+from hetpure_lab.paper.printed import TABLES, Claim, Table
 from hetpure_lab.paper.protocols import attack_of
 
 STATUSES = ("planned", "partly", "done")
@@ -238,20 +238,32 @@ def cells(table: Table) -> list[tuple[Place, str]]:
     paper prints a number, at its radius, and at the radius of every quoted row the method, which
     the paper has not.
 
-    A row with a reason why nothing measures it here needs nothing.
+    A row with a reason why nothing measures it here needs nothing. A table whose bench is of the
+    paper's scale is measured on its small one, where one adversarially trained network stands for
+    that of Gowal et al. 2020, and the others have none.
     """
+    bench = table.small or table.bench
     where = lambda row, attack: place(
-        table.bench, table.norm, row.eps or table.radius, attack_of(attack, table.bench)
+        bench, table.norm, row.eps or table.radius, attack_of(attack, bench)
     )
     pairs = [
-        (row, attack)
+        (row, attack, measured)
         for row in table.rows
-        if row.ours
+        if (measured := _measured_as(row, table))
         for attack, value in zip(table.attacks, row.robust)
         if value != "-"
     ]
-    meetings = [(where(row, attack), table.rows[-1].ours) for row, attack in pairs if row.eps]
-    return list(dict.fromkeys([(where(row, attack), row.ours) for row, attack in pairs] + meetings))
+    meetings = [(where(row, attack), table.rows[-1].ours) for row, attack, _ in pairs if row.eps]
+    own = [(where(row, attack), measured) for row, attack, measured in pairs]
+    return list(dict.fromkeys(own + meetings))
+
+
+def _measured_as(row: Claim, table: Table) -> str:
+    """The spec that measures a row on the bench of `cells`, or ""."""
+    if not table.small or row.kind != "AT":
+        return row.ours
+    trained = {"Linf": "at", "L2": "at:model=pgd-at-l2"}[table.norm]
+    return trained if row.method == "Gowal et al. 2020" else ""
 
 
 def needed(element: Element, results: Path = RESULTS) -> list[list[Path]]:

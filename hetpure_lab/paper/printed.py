@@ -54,6 +54,7 @@ class Table:
     eps: float | None = None
     bench: str = "cifar10-small"
     norm: str = "Linf"
+    small: str = ""
 
     @property
     def radius(self) -> float:
@@ -237,6 +238,7 @@ TABLES = {
                 ),
             ),
             bench="cifar10-paper-wrn70",
+            small="cifar10-small-swish",
         ),
         Table(
             "Table 3",
@@ -369,6 +371,7 @@ TABLES = {
                 Claim("AP", "the method", "93.36±0.59", ("87.7±0.97", "91.71±1.09"), METHOD, AA_L2),
             ),
             bench="cifar10-paper-wrn70",
+            small="cifar10-small-swish",
             norm="L2",
         ),
         Table(

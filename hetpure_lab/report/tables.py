@@ -22,7 +22,7 @@ from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.common import names, specs
 from hetpure_lab.defences import DEFENCES, published, votes
 from hetpure_lab.evidence import RESULTS, listing
-from hetpure_lab.evidence.compare import TESTS, compare, together
+from hetpure_lab.evidence.compare import TESTS, compare, main_split, together
 from hetpure_lab.evidence.compare import known as known_bench
 from hetpure_lab.paper.printed import HEADLINE, TABLES, Claim
 from hetpure_lab.paper.protocols import attack_of
@@ -78,6 +78,8 @@ def evidence_rows(
         if (r["bench"], r["norm"], r["attack"].partition(":")[0]) == (bench, norm, attack)
     ]
     keep = [r for r in keep if np.isclose(r["eps"], eps or HEADLINE[norm])]
+    split = main_split(r["data"] for r in summaries(results) if r["bench"] == bench)
+    keep = [r for r in keep if r["data"] == split]
     return sorted(keep, key=lambda r: (-r["n"], -r["iterations"]))
 
 
@@ -315,10 +317,10 @@ def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, st
     found = {}
     for words in evidence.queue():
         options = dict(zip(words[::2], words[1::2]))
-        slug, settings = specs.parse(options["--attack"], ATTACKS)
-        same = (
-            options.get("--bench", "cifar10-small") == bench and options.get("--seed", "0") == "0"
-        )
+        text = evidence.Experiment(options["--defence"], options["--attack"]).attack
+        slug, settings = specs.parse(text, ATTACKS)
+        where = [options.get(*o) for o in (("--bench", "cifar10-small"), ("--split", "test"))]
+        same = where == [bench, "test"] and options.get("--seed", "0") == "0"
         if (
             same
             and slug == attack
@@ -326,7 +328,7 @@ def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, st
             and np.isclose(settings.eps, HEADLINE[norm])
         ):
             defence = specs.normal(options["--defence"], DEFENCES)
-            if within_budget({"defence": defence, "attack": options["--attack"]}):
+            if within_budget({"defence": defence, "attack": text}):
                 found[defence] = shlex.join(words)
     return found
 

@@ -192,3 +192,10 @@ def test_the_distance_at_equal_clean_accuracy_needs_two_levels():
     assert Known(cells).at_equal_clean("hetpure", "pgd") is None
     cells["uniform:t=0.3", "pgd", 0] = records([0.7] * 20, [0.5] * 20)
     assert Known(cells).at_equal_clean("hetpure", "pgd").difference.value == pytest.approx(-0.3)
+
+
+def test_a_bench_s_tables_are_about_one_split():
+    from hetpure_lab.evidence.compare import main_split
+
+    assert main_split(["test_jpeg", "test"]) == main_split([]) == "test"
+    assert main_split(["test_jpeg"]) == "test_jpeg"

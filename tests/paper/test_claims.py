@@ -206,7 +206,8 @@ def queued():
     """What results/queue.txt will have measured, as `elements.cells`."""
     for words in evidence.queue():
         options = {"--bench": "cifar10-small"} | dict(zip(words[::2], words[1::2]))
-        slug, attack = specs.parse(options["--attack"], ATTACKS)
+        experiment = evidence.Experiment(options["--defence"], options["--attack"])
+        slug, attack = specs.parse(experiment.attack, ATTACKS)
         yield (
             elements.place(options["--bench"], attack.norm, attack.eps, slug),
             specs.normal(options["--defence"], DEFENCES),
@@ -322,3 +323,16 @@ def test_the_scorecard_says_in_words_whether_fig_7_holds():
         for n in ("tau", "levels")
     ]
     assert all(f": {said}." in page for said in words)
+
+
+@pytest.mark.parametrize("name", ["Table 2", "Table 4"])
+def test_the_larger_classifiers_tables_are_measured_on_their_small_bench(name, tmp_path):
+    """By every row that the small bench can have, its adversarially trained network among them."""
+    wanted = elements.cells(TABLES[name])
+    assert {place[0] for place, _ in wanted} == {"cifar10-small-swish"}
+    defences = {defence for _, defence in wanted}
+    assert {printed.METHOD, "gradual"} <= defences and sum(
+        d.startswith("at") for d in defences
+    ) == 1
+    assert not any("/" in d for d in defences)
+    assert elements.status(ELEMENTS[name], tmp_path) == "planned"
