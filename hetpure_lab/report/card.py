@@ -317,7 +317,8 @@ class Card:
         style = (
             ":root{color-scheme:light dark}body{font:16px/1.5 sans-serif;max-width:60em;margin:2em"
             " auto;padding:0 1em}table{border-collapse:collapse;font-size:80%}"
-            ".wide,pre{overflow-x:auto}svg{max-width:100%;height:auto;background:#fff}"
+            "pre{white-space:pre-wrap}.wide{overflow-x:auto}"
+            "svg{max-width:100%;height:auto;background:#fff}"
         )
         style += (
             "td,th{border:1px solid #999;padding:.2em"
