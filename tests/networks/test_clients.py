@@ -7,6 +7,7 @@ Where the answer is known in closed form (`conftest.Smoothed`), everybody is com
 from __future__ import annotations
 
 import foolbox
+import pyautoattack
 import pytest
 import torch
 from pyautoattack.autopgd_base import APGDAttack
@@ -143,7 +144,7 @@ def test_the_attack_called_autoattack_is_the_library_unchanged(smoothed):
         ).initial_seed()
         with torch.no_grad():
             module(x[i : i + 1])
-        direct = autoattack.pyautoattack.AutoAttack(
+        direct = pyautoattack.AutoAttack(
             module, norm=smoothed.norm, eps=smoothed.eps, version="rand", seed=key
         )
         direct.apgd.n_iter = 4
