@@ -60,7 +60,8 @@ class Mani(Rival):
 
     def weights(self, x: Tensor) -> Tensor:
         """How much noise each frequency gets (n, 1, h, w), with mean square 1 over the spectrum."""
-        ring = rings(*x.shape[-2:], self.bands).to(x.device)
+        h, w = x.shape[-2:]
+        ring = rings(h, w, self.bands).to(x.device)
         magnitude = torch.fft.fft2(x).abs().mean(1).flatten(1)
         member = torch.nn.functional.one_hot(ring.flatten(), self.bands).to(x.dtype)
         mean = magnitude @ member / member.sum(0).clamp(min=1)
