@@ -11,7 +11,6 @@ from importlib.util import find_spec
 
 import pytest
 
-
 NOT_CLEAN_YET = 52  # files; a new one starts clean
 
 
