@@ -109,7 +109,7 @@ def sentence(candidate: Candidate, found: Sequence[Trial]) -> str:
                 stats.word(trial.distance.difference, trial.holm), "not told apart from"
             )
             d = trial.distance.difference
-            said = f"{side} the curve, {d} points, n = {d.n}, p = {trial.holm:.3f}"
+            said = f"{side} the curve, {d} points, n = {d.n}, {premise.chance(trial.holm)}"
         parts.append(f"{trial.name}: {said}")
     return "; ".join([f"{parts[0]} (frozen {candidate.frozen})", *parts[1:]]) + "."
 

@@ -136,7 +136,7 @@ def conclusions(found: Sequence[Row]) -> list[str]:
         d = r.distance.difference
         place = {"higher": "**above** the curve", "lower": "**below** the curve"}
         where = place.get(stats.word(d, p), "**not told apart** from the curve")
-        said.append(f"*{r.name}* is {where} of uniform noise: {d} points, n = {d.n}, p = {p:.3f}.")
+        said.append(f"*{r.name}* is {where} of uniform noise: {d} points, n = {d.n}, {chance(p)}.")
     return said
 
 
@@ -230,6 +230,11 @@ def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index(["networks", "defence"]).fillna("")
 
 
+def chance(p: float) -> str:
+    """A p-value in a sentence: none is nought."""
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+
+
 def apart(point: Point, curve: Sequence[Point]) -> str:
     """The distance to a curve, or why there is none."""
     try:
@@ -253,7 +258,7 @@ def answers(found: Sequence[Row], bench: str, results: Path = RESULTS) -> list[s
             stats.word(d, p), "not established"
         )
         said.append(
-            f"{question} **{word[0].upper() + word[1:]}**: {d} points, n = {d.n}, p = {p:.3f}."
+            f"{question} **{word[0].upper() + word[1:]}**: {d} points, n = {d.n}, {chance(p)}."
         )
     for stronger in list(EFFORTS)[1:]:
         if (change := weakened(bench, "noise-map", stronger, results)) is not None:
