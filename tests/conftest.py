@@ -4,11 +4,15 @@ the reference data and its fixtures.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 import zlib
 from collections import Counter
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +65,30 @@ def need_package(name: str) -> None:
         distribution(about.package.split("==")[0])
     except PackageNotFoundError:
         pytest.skip(f"{about.package} is not installed: {about.install}")
+
+
+def client(name: str):
+    """A library of the extra ``clients``, skipped where it is absent. All import torchvision.
+
+    PyPI's torchvision for Linux is built for CUDA. Beside a PyTorch without CUDA its operators
+    cannot be loaded, and the import stops at the shape rules of two of them, which no classifier
+    calls: they are declared here, without an implementation.
+    """
+    if find_spec(name) is None:
+        pytest.skip(f"{name} is not installed: pip install 'hetpure[clients]'")
+    declare_operators()
+    return importlib.import_module(name)
+
+
+@cache
+def declare_operators():
+    found = [op for op in ("nms", "qnms") if not hasattr(torch.ops.torchvision, op)]
+    declared = torch.library.Library("torchvision", "FRAGMENT")
+    for op in found:
+        declared.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
+        del sys.modules[module]  # of an import that had stopped half-way
+    return declared
 
 
 class TinyClassifier(nn.Module):

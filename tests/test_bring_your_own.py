@@ -4,18 +4,16 @@ libraries.
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import re
 import subprocess
 import sys
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import client
 from torch import nn
 
 from hetpure_core import HetPure, Purified, linear_schedule
@@ -121,32 +119,8 @@ def test_tokens_become_maps_in_their_order():
         as_maps(torch.zeros(2, 3))
 
 
-def library(name: str):
-    """A library of the extra ``clients``, skipped where it is absent. All import torchvision.
-
-    PyPI's torchvision for Linux is built for CUDA. Beside a PyTorch without CUDA its operators
-    cannot be loaded, and the import stops at the shape rules of two of them, which no classifier
-    calls: they are declared here, without an implementation.
-    """
-    if find_spec(name) is None:
-        pytest.skip(f"{name} is not installed: pip install 'hetpure[clients]'")
-    declare_operators()
-    return importlib.import_module(name)
-
-
-@cache
-def declare_operators():
-    found = [op for op in ("nms", "qnms") if not hasattr(torch.ops.torchvision, op)]
-    declared = torch.library.Library("torchvision", "FRAGMENT")
-    for op in found:
-        declared.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
-        del sys.modules[module]  # of an import that had stopped half-way
-    return declared
-
-
 def test_a_real_diffusers_network_denoises():
-    diffusers = library("diffusers")
+    diffusers = client("diffusers")
     kinds = ("DownBlock2D",) * 2, ("UpBlock2D",) * 2
     network = diffusers.UNet2DModel(
         8,
@@ -169,7 +143,7 @@ def test_a_real_diffusers_network_denoises():
     [("resnet10t", ["layer2", "layer3"]), ("vit_tiny_patch16_224", ["blocks.3", "blocks.11"])],
 )
 def test_real_timm_networks_serve_the_method(name, taps):
-    timm = library("timm")
+    timm = client("timm")
     network = timm.create_model(name, num_classes=5)
     about = network.default_cfg
     classifier = Classifier(network, about["mean"], about["std"], 224, taps)
@@ -189,14 +163,14 @@ def serves(classifier) -> None:
 
 
 def test_a_real_torchvision_network_serves_the_method():
-    models = library("torchvision").models
+    models = client("torchvision").models
     network = models.resnet18(num_classes=5).eval()
     serves(Classifier(network, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 32, ["layer2"]))
 
 
 def test_a_real_transformer_of_hugging_face_serves_the_method():
     """Its logits stand in an output, its activations are tokens with a class token before them."""
-    transformers = library("transformers")
+    transformers = client("transformers")
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 5}
     config = transformers.ViTConfig(intermediate_size=32, image_size=32, patch_size=8, **small)
     network = transformers.ViTForImageClassification(config).eval()

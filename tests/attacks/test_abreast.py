@@ -64,7 +64,7 @@ def test_programs_get_their_own_answers_gradients_and_random_numbers():
     assert [work(plain) for work in works] == alone
     torch.set_rng_state(before)
     assert max(defence.rows) == 3 and sum(defence.rows) == sum(plain.rows) == 2 * 10 + 5
-    assert len(defence.rows) < 0.6 * len(plain.rows)
+    assert 3 * len(defence.rows) < 2 * len(plain.rows)  # five works on three places
 
 
 def test_a_program_that_asks_for_its_gradient_late_gets_it():

@@ -366,9 +366,10 @@ def test_a_picture_of_32_pixels_is_taken_as_it_is(visit, bench, tmp_path):
     )
     visit.settled()
     drawn = visit.page.evaluate(
-        """() => Array.from(document.querySelector("#live-where
-        canvas").getContext("2d").getImageData(0, 0, 32, 32).data)
-        """
+        """() => {
+          const canvas = document.querySelector("#live-where canvas");
+          return Array.from(canvas.getContext("2d").getImageData(0, 0, 32, 32).data);
+        }"""
     )
     assert (np.reshape(drawn, (32, 32, 4))[..., :3] == image).all()
 

@@ -148,7 +148,9 @@ def test_the_paired_table_speaks_only_of_what_was_measured(both_radii, monkeypat
 
 def test_measured_rows_link_to_their_records_and_absent_ones_say_so(both_radii):
     rows = tables.measured(tables.evidence_rows("imagenet-small", results=both_radii, eps=8 / 255))
-    assert 'href="../imagenet-small/hetpure-8.jsonl"' in regenerate.or_nothing(rows).to_html()
+    assert (
+        'href="../results/imagenet-small/hetpure-8.jsonl"' in regenerate.or_nothing(rows).to_html()
+    )
     assert regenerate.or_nothing(tables.measured([])).data == "Not measured yet."
 
 

@@ -26,7 +26,8 @@ def test_the_repositorys_address_stands_in_one_place():
     }
     named = {name for name, text in texts.items() if address.encode() in text}
     # install cells
-    written = {"CITATION.cff", "book/hetpure.bib", *(n for n in named if n.startswith("chapters/"))}
+    cells = (n for n in named if n.startswith(("chapters/", "templates/")) and n.endswith(".ipynb"))
+    written = {"CITATION.cff", "book/hetpure.bib", *cells}
     assert {n for n in named if not n.startswith("tests/")} == {"pyproject.toml"} | written
     cff = (ROOT / "CITATION.cff").read_text()
     assert cff == release.citation(cff, about), "run: python -m hetpure_lab.report.release"
