@@ -1,8 +1,8 @@
 """The first page: the paper's proposal, what is left of it here, and a card for each chapter.
 
 Sentences and numbers are functions of records: ``hetpure pages`` writes them into
-``book/_include``, and the outcome of each chapter also under the chapter's title (`say_found`). The
-picture with the same message is `picture`, in ``figures/landing.svg``.
+``book/_include``, and the outcome of each chapter also into the chapter's title and under it
+(`say_found`). The picture with the same message is `picture`, in ``figures/landing.svg``.
 """
 
 from __future__ import annotations
@@ -140,28 +140,48 @@ def _between(a: Accuracy) -> str:
 # ---- one card a chapter ----------------------------------------------------------------------
 
 
-def outcomes(results: Path = RESULTS) -> dict[int, str]:
-    """The outcome of each chapter, in a sentence or two."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a chapter found, in a sentence or two; and as a title, where records decide on that."""
+
+    sentence: str
+    title: str = ""
+
+
+def outcomes(results: Path = RESULTS) -> dict[int, Outcome]:
+    """The outcome of each chapter."""
     return {
-        1: "Noise in, noise out: one formula takes an image to any time and back, by DDPM or DDIM.",
-        2: (
+        1: Outcome(
+            "Noise in, noise out: one formula takes an image to any time and back, by DDPM or DDIM."
+        ),
+        2: Outcome(
             "Read to the letter, the printed mask holds at most one pixel per block. Min-max"
             " scaling repairs it."
         ),
-        3: _readings(results),
-        4: _surrogate(results),
+        3: Outcome(_readings(results)),
+        4: Outcome(_surrogate(results)),
         5: _at_equal_accuracy(results),
-        6: _other_bench("svhn-small", None, results),
-        7: _other_bench("imagenet-small-10", 4 / 255, results),
+        6: _other_bench("Street numbers", "svhn-small", None, results),
+        7: _other_bench("Photographs", "imagenet-small-10", 4 / 255, results),
         8: _masks(results),
         9: _pictures(results),
         10: _savings(),
         11: _field(results),
         12: _ladder(results),
-        13: _known_world(),
+        13: Outcome(_known_world()),
         14: _premise(results),
-        15: candidate.outcome(results),
+        15: Outcome(candidate.outcome(results), _candidate(results)),
     }
+
+
+def _titled(subject: str, first: str, second: str, word: str) -> str:
+    """A title from the word of a comparison of the first with the second; "" without one."""
+    ends = {
+        "higher": f"{first} leaves more than {second}",
+        "lower": f"{second} leaves more than {first}",
+        "inconclusive": f"{first} and {second} are not told apart",
+    }
+    return f"{subject}: {ends[word]}" if word in ends else ""
 
 
 def _pair(first: dict | None, second: dict | None, bench: str, results: Path) -> dict | None:
@@ -218,12 +238,16 @@ def _surrogate(results: Path) -> str:
     )
 
 
-def _at_equal_accuracy(results: Path) -> str:
+def _at_equal_accuracy(results: Path) -> Outcome:
     found = Found.of(results)
-    return _beside_noise(found, _rule(results)) if found else "Not measured yet."
+    if found is None:
+        return Outcome("Not measured yet.")
+    word = _rule(results)
+    title = _titled("CIFAR-10", "the method", "plain noise", word)
+    return Outcome(_beside_noise(found, word), title)
 
 
-def _other_bench(bench: str, eps: float | None, results: Path) -> str:
+def _other_bench(subject: str, bench: str, eps: float | None, results: Path) -> Outcome:
     rows = {r["defence"]: r for r in tables.field(bench, eps=eps, results=results)}
     method = next(
         (r for name, r in rows.items() if name.startswith("hetpure") and "mask_kind" not in name),
@@ -234,62 +258,74 @@ def _other_bench(bench: str, eps: float | None, results: Path) -> str:
         key=lambda r: r["adversarial_single"]["value"],
         default=None,
     )
-    said = _said(
-        _pair(method, noise, bench, results), "The method", "uniform noise at its best level"
-    )
+    pair = _pair(method, noise, bench, results)
+    said = _said(pair, "The method", "uniform noise at its best level")
     n = f" ({min(noise['n'], method['n'])} images)" if noise and method else ""
-    return said.removesuffix(".") + f"{n}."
+    title = _titled(subject, "the method", "uniform noise", pair["verdict"] if pair else "")
+    return Outcome(said.removesuffix(".") + f"{n}.", title)
 
 
-def _masks(results: Path) -> str:
+def _masks(results: Path) -> Outcome:
     rows = _rows(results)
     pair = _pair(rows.get(METHOD), rows.get("hetpure:mask_kind=random"), BENCH, results)
-    return _said(pair, "The attention mask", "a random mask of its size")
+    title = _titled("Ablations", "attention", "a random mask", pair["verdict"] if pair else "")
+    return Outcome(_said(pair, "The attention mask", "a random mask of its size"), title)
 
 
-def _savings() -> str:
+def _savings() -> Outcome:
     multi, one = (
         HetPure(U=20, reading=r).calls(linear_schedule()) for r in ("multi-step", "paper")
     )
     repeated, single = COST["time"]
-    return (
-        f"At U = 20 the single step saves {1 - one / multi:.0%} of the denoiser calls; "
-        f"the paper reports {1 - single / repeated:.0%} of the time."
+    saved = f"{100 * (1 - one / multi):.0f} %"
+    return Outcome(
+        f"At U = 20 the single step saves {saved} of the denoiser calls; "
+        f"the paper reports {100 * (1 - single / repeated):.0f} % of the time.",
+        f"Cost: the single step saves {saved} of the calls",
     )
 
 
-def _field(results: Path) -> str:
+def _field(results: Path) -> Outcome:
     pairs = tables.against_the_method(BENCH, results=results)
     if pairs.empty:
-        return "Every other purifier of the paper's tables, and newer ones, under one attack."
+        return Outcome(
+            "Every other purifier of the paper's tables, and newer ones, under one attack."
+        )
     count = pairs["verdict"].value_counts()
     more, less = int(count.get("higher", 0)), int(count.get("lower", 0))
-    return (
+    return Outcome(
         f"Of {len(pairs)} others under the same attack, {more} leave more than the method, "
-        f"{less} less, and {len(pairs) - more - less} are not told apart."
+        f"{less} less, and {len(pairs) - more - less} are not told apart.",
+        f"Rivals: {more} of {len(pairs)} leave more than the method, {less} leave less",
     )
 
 
-def _pictures(results: Path) -> str:
+def _pictures(results: Path) -> Outcome:
     rows = studies.table("distance", BENCH, results=results)
     if rows.empty:
-        return "The paper's pictures, drawn from live objects, with every quantity defined."
+        return Outcome(
+            "The paper's pictures, drawn from live objects, with every quantity defined."
+        )
     count = studies.nearer(rows)["the method's distance is"].value_counts()
     near, far, open_ = (int(count.get(word, 0)) for word in ("smaller", "larger", "inconclusive"))
-    return (
+    return Outcome(
         f"Of {near + far + open_} comparisons with other purifiers, the method's feature distance"
-        f" is smaller in {near}, larger in {far} and not told apart in {open_}."
+        f" is smaller in {near}, larger in {far} and not told apart in {open_}.",
+        f"The paper's pictures: the method is nearer in {near} of {near + far + open_} comparisons",
     )
 
 
-def _ladder(results: Path) -> str:
+def _ladder(results: Path) -> Outcome:
     rungs = cases.waterfall(cases.Case.of(BENCH, METHOD, results))
     first, last = (rung.accuracy for rung in (rungs[0], rungs[-1]))
     if first is None or last is None:
-        return "A sceptic's checklist for every defence here, and for yours. Not measured yet."
-    return (
+        return Outcome(
+            "A sceptic's checklist for every defence here, and for yours. Not measured yet."
+        )
+    return Outcome(
         f"The released protocol reports {_percent(first)} for the method; the worst of all measured"
-        f" attacks leaves {_percent(last)} {_between(last)} ({last.n} images)."
+        f" attacks leaves {_percent(last)} {_between(last)} ({last.n} images).",
+        f"The audit: {_percent(first)} reported, {_percent(last)} left",
     )
 
 
@@ -310,18 +346,35 @@ def _known_world() -> str:
     )
 
 
-def _premise(results: Path) -> str:
+def _premise(results: Path) -> Outcome:
     setting = premise.Setting("cifar10-small-ffdnet")
     found = premise.rows(setting, premise.MASKS, {premise.KNOWN_MASKS}, results)
     by_name = {row.name: (row.distance, p) for row, p in zip(found, premise.held(found))}
     if not {"attention", "random half"} <= {name for name, (d, _) in by_name.items() if d}:
-        return "A denoiser that is told every pixel's level needs no sampler: not measured yet."
-    return (
+        return Outcome(
+            "A denoiser that is told every pixel's level needs no sampler: not measured yet."
+        )
+    distance, p = by_name["random half"]
+    return Outcome(
         "Beside uniform noise of equal clean accuracy, with a denoiser that is told every pixel's"
         f" level: the attention mask {_beside_curve(*by_name['attention'], 'lies')}, random masks"
-        f" {_beside_curve(*by_name['random half'], 'lie')}"
-        f" ({by_name['random half'][0].difference.n} images)."
+        f" {_beside_curve(distance, p, 'lie')} ({distance.difference.n} images).",
+        _titled(
+            "No new sampler",
+            "one call behind random masks",
+            "uniform noise",
+            stats.word(distance.difference, p),
+        ),
     )
+
+
+def _candidate(results: Path) -> str:
+    """Chapter 15's title, "" before a candidate is frozen."""
+    if not (results / candidate.FILE).exists():
+        return ""
+    word = candidate.verdict(candidate.trials(candidate.Candidate.load(results), results))
+    ends = "waits for its attacks" if word == "not measured yet" else word
+    return f"Proofs below the attacks, and a candidate that {ends}"
 
 
 def _beside_curve(distance: frontier.Distance, p: float, verb: str) -> str:
@@ -345,7 +398,7 @@ def _settings(number: int) -> dict:
 
 
 def say_found(results: Path = RESULTS) -> list[Path]:
-    """Write every chapter's outcome under its title, and return the chapters that changed.
+    """Write every chapter's outcome into its title and under it; return the chapters that changed.
 
     Outputs and code stay as they are, so no chapter has to be executed again.
     """
@@ -364,16 +417,17 @@ def say_found(results: Path = RESULTS) -> list[Path]:
     return changed
 
 
-def with_outcome(text: str, outcome: str) -> str:
-    """A chapter's first cell with this outcome under its title, in place of an older one."""
+def with_outcome(text: str, outcome: Outcome) -> str:
+    """A chapter's first cell with this outcome in and under its title, in place of an older one."""
     title, _, rest = text.partition("\n")
+    title = f"# {outcome.title}" if outcome.title else title
     rest = re.sub(rf"\A\s*{re.escape(FOUND)}.*?\n\s*", "\n", rest)
-    return f"{title}\n\n{FOUND} {outcome}\n\n{rest.lstrip()}"
+    return f"{title}\n\n{FOUND} {outcome.sentence}\n\n{rest.lstrip()}"
 
 
 def cards(results: Path = RESULTS) -> str:
     """The chapters as cards: number, title, outcome; the build adds a picture of each."""
-    said = outcomes(results)
+    said = {number: outcome.sentence for number, outcome in outcomes(results).items()}
     return "".join(
         f":::{{grid-item-card}} {n}. {title}\n:link: ../chapters/{path.stem}\n:link-type: doc\n"
         f":class-card: chapter-card chapter-{path.stem}\n\n{said.get(n, '')}\n:::\n\n"

@@ -382,10 +382,10 @@ PAGES |= {f"_include/{name}": part for name, part in attack_cost.INCLUDES.items(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    for path in landing.say_found():  # first: pages name chapters by their titles
+        print(path.relative_to(ROOT))
     for name, page in PAGES.items():
         path = ROOT / "book" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(page())
         print(f"book/{name}")
-    for path in landing.say_found():
-        print(path.relative_to(ROOT))

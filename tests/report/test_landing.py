@@ -59,7 +59,21 @@ def test_the_numbers_are_those_of_the_records():
 def test_without_records_the_page_says_so(tmp_path):
     assert "Nothing is measured" in landing.answer(tmp_path) and landing.scale(tmp_path) == ""
     said = landing.outcomes(tmp_path)
-    assert all(said.values()) and "not measured" in said[8]
+    assert all(o.sentence for o in said.values()) and "not measured" in said[8].sentence
+    assert not any(said[number].title for number in (5, 6, 7, 8, 11, 12, 14, 15))
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("higher", "A: b leaves more than c"),
+        ("lower", "A: c leaves more than b"),
+        ("inconclusive", "A: b and c are not told apart"),
+        ("", ""),
+    ],
+)
+def test_a_title_says_which_side_the_records_are_on(word, said):
+    assert landing._titled("A", "b", "c", word) == said
 
 
 def test_every_chapter_says_under_its_title_what_was_found():
@@ -70,9 +84,10 @@ def test_every_chapter_says_under_its_title_what_was_found():
 
 
 def test_an_outcome_takes_the_place_of_the_older_one():
-    once = landing.with_outcome("# Title\n\n**Goal.** This.\n", "First.")
+    once = landing.with_outcome("# Title\n\n**Goal.** This.\n", landing.Outcome("First."))
     assert once == "# Title\n\n**Found.** First.\n\n**Goal.** This.\n"
-    assert landing.with_outcome(once, "Second.") == once.replace("First.", "Second.")
+    again = landing.with_outcome(once, landing.Outcome("Second.", "Decided"))
+    assert again == once.replace("First.", "Second.").replace("Title", "Decided")
 
 
 def test_every_chapter_has_a_card_that_leads_to_it():
