@@ -324,7 +324,9 @@ def preview_links(page: BeautifulSoup, name: str) -> dict[str, list[Tag]]:
 
 
 def previews(pages: dict[str, BeautifulSoup], wanted: set[str]) -> dict[str, str]:
-    """HTML to show on hover for each target that is an equation, a reference, a term, a row."""
+    """HTML to show on hover for each target that is an equation, a reference, a term, a row,
+    an exercise or a solution.
+    """
     found = {}
     for key in sorted(wanted):
         name, _, anchor = key.partition("#")
@@ -341,7 +343,7 @@ def preview(element: Tag) -> str:
     if element.name == "dt":
         term = element.get_text().strip("# ")
         return f"<p><strong>{term}</strong></p>{_plain(element.find_next('dd'))}"
-    if "citation" in element.get("class", ()):
+    if {"citation", "exercise", "solution"} & set(element.get("class", ())):
         return _plain(element)
     if element.name == "tr":
         cells = element.find_all("td")
@@ -362,6 +364,23 @@ def _plain(element: Tag) -> str:
     return str(copy)
 
 
+# ---- exercises -------------------------------------------------------------------------------
+
+
+def finish_exercises(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Mend what the extension writes: one id for the contents of all exercises and solutions, and
+    a space inside the link of a solution's title.
+    """
+    for section in doctree.findall(nodes.section):
+        if {"exercise-content", "solution-content"} & set(section["ids"]):
+            section["ids"] = []
+            for link in section.parent[0].findall(nodes.reference):
+                words = next(link.findall(nodes.Text))
+                if words.startswith(" "):
+                    link.parent.insert(link.parent.index(link), nodes.Text(" "))
+                    words.parent.replace(words, nodes.Text(words.lstrip()))
+
+
 # ---- the extension ---------------------------------------------------------------------------
 
 
@@ -370,6 +389,7 @@ def setup(app: Sphinx) -> dict:
     plugin = sphinxcontrib.bibtex.plugin
     plugin.register_plugin("sphinxcontrib.bibtex.style.referencing", "hetpure", ReferenceStyle)
     app.connect("config-inited", address, priority=100)
+    app.connect("doctree-resolved", finish_exercises)
     app.connect("html-page-context", describe)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -41,7 +41,8 @@ DIRECTIVE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 EQUATION = re.compile(r"\$\$(?P<body>(?:(?!\$\$).)*)\$\$ \((?P<label>[\w-]+)\)", re.DOTALL)
-ROLE = re.compile(r"\{(?P<name>cite(?::[pt])?|eq|prf:ref)\}`(?P<keys>[^`]+)`")
+ROLE = re.compile(r"\{(?P<name>cite(?::[pt])?|eq|prf:ref|ref)\}`(?P<keys>[^`]+)`")
+NAMED = {"prf:algorithm": "Algorithm", "exercise": "Exercise"}  # directives that are numbered
 LINK = re.compile(r"(?P<head>\]\(|<a\b[^>]*?\bhref=\")(?P<href>[^)\"\s]+)(?P<tail>[)\"])")
 
 
@@ -50,17 +51,24 @@ LINK = re.compile(r"(?P<head>\]\(|<a\b[^>]*?\bhref=\")(?P<href>[^)\"\s]+)(?P<tai
 
 @cache
 def numbers() -> dict[str, tuple[str, str]]:
-    """Labels of equations and algorithms: the chapter that has it, and its number in the book."""
+    """Labels of equations, algorithms, exercises and solutions: the chapter that has it, and its
+    name in the book: "(2.7)", "Algorithm 3.1", "Exercise 4.2", "Solution to Exercise 4.2".
+    """
     found = {}
     for path in sorted(CHAPTERS.glob("*.ipynb")):
         text = "\n".join(
             c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
         )
         chapter = int(path.name.partition("_")[0])
-        algorithms = re.findall(r"\{prf:algorithm\}[^\n]*\n:label: ([\w-]+)", text)
-        for labels in ([m["label"] for m in EQUATION.finditer(text)], algorithms):
+        names = {"({})": [m["label"] for m in EQUATION.finditer(text)]}
+        for directive, word in NAMED.items():
+            labels = re.findall(rf"\{{{directive}\}}[^\n]*\n:label: ([\w-]+)", text)
+            names[f"{word} {{}}"] = labels
+        for name, labels in names.items():
             for k, label in enumerate(labels, 1):
-                found[label] = (path.name, f"{chapter}.{k}")
+                found[label] = (path.name, name.format(f"{chapter}.{k}"))
+        for of, label in re.findall(r"\{solution\} ([\w-]+)\n:label: ([\w-]+)", text):
+            found[label] = (path.name, f"Solution to {found[of][1]}")
     return found
 
 
@@ -90,12 +98,17 @@ def translate(text: str, chapter: str, lead: Lead) -> str:
 
 def _directive(found: re.Match) -> str:
     options = dict(re.findall(r"^:([\w-]+): *(.*)$", found["options"], re.MULTILINE))
-    title, body = found["title"], found["body"].strip("\n")
+    title, body, label = found["title"], found["body"].strip("\n"), options.get("label", "")
+    name = numbers().get(label, ("", "?"))[1]
+    if found["name"] == "exercise":
+        return f'<a id="{label}"></a>\n\n### {name}\n\n{body}'
+    if found["name"] == "solution":
+        head = f'<details id="{label}"><summary>{name}</summary>'
+        return f"{head}\n\n{body}\n\n</details>"
     if found["name"] == "admonition" and "dropdown" in options.get("class", ""):
         return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
     if found["name"] == "prf:algorithm":
-        number = numbers().get(options.get("label", ""), ("", "?"))[1]
-        title = f"Algorithm {number}: {title}"
+        title = f"{name}: {title}"
     elif found["name"] != "admonition":
         return found[0]  # another directive is a code block here, as before
     return "\n".join(f"> {line}".rstrip() for line in f"**{title}**\n\n{body}".splitlines())
@@ -103,7 +116,7 @@ def _directive(found: re.Match) -> str:
 
 def _equation(found: re.Match) -> str:
     label = found["label"]
-    number = numbers().get(label, ("", "?"))[1]
+    number = numbers().get(label, ("", "(?)"))[1].strip("()")
     return f'<a id="{label}"></a>\n\n$${found["body"].rstrip()}\n\\tag{{{number}}}\n$$'
 
 
@@ -112,9 +125,10 @@ def _role(name: str, keys: str, chapter: str, lead: Lead) -> str:
         known, where = citations.labels(), lead("../book/references.md")
         said = (known.get(key.strip(), key) for key in keys.split(","))
         return "[" + "; ".join(f"[{label}]({where})" for label in said) + "]"
-    home, number = numbers().get(keys, (chapter, "?"))
-    word = f"({number})" if name == "eq" else f"Algorithm {number}"
-    return f"[{word}](#{keys})" if home == chapter else f"[{word}]({lead(home)})"
+    other, _, label = keys.rstrip(">").rpartition("<")  # {ref}`other words <label>`
+    home, word = numbers().get(label, (chapter, "?"))
+    where = f"#{label}" if home == chapter else lead(home)
+    return f"[{other.strip() or word}]({where})"
 
 
 def expand(text: str) -> str:

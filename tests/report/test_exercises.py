@@ -22,23 +22,39 @@ from hetpure_lab.defences import assemble
 from hetpure_lab.defences.diffap import RandomSampling
 
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
-SOLUTION = re.compile(
-    r"^(`{3,4})\{admonition\} Solution\n:class: dropdown\n(.*?)\n\1$", re.MULTILINE | re.DOTALL
+BLOCK = re.compile(
+    r"^(?P<fence>`{3,4})\{(?P<kind>exercise|solution)\} ?(?P<of>[\w-]*)\n"
+    r":label: (?P<label>[\w-]+)\n(?P<folded>:class: dropdown\n)?\n(?P<body>.*?)\n(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_every_exercise_has_a_solution_and_its_code_is_a_cell_of_the_chapter(path):
+def blocks(path) -> list[re.Match]:
+    """The exercises and solutions of a chapter, in order."""
     cells = nbformat.read(path, as_version=4).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
-    exercises = re.findall(r"^\*\*\d+\.\*\* ", text.partition("## Exercises")[2], re.MULTILINE)
-    solutions = [found[2] for found in SOLUTION.finditer(text)]
-    assert len(exercises) == len(solutions) > 0
+    return list(BLOCK.finditer(text.partition("## Exercises")[2]))
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_every_exercise_is_followed_by_its_folded_solution_and_labels_count(path):
+    chapter, found = int(path.name[:2]), blocks(path)
+    assert found and len(found) % 2 == 0
+    for n, (exercise, solution) in enumerate(zip(found[::2], found[1::2]), 1):
+        assert (exercise["kind"], exercise["label"]) == ("exercise", f"ex-{chapter}-{n}")
+        assert solution["kind"] == "solution" and solution["folded"]
+        assert (solution["of"], solution["label"]) == (exercise["label"], f"sol-{chapter}-{n}")
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_the_code_of_a_solution_is_a_cell_of_its_chapter(path):
+    cells = nbformat.read(path, as_version=4).cells
     run = [c.source for c in cells if "solution" in c.metadata.get("tags", ())]
-    for code in re.findall(r"```python\n(.*?)\n```", "\n".join(solutions), re.DOTALL):
-        assert any(cell.startswith(code) for cell in run), (
-            f"no cell of {path.name} runs {code[:40]}"
-        )
+    for block in blocks(path):
+        for code in re.findall(r"```python\n(.*?)\n```", block["body"], re.DOTALL):
+            assert any(cell.startswith(code) for cell in run), (
+                f"no cell of {path.name} runs {code[:40]}"
+            )
 
 
 # ---- chapter 2 -----------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_no_directive_role_or_macro_of_the_book_is_left(chapter):
     text = shown(plain.plain(notebook, path.name, plain.online))
     assert not RAW.findall(text)
     assert not [name for name in plain.macros() if re.search(rf"\\{name}(?![A-Za-z])", text)]
-    assert text.count("<details>") == text.count("</details>")
+    assert text.count("<details") == text.count("</details>")
 
 
 def test_every_link_online_is_a_page_of_the_book_or_a_record(chapter):
@@ -62,7 +62,7 @@ def test_links_nearby_lead_to_files_that_are_there(chapter):
 
 def test_labels_get_the_numbers_of_the_book():
     text = "See {eq}`eq-x`.\n\n$$\na\n$$\n\n$$\nb = \\abar_t\n$$ (eq-x)\n"
-    plain.numbers()["eq-x"] = ("02_attention_mask.ipynb", "2.7")
+    plain.numbers()["eq-x"] = ("02_attention_mask.ipynb", "(2.7)")
     here = plain.translate(text, "02_attention_mask.ipynb", plain.online)
     assert "See [(2.7)](#eq-x)." in here and "\\tag{2.7}" in here and "\\abar" not in here
     assert here.count("\\tag") == 1
@@ -78,11 +78,30 @@ def test_what_is_learned_keeps_its_colour_with_braces_inside():
     )
 
 
-def test_solutions_fold_and_their_code_stays_code():
-    box = "````{admonition} Solution\n:class: dropdown\nFirst:\n```python\nx = 1\n```\n````"
+def test_a_dropdown_folds_and_its_code_stays_code():
+    box = "````{admonition} More\n:class: dropdown\nFirst:\n```python\nx = 1\n```\n````"
     assert plain.translate(box, "", plain.online) == (
-        "<details><summary>Solution</summary>\n\nFirst:\n```python\nx = 1\n```\n\n</details>"
+        "<details><summary>More</summary>\n\nFirst:\n```python\nx = 1\n```\n\n</details>"
     )
+
+
+def test_an_exercise_is_a_heading_and_its_solution_folds_below_it():
+    text = (
+        "```{exercise}\n:label: ex-2-3\n\nHow much?\n```\n\n"
+        "````{solution} ex-2-3\n:label: sol-2-3\n:class: dropdown\n\n```python\nx = 1\n```\n````"
+    )
+    assert plain.translate(text, "02_attention_mask.ipynb", plain.online) == (
+        '<a id="ex-2-3"></a>\n\n### Exercise 2.3\n\nHow much?\n\n'
+        '<details id="sol-2-3"><summary>Solution to Exercise 2.3</summary>\n\n'
+        "```python\nx = 1\n```\n\n</details>"
+    )
+
+
+def test_a_reference_to_an_exercise_leads_to_it_under_its_name_or_other_words():
+    here = plain.translate("{ref}`ex-2-3`", "02_attention_mask.ipynb", plain.online)
+    assert here == "[Exercise 2.3](#ex-2-3)"
+    there = plain.translate("{ref}`the answer <sol-2-3>`", "05_cifar10.ipynb", plain.online)
+    assert there == f"[the answer]({published()}chapters/02_attention_mask.html)"
 
 
 def test_an_answer_moves_below_the_title_once_and_stderr_goes():
