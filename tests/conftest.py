@@ -236,7 +236,8 @@ def records_of(
     from hetpure_lab.evidence import Experiment, pixels
 
     about = Experiment(defence, attack, K=K).config | config
-    delta = torch.full((3, 8, 8), int(255 * about["attack"]["eps"] + 1e-4), dtype=torch.int8)
+    most = min(127, int(255 * about["attack"]["eps"] + 1e-4))  # 8-bit steps that fit the file
+    delta = torch.full((3, 8, 8), most, dtype=torch.int8)
     column = lambda rate: {
         "labels": [3] * round(rate * about["K"]) + [5] * (about["K"] - round(rate * about["K"])),
         "soft": 3,
