@@ -10,6 +10,8 @@ const NEEDED = [
 // (module (func (result v128) i32.const 0 i8x16.splat i8x16.popcnt)): valid only where SIMD is known.
 const SIMD_PROBE = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
+const REFUSED = "this browser refuses to run the worker that the page brings along";
+
 // What this browser lacks, or "".
 function lacking() {
   const missing = NEEDED.find(([there]) => !there());
@@ -27,15 +29,19 @@ async function unpack({ base64 }) {
 // One or two workers, each with networks of its own; a task goes to the first that is free.
 class Engine {
   constructor(source, size) {
-    const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     this.waiting = [];
     this.asked = new Map();
     this.count = 0;
-    this.workers = Array.from({ length: size }, () => new Worker(address));
+    try {
+      const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+      this.workers = Array.from({ length: size }, () => new Worker(address));
+    } catch {
+      throw new Error(REFUSED);
+    }
     this.free = [];
     for (const worker of this.workers) {
       worker.onmessage = ({ data }) => this.settle(worker, data);
-      worker.onerror = (event) => this.fail(event.message || "a worker could not be started");
+      worker.onerror = (event) => this.fail(event.message || REFUSED);
     }
   }
 

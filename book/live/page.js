@@ -72,7 +72,7 @@ const TEMPLATE = `
 
 // ---- state ----------------------------------------------------------------------------------------------------------------
 
-const page = { parts: null, sample: 0, engine: null, picture: null, attacked: null, shown: "clean", turn: 0, busy: false, stop: false, figures: {} };
+const page = { parts: null, sample: 0, engine: null, picture: null, attacked: null, shown: "clean", turn: 0, files: 0, busy: false, stop: false, figures: {} };
 const at = (id) => document.getElementById(`live-${id}`);
 const nextFrame = () => new Promise((resolve) => setTimeout(resolve));
 
@@ -86,7 +86,7 @@ const defenceOf = (kind) => ({ kind, ...(kind === "none" ? {} : group(kind)) });
 
 function seed() {
   const text = at("seed").value.trim();
-  if (!/^-?\d+$/.test(text)) throw new Error(`The seed must be a whole number, not "${text}".`);
+  if (!/^-?\d{1,15}$/.test(text)) throw new Error(`The seed must be a whole number of at most 15 digits, not ${text ? `"${text}"` : "nothing"}.`);
   return Number(text);
 }
 
@@ -111,6 +111,7 @@ function choose(picture, note) {
   page.picture = picture;
   page.attacked = null;
   page.shown = "clean";
+  page.files++; // one that is still being read comes too late
   at("label").value = String(picture.label);
   at("picture-note").textContent = note;
   at("result").replaceChildren();
@@ -132,26 +133,46 @@ function showSamples() {
   });
 }
 
+// A picture of the reader's own, unless she chooses another one, or attacks, before it is read.
 async function useFile(file) {
-  let bitmap;
+  const turn = ++page.files;
+  let read;
   try {
-    bitmap = await createImageBitmap(file);
+    read = await readPicture(file);
   } catch {
-    at("picture-note").textContent = `This browser cannot read "${file.name}" as a picture; PNG, JPEG, WebP or GIF will do. The picture before it stays.`;
-    return;
+    read = null;
   }
+  at("file").value = ""; // so that the same file can be chosen again
+  if (turn !== page.files) return;
+  if (page.busy) {
+    at("picture-note").textContent = `An attack began before "${file.name}" was read: choose it again afterwards.`;
+  } else if (read) {
+    page.sample = null;
+    for (const radio of at("samples").querySelectorAll("input")) radio.checked = false;
+    choose(...describe(file, read));
+  } else {
+    at("picture-note").textContent = `This browser cannot read "${file.name}" as a picture; PNG, JPEG, WebP or GIF will do. The picture before it stays.`;
+  }
+}
+
+async function readPicture(file) {
+  const bitmap = await createImageBitmap(file);
+  const { width, height } = bitmap;
   const clean = fromBytes(shrink(bitmap), 4);
+  bitmap.close();
   const { logits } = await page.engine.ask("look", { image: clean });
-  page.sample = null;
-  const label = logits.indexOf(Math.max(...logits));
-  for (const radio of at("samples").querySelectorAll("input")) radio.checked = false;
-  const size = `${bitmap.width} × ${bitmap.height}`;
+  return { width, height, clean, label: logits.indexOf(Math.max(...logits)) };
+}
+
+// The picture as the page keeps it, and what it says about it.
+function describe(file, { width, height, clean, label }) {
+  const size = `${width} × ${height}`;
   const fitted =
-    bitmap.width === SIDE && bitmap.height === SIDE
+    width === SIDE && height === SIDE
       ? "Your picture is used as it is."
       : `Your picture of ${size} pixels was cut to its middle square and scaled to 32 × 32: the networks know no other size.`;
   const guess = `The classifier takes it for a ${page.parts.classes[label]}; if that is wrong, say what it shows. These networks know ten things only.`;
-  choose({ clean, key: `own ${size} ${file.name}`, label }, `${fitted} ${guess}`);
+  return [{ clean, key: `own ${size} ${file.name}`, label }, `${fitted} ${guess}`];
 }
 
 // The middle square at 32 x 32, on white; halved repeatedly first, so that no pixel is skipped.

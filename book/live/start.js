@@ -13,7 +13,11 @@ function writeAddress() {
     if (value !== page.parts[field.group][field.name]) said.set(`${field.group}.${field.name}`, value);
   }
   const { pathname, search } = window.location;
-  history.replaceState(null, "", `${pathname}${search}${said.size ? `#${said}` : ""}`);
+  try {
+    history.replaceState(null, "", `${pathname}${search}${said.size ? `#${said}` : ""}`);
+  } catch {
+    // some browsers refuse it after a hundred times; the page works without
+  }
 }
 
 // What is not a number, or no picture of ours, is passed over; sliders keep to their range.
@@ -21,7 +25,8 @@ function readAddress() {
   const said = new URLSearchParams(window.location.hash.slice(1));
   const number = (name) => (said.has(name) && Number.isFinite(Number(said.get(name))) ? Number(said.get(name)) : undefined);
   page.sample = Math.min(page.parts.samples.length, Math.max(1, Math.floor(number("picture") || 1))) - 1;
-  at("seed").value = Math.floor(number("seed") || 0);
+  const seedSaid = Math.floor(number("seed") || 0);
+  at("seed").value = Math.abs(seedSaid) < 1e15 ? seedSaid : 0;
   const given = { method: {}, uniform: {} };
   for (const { group: owner, name } of ADDRESSED) given[owner][name] = number(`${owner}.${name}`);
   setFields(given);
@@ -107,7 +112,7 @@ async function main() {
     at("samples").querySelectorAll("input")[page.sample].click();
     return page.engine;
   } catch (error) {
-    tell(`This page stays a still picture: ${error.message}.`);
+    tell(`This page stays a still picture: ${error.message.replace(/\.+$/, "")}.`);
     throw error;
   }
 }

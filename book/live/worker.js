@@ -3,7 +3,9 @@
 const NETWORKS = {};
 
 async function start({ ort: source, wasm, weights, graphs }) {
-  const ort = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+  const ort = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" }))).catch(() => {
+    throw new Error("this browser refuses to load the runtime that the page brings along");
+  });
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = wasm.buffer;
   ort.env.logLevel = "error";

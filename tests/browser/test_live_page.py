@@ -325,6 +325,8 @@ def test_stop_ends_the_attack_early_with_what_there_is(browser, folder):
         ("method-t_s", 0.3, "must be below the strong noise"),
         ("method-steps", 1, "too few"),
         ("seed", "1.5", "whole number"),
+        ("seed", "", "not nothing"),
+        ("seed", "12345678901234567890", "at most 15 digits"),
     ],
 )
 def test_settings_that_make_no_sense_get_a_sentence_and_the_page_goes_on(visit, field, value, said):
@@ -340,21 +342,105 @@ def test_settings_that_make_no_sense_get_a_sentence_and_the_page_goes_on(visit, 
     assert visit.page.text_content("#live-error") == ""
 
 
-def test_a_picture_of_another_size_is_fitted_and_another_file_refused(visit, tmp_path):
-    photo, tiny, text = tmp_path / "photo.jpg", tmp_path / "tiny.png", tmp_path / "notes.png"
-    Image.fromarray(np.random.RandomState(0).randint(0, 255, (300, 400, 3), dtype=np.uint8)).save(
-        photo
-    )
-    Image.new("RGBA", (1, 1), (255, 0, 0, 0)).save(tiny)
-    text.write_text("no picture")
-    note = "document.getElementById('live-picture-note').textContent"
-    for file, said in ((photo, "400 × 300"), (tiny, "1 × 1"), (text, "cannot read")):
-        visit.page.set_input_files("#live-file", file)
-        visit.page.wait_for_function(f"{note}.includes('{said}')")
-        visit.settled()
-    assert visit.wrong == []
-    visit.page.check("input[name=live-sample] >> nth=0", force=True)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method-tau": 0, "method-U": 0, "method-steps": -3},
+        {"method-tau": 1, "method-U": 1e9, "uniform-steps": "NaN"},
+        {"method-t_l": 1, "method-t_s": 0.99, "uniform-t": 7, "seed": -5},
+    ],
+)
+def test_sliders_keep_to_their_ranges_and_the_ends_of_these_work(visit, settings):
+    visit.page.click("#live-reset", force=True)
+    for field, value in settings.items():
+        visit.set(field, value)
+    if settings.get("method-steps") == -3:
+        assert visit.page.input_value("#live-method-steps") == "1"
+        visit.set("method-steps", 2)
     visit.settled()
+    assert visit.page.text_content("#live-error") == "" and visit.wrong == []
+    assert len(visit.page.query_selector_all(".live-card")) == 3
+    visit.page.evaluate("document.getElementById('live-reset').click()")
+    visit.settled()
+
+
+NOTE = "document.getElementById('live-picture-note').textContent"
+
+
+def speckled(height: int, width: int) -> Image.Image:
+    return Image.fromarray(
+        np.random.RandomState(0).randint(0, 255, (height, width, 3), dtype=np.uint8)
+    )
+
+
+def photo(file: Path) -> None:
+    speckled(2600, 3000).save(file, quality=100)
+    assert file.stat().st_size > 10e6
+
+
+FILES = {
+    "photo.jpg": (photo, "3000 × 2600"),
+    "tiny.png": (lambda f: Image.new("RGBA", (1, 1), (255, 0, 0, 0)).save(f), "1 × 1"),
+    "line.png": (lambda f: speckled(20, 6000).save(f), "6000 × 20"),
+    "ink.jpg": (lambda f: Image.new("CMYK", (90, 60), (9, 99, 0, 0)).save(f), "90 × 60"),
+    "moving.gif": (
+        lambda f: speckled(48, 64).save(f, save_all=True, append_images=[speckled(48, 64)]),
+        "64 × 48",
+    ),
+    "deep.png": (lambda f: Image.new("I;16", (40, 40), 40_000).save(f), "40 × 40"),
+    "drawing.svg": (
+        lambda f: f.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
+        "cannot read",
+    ),
+    "notes.png": (lambda f: f.write_text("no picture"), "cannot read"),
+    "nothing.png": (lambda f: f.write_bytes(b""), "cannot read"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_picture_of_another_kind_is_fitted_and_another_file_refused(visit, tmp_path, name):
+    write, said = FILES[name]
+    write(tmp_path / name)
+    visit.page.check("input[name=live-sample] >> nth=0", force=True)
+    visit.page.set_input_files("#live-file", tmp_path / name)
+    visit.page.wait_for_function(f"{NOTE}.includes('{said}')", timeout=WAIT)
+    visit.settled()
+    assert visit.wrong == [] and visit.page.text_content("#live-error") == ""
+    kept = visit.page.is_checked("input[name=live-sample] >> nth=0")
+    assert kept == (said == "cannot read")
+
+
+def test_a_picture_that_is_read_during_an_attack_comes_too_late(browser, folder, tmp_path):
+    visit = Visit(browser, (folder / "index.html").as_uri()).settled()
+    visit.page.evaluate(
+        """() => {
+          const real = window.createImageBitmap;
+          window.createImageBitmap = async (file) => {
+            await new Promise((resolve) => setTimeout(resolve, 800));
+            return real(file);
+          };
+        }"""
+    )
+    visit.set("budget-iterations", 100)
+    visit.set("budget-votes", 1)
+    speckled(60, 60).save(tmp_path / "late.png")
+    visit.page.set_input_files("#live-file", tmp_path / "late.png")
+    # twice: the second press finds the first attack at work
+    visit.page.evaluate(
+        "const b = document.querySelector('.live-card.live-method button'); b.click(); b.click()"
+    )
+    visit.page.wait_for_function(f"{NOTE}.includes('choose it again afterwards')", timeout=WAIT)
+    visit.page.wait_for_selector(".live-curve polyline", timeout=WAIT)
+    visit.page.click("#live-stop")
+    visit.page.wait_for_selector(".live-verdict", timeout=WAIT)
+    visit.settled()
+    assert visit.page.is_checked("input[name=live-sample] >> nth=0")
+    assert len(visit.page.query_selector_all("#live-tally tbody tr")) == 1
+    visit.page.set_input_files("#live-file", tmp_path / "late.png")  # the same file again
+    visit.page.wait_for_function(f"{NOTE}.includes('60 × 60')", timeout=WAIT)
+    visit.settled()
+    assert visit.wrong == []
+    visit.page.close()
 
 
 def test_a_picture_of_32_pixels_is_taken_as_it_is(visit, bench, tmp_path):
@@ -404,8 +490,9 @@ def test_a_link_brings_back_picture_and_settings(browser, folder):
 def test_nonsense_in_a_link_is_passed_over(browser, folder):
     address = (folder / "index.html").as_uri()
     visit = Visit(
-        browser, f"{address}#picture=99&seed=x&method.tau=7&method.t_l=abc&foo=<b>"
+        browser, f"{address}#picture=99&seed=1e21&method.tau=7&method.t_l=abc&foo=<b>"
     ).settled()
+    assert visit.page.input_value("#live-seed") == "0"
     assert visit.page.is_checked("input[name=live-sample] >> nth=19")
     assert visit.page.input_value("#live-method-tau") == "1"
     assert visit.wrong == []
@@ -428,6 +515,25 @@ def test_an_old_browser_keeps_the_still_picture_and_is_told_why(browser, folder,
     assert f"no {said}" in visit.text("#hetpure-live-status")
     assert not visit.page.evaluate("document.getElementById('hetpure-still').hidden")
     assert visit.wrong == []
+    visit.page.close()
+
+
+@pytest.mark.parametrize("refused", ["worker-src 'none'", "script-src 'self' 'unsafe-eval'"])
+def test_where_blob_addresses_are_refused_the_still_picture_stays(
+    browser, folder, tmp_path, refused
+):
+    """By a policy of the server's, as a real browser obeys it."""
+    for name in ("live.js", "live.css", "packed.js"):
+        shutil.copy(folder / name, tmp_path)
+    policy = f'<head><meta http-equiv="Content-Security-Policy" content="{refused}">'
+    html = (folder / "index.html").read_text()
+    assert "<head>" in html
+    (tmp_path / "index.html").write_text(html.replace("<head>", policy, 1))
+    visit = Visit(browser, (tmp_path / "index.html").as_uri())
+    text = "document.getElementById('hetpure-live-status').textContent"
+    visit.page.wait_for_function(f"{text}.includes('refuses to')", timeout=WAIT)
+    assert visit.text("#hetpure-live-status").count(".") == 1
+    assert not visit.page.evaluate("document.getElementById('hetpure-still').hidden")
     visit.page.close()
 
 
