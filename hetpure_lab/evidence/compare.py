@@ -58,6 +58,8 @@ FAMILIES = {
     "attacks": "all attacks of one norm and radius on one defence against the plainest of them",
     "curve": "the method against the curve of uniform noise at its own clean accuracy, under every"
     " attack on one bench that the curve has met",
+    "trained": "all purifiers with a network trained on attacks, against the same ones with"
+    " plain networks and against that network alone",
     "pair": "one comparison that belongs to no other family",
     "table": "all lines of one table of a live run",
     "study": "all lines of one table of a study (Figs 3, 4, 6 and 9)",
