@@ -30,8 +30,8 @@ from hetpure_lab.report.release import project, published
 ERRATA = "book/errata.html"
 CODE = re.compile(r"\b([A-E]\d{1,2})\b")
 NO_LINKS_IN = ["a", "code", "pre", "script", "style", "h1", "h2", "h3", "h4", "title", "svg"]
-LONG = 12  # rows of a table that are shown at once; hetpure.js folds the others
-SHOWN_LINES = 8  # of the code of a check
+LONG = 12  # rows of a table above which hetpure.js clips it, with a filter
+SHOWN_LINES = 3  # of the code of a check
 SHORT = 158  # characters of a description that search engines show
 
 

@@ -1,4 +1,5 @@
-// What the pages do beyond reading: specs are copied, long tables filtered, links previewed.
+// What the pages do beyond reading: specs are copied, what is long is clipped, long tables are filtered, links
+// previewed.
 // Everything works without this script; it only adds. It asks no other host, and needs no library.
 "use strict";
 
@@ -41,41 +42,133 @@ function copySpecs() {
   }
 }
 
-// ---- long tables: folded, and filtered by what is typed ----------------------------------------
+// ---- long code and long tables: clipped, never taken out ---------------------------------------
 
-const SHOWN = 12; // rows of a folded table
+// All stays in the page: the browser's own search, a link's target and the tab key scroll to it
+// inside its box, and a box that is scrolled opens. In print nothing is clipped.
+const LINES = 16; // code of more lines than this is clipped
+const KEPT = "hetpure-whole"; // whether this reader wants everything in full
+const clips = [];
 
-function filterTables() {
-  for (const table of document.querySelectorAll("table.long, .long > table")) {
-    const rows = [...table.querySelectorAll("tbody tr")];
-    if (rows.length <= SHOWN) continue;
-    let open = false;
-    const count = make("span", { class: "filter-count", role: "status" });
-    const input = make("input", { type: "search", placeholder: "filter rows", "aria-label": "filter the rows of this table" });
-    const more = make("button", { type: "button", class: "filter-more" });
-    const update = () => {
-      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-      const found = rows.filter((row) => {
-        const text = (row.textContent + " " + [...row.querySelectorAll("[title]")].map((e) => e.title).join(" ")).toLowerCase();
-        return words.every((word) => text.includes(word));
-      });
-      const visible = new Set(open || words.length ? found : found.slice(0, SHOWN));
-      for (const row of rows) row.hidden = !visible.has(row);
-      count.textContent = `${visible.size} of ${rows.length} rows`;
-      more.textContent = open ? "show fewer" : `show all ${rows.length}`;
-      more.hidden = words.length > 0;
-    };
-    more.addEventListener("click", () => {
-      open = !open;
-      update();
-    });
-    input.addEventListener("input", update);
-    const bar = make("div", { class: "filter" }, input, count, more);
-    (table.closest(".table-box") || table).before(bar);
-    update();
-    window.addEventListener("beforeprint", () => rows.forEach((row) => (row.hidden = false)));
-    window.addEventListener("afterprint", update);
+function clip(box, what) {
+  let open = false;
+  box.id ||= `clipped-${clips.length + 1}`;
+  const button = make("button", { type: "button", class: "unfold", "aria-controls": box.id });
+  const set = (wanted) => {
+    open = wanted;
+    box.classList.toggle("clipped", !open);
+    if (!open) box.scrollTop = 0;
+    button.setAttribute("aria-expanded", open);
+    button.textContent = open ? "show less" : `show all ${what}`;
+  };
+  button.addEventListener("click", () => {
+    set(!open);
+    if (!open) button.scrollIntoView({ block: "nearest" });
+  });
+  box.addEventListener("scroll", () => {
+    const sought = box.scrollTop;
+    if (open || sought <= 4) return;
+    set(true);
+    scrollBy(0, sought); // what was sought stays where it was shown
+  });
+  set(false);
+  (box.closest("[class*='highlight-']") || box).after(button);
+  clips.push({ box, set });
+  return set;
+}
+
+function clipCode() {
+  for (const pre of document.querySelectorAll(":is(.cell_input, .cell_output) .highlight pre")) {
+    const lines = pre.textContent.trimEnd().split("\n").length;
+    if (lines > LINES && !pre.closest("details")) clip(pre, `${lines} lines`);
   }
+}
+
+function clipTables() {
+  for (const box of document.querySelectorAll(".cell_output .table-box, .table-box:has(table.long)")) {
+    const rows = [...box.querySelectorAll("tbody tr")];
+    const most = 1.25 * parseFloat(getComputedStyle(box).getPropertyValue("--clip"));
+    const folds = box.offsetHeight > most * parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const set = folds ? clip(box, `${rows.length} rows`) : () => {};
+    if (box.querySelector("table.long") && rows.length > FILTERED) filter(box, rows, set);
+  }
+}
+
+const FILTERED = 12; // rows of a table from which on it has a filter
+
+function filter(box, rows, open) {
+  const count = make("span", { class: "filter-count", role: "status" });
+  const input = make("input", { type: "search", placeholder: "filter rows", "aria-label": "filter the rows of this table" });
+  box.before(make("div", { class: "filter" }, input, count));
+  const update = () => {
+    const found = matching(rows, input.value);
+    count.textContent = found === rows.length ? `${found} rows` : `${found} of ${rows.length} rows`;
+  };
+  input.addEventListener("input", () => (update(), open(Boolean(input.value.trim()))));
+  update();
+  window.addEventListener("beforeprint", () => rows.forEach((row) => (row.hidden = false)));
+  window.addEventListener("afterprint", update);
+}
+
+// Shows the rows that hold every word, in their text or in a spec behind a name; how many.
+function matching(rows, words) {
+  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+  for (const row of rows) {
+    const titles = [...row.querySelectorAll("[title]")].map((e) => e.title);
+    const text = [row.textContent, ...titles].join(" ").toLowerCase();
+    row.hidden = !wanted.every((word) => text.includes(word));
+  }
+  return rows.filter((row) => !row.hidden).length;
+}
+
+// One field over all tables of a page; an address that ends in ?find=words fills it.
+function findRows() {
+  const input = document.querySelector("input#find");
+  if (!input) return;
+  input.closest(".find").classList.add("ready");
+  const rows = [...document.querySelectorAll("table.long tbody tr")];
+  const find = () => {
+    const words = input.value.trim();
+    const found = matching(rows, words);
+    document.getElementById("found").textContent = words ? `${found} of ${rows.length}` : "";
+    for (const { box, set } of clips) if (box.querySelector("table.long")) set(Boolean(words));
+  };
+  input.addEventListener("input", find);
+  input.value = new URLSearchParams(location.search).get("find") ?? "";
+  if (input.value) find();
+}
+
+// Beside the theme's buttons: everything in full, on this page and on the next.
+function wholeButton() {
+  if (!clips.length) return;
+  const said = "Show all code and all rows in full";
+  const button = make("button", { type: "button", class: "btn btn-sm whole", title: said, "aria-label": said });
+  const set = (whole) => {
+    button.setAttribute("aria-pressed", whole);
+    for (const each of clips) each.set(whole);
+  };
+  button.append(make("i", { class: "fa-solid fa-up-down" }));
+  button.addEventListener("click", () => {
+    const whole = button.getAttribute("aria-pressed") !== "true";
+    set(whole);
+    try {
+      localStorage.setItem(KEPT, whole);
+    } catch {} // a browser that keeps nothing
+  });
+  let kept = false;
+  try {
+    kept = localStorage.getItem(KEPT) === "true";
+  } catch {}
+  set(kept);
+  document.querySelector(".article-header-buttons")?.prepend(button);
+}
+
+function openTarget() {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const found = target && clips.find(({ box }) => box.contains(target));
+  if (!found) return;
+  found.set(true);
+  target.scrollIntoView();
 }
 
 // ---- previews of equations, references, terms and errata ---------------------------------------
@@ -142,5 +235,6 @@ function reachScrollers() {
   }
 }
 
-for (const start of [copySpecs, filterTables, previewLinks]) start();
+for (const start of [copySpecs, clipCode, clipTables, wholeButton, findRows, openTarget, previewLinks]) start();
+window.addEventListener("hashchange", openTarget);
 for (const event of ["load", "resize"]) window.addEventListener(event, reachScrollers);

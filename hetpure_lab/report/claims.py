@@ -34,30 +34,11 @@ KINDS = {
     "number": "Printed numbers",
 }
 
-FIND = """```{{raw}} html
-<p><label>Find a claim: <input id="find" type="search" placeholder="words, as in: random mask"
- style="width: 100%; max-width: 30em; font-size: 1rem"></label>
+# hetpure.js filters the rows; without it the field is not shown.
+FIND = """```{raw} html
+<p class="find"><label>Find a claim: <input id="find" type="search"
+ placeholder="words, as in: random mask"></label>
  <span id="found" role="status" aria-live="polite"></span></p>
-<script>
-addEventListener("DOMContentLoaded", () => {{
- const box = document.getElementById("find"), told = document.getElementById("found");
- const rows = [...document.querySelectorAll("article table tbody tr")].filter(
-  row => row.cells.length === {columns});
- const kept = rows.map(row => row.textContent.toLowerCase());
- const find = () => {{
-  const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
-  let n = 0;
-  rows.forEach((row, i) => {{
-   const hit = words.every(word => kept[i].includes(word));
-   row.hidden = !hit; n += hit;
-  }});
-  told.textContent = words.length ? `${{n}} of ${{rows.length}} claims` : "";
- }};
- box.addEventListener("input", find);
- box.value = new URLSearchParams(location.search).get("find") ?? "";
- find();
-}});
-</script>
 ```
 """
 
@@ -201,8 +182,7 @@ def index(rows: Sequence[Row]) -> str:
         f"| {title} | {' | '.join(str(count[kind, word] or '–') for word in words)} |"
         for kind, title in KINDS.items()
     ]
-    find = FIND.format(columns=len(COLUMNS))
-    parts = [INDEX.format(count=len(rows), counts="\n".join([head, *counts]), find=find)]
+    parts = [INDEX.format(count=len(rows), counts="\n".join([head, *counts]), find=FIND)]
     for kind, title in KINDS.items():
         chosen = [row for row in rows if row.kind == kind]
         parts.append(f"## {title}\n\n{_listed(kind, chosen)}\n")

@@ -91,27 +91,136 @@ def test_the_notebook_and_the_records_can_be_had(page, served):
     assert answer.ok and '"image"' in answer.text()[:2000]
 
 
-def test_a_long_table_folds_and_is_filtered(page, served):
-    page.goto("about:blank")
-    page.set_content(
-        "<article><table class='long'><thead><tr><th>defence</th></tr></thead><tbody>"
-        + "".join(
-            f"<tr><td><abbr class='spec' title='uniform:t=0.{i}'>noise {i}</abbr></td></tr>"
-            for i in range(30)
-        )
-        + "</tbody></table></article>"
+# ---- what is long is clipped ---------------------------------------------------------------------
+
+SPECS = "".join(
+    f"<tr id='row-{i}'><td><abbr class='spec' title='uniform:t=0.{i}'>noise {i}</abbr></td></tr>"
+    for i in range(40)
+)
+CODE = "\n".join(f"line_{i} = {i}" for i in range(60))
+LONG = f"""<article class='bd-article'>
+<div class='cell'><div class='cell_input'><div class='highlight-python'><div class='highlight'>
+<pre>{CODE}</pre></div></div></div></div><div style='height: 2000px'></div>
+<div class='table-box'><table class='long'><thead><tr><th>defence</th></tr></thead>
+<tbody>{SPECS}</tbody></table></div></article>"""
+
+
+@pytest.fixture
+def long_page(chromium, request, tmp_path):
+    """A page with sixty lines of code and a table of forty rows; `request.param`: its anchor."""
+    static = (HTML / "_static").as_uri()
+    style = f"<link rel='stylesheet' href='{static}/hetpure.css'>"
+    script = f"<script defer src='{static}/hetpure.js'></script>"
+    (tmp_path / "long.html").write_text(f"<!doctype html>{style}{script}{LONG}")
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.goto((tmp_path / "long.html").as_uri() + getattr(request, "param", ""))
+    yield opened
+    context.close()
+
+
+def clipped(page) -> list[str]:
+    """Which boxes hide a part of their content."""
+    return page.eval_on_selector_all(
+        "pre, .table-box",
+        "all => all.filter((e) => e.scrollHeight > e.clientHeight + 4).map((e) => e.tagName)",
     )
-    page.add_script_tag(content=(HTML / "_static" / "hetpure.js").read_text())
-    rows = page.locator("tbody tr:visible")
-    assert rows.count() == 12
-    page.locator("button.filter-more").click()
-    assert rows.count() == 30
-    page.locator("input[type=search]").fill("noise 7")
-    assert rows.count() == 3 and "3 of 30" in page.locator(".filter-count").inner_text()
-    page.locator("input[type=search]").fill("t=0.29")
+
+
+def test_long_code_and_long_tables_are_clipped_until_asked_for(long_page):
+    assert clipped(long_page) == ["PRE", "DIV"]
+    for name, kind in (("show all 60 lines", "PRE"), ("show all 40 rows", "DIV")):
+        button = long_page.get_by_role("button", name=name)
+        assert button.get_attribute("aria-expanded") == "false"
+        button.focus()
+        long_page.keyboard.press("Enter")
+        assert kind not in clipped(long_page)
+    less = long_page.get_by_role("button", name="show less")
+    assert less.count() == 2 and less.first.get_attribute("aria-expanded") == "true"
+    less.first.click()
+    assert clipped(long_page) == ["PRE"]
+
+
+def test_what_is_clipped_is_printed_and_reached_by_key(long_page):
+    long_page.emulate_media(media="print")
+    assert clipped(long_page) == []
+    long_page.emulate_media(media="screen")
+    long_page.evaluate("document.querySelector('#row-39 abbr').focus()")
+    long_page.wait_for_function("!document.querySelector('.table-box.clipped')")
+    assert clipped(long_page) == ["PRE"]
+
+
+# A link to a text is followed as the browser's own search is: by scrolling every box around it.
+@pytest.mark.parametrize(
+    "long_page, left",
+    [("#row-37", "PRE"), ("#:~:text=noise%2038", "PRE"), ("#:~:text=line_57", "DIV")],
+    indirect=["long_page"],
+)
+def test_a_link_or_a_search_into_what_is_clipped_opens_it(long_page, left):
+    long_page.wait_for_function("document.querySelectorAll('.clipped').length === 1")
+    assert clipped(long_page) == [left]
+    if left == "PRE":
+        lands = "document.querySelector('#row-38').getBoundingClientRect().y < 900"
+        long_page.wait_for_function(lands)
+
+
+def test_a_long_table_is_filtered(long_page):
+    rows = long_page.locator("tbody tr:visible")
+    field = long_page.locator("input[type=search]")
+    field.fill("noise 7")
+    assert rows.count() == 4 and "4 of 40" in long_page.locator(".filter-count").inner_text()
+    field.fill("t=0.29")
     assert rows.count() == 1, "the spec behind a name is found too"
-    page.locator("input[type=search]").fill("<img src=x onerror=alert(1)>")
+    field.fill("noise")
+    assert rows.count() == 40 and clipped(long_page) == ["PRE"], "all that is found is shown"
+    field.fill("<img src=x onerror=alert(1)>")
     assert rows.count() == 0
+    field.fill("")
+    assert rows.count() == 40 and clipped(long_page) == ["PRE", "DIV"]
+
+
+def test_one_button_shows_everything_and_the_next_page_keeps_it(page, served):
+    page.goto(f"{served}/book/claims.html")
+    assert len(page.query_selector_all(".clipped")) > 3
+    page.locator("button.whole").click()
+    assert not page.query_selector_all(".clipped")
+    page.goto(f"{served}/chapters/09_inside.html")
+    button = page.locator("button.whole")
+    assert button.get_attribute("aria-pressed") == "true" and not page.query_selector_all(
+        ".clipped"
+    )
+    button.click()
+    assert page.query_selector_all(".clipped")
+
+
+def test_a_copy_of_clipped_code_is_whole(page, served):
+    page.goto(f"{served}/chapters/09_inside.html")
+    code = page.locator("pre.clipped").first
+    code.hover()
+    code.locator("xpath=..").locator("button.copybtn").click(force=True)
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip() == code.inner_text().strip()
+
+
+def test_without_script_nothing_is_clipped(chromium, served):
+    context = chromium.new_context(java_script_enabled=False)
+    still = context.new_page()
+    still.goto(f"{served}/book/claims.html")
+    assert still.locator("tbody tr:visible").count() > 500
+    assert not still.query_selector_all(".clipped") and not still.locator("#find").is_visible()
+    context.close()
+
+
+def test_claims_are_found_in_all_groups_and_by_an_address(page, served):
+    page.goto(f"{served}/book/claims.html?find=random+mask")
+    found = page.locator("table.long tbody tr:visible")
+    assert 0 < found.count() < 60 and "random" in found.first.inner_text().lower()
+    assert re.fullmatch(r"\d+ of \d{3}", page.locator("#found").inner_text())
+    page.locator("#find").fill("")
+    assert found.count() > 500 and page.locator("#found").inner_text() == ""
+
+
+# ---- sliders, themes, keys -----------------------------------------------------------------------
 
 
 def test_a_slider_moves_by_key_and_stands_still_without_script(chromium):
