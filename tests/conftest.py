@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 import zlib
 from collections import Counter
@@ -267,6 +268,16 @@ def records_of(
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def tracked(root) -> list[str]:
+    """The names of the files that git tracks; an image or an archive of the sources knows none."""
+    words = ["git", "-C", str(root), "ls-files", "-z"]
+    listed = subprocess.run(words, capture_output=True, text=True, check=False)
+    if not (root / ".git").exists() or listed.returncode:
+        pytest.skip("which files are tracked is known in a checkout only")
+    return listed.stdout.rstrip("\0").split("\0")
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -453,21 +456,41 @@ def test_the_image_has_what_an_installation_needs_before_it_installs():
     assert {".venv", "shared"} <= set(ignored) and not copied & set(ignored)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem
-)
+def test_the_image_runs_targets_of_the_makefile():
+    said = (ROOT / "Dockerfile").read_text()
+    runs = [line for line in said.splitlines() if line.startswith(("RUN", "CMD", "# The book"))]
+    named = re.findall(r'\bmake"?,? "?([a-z-]+)', "\n".join(runs))
+    assert {"setup", "run", "test"} <= set(named) <= targets()
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_workflows_are_what_github_reads():
+    """By GitHub's own schema, which the package brings."""
+    if find_spec("check_jsonschema") is None:
+        pytest.skip("check-jsonschema is not installed: pip install 'hetpure[test]'")
+    words = ["-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    done = subprocess.run([sys.executable, *words, *WORKFLOWS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_a_workflow_runs_what_there_is(path):
-    makefile = (ROOT / "Makefile").read_text()
     jobs = yaml.safe_load(path.read_text())["jobs"]
     for name, job in jobs.items():
         assert (job["runs-on"] and "timeout-minutes" in job) or job.get("needs"), name
         for step in job["steps"]:
             assert ("run" in step) != ("uses" in step), step
             assert "uses" not in step or re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]), step
-            for target in re.findall(r"\bmake ([a-z-]+)", step.get("run", "")):
-                assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-            for script in re.findall(r"^\.ci/\w+", step.get("run", "")):
-                assert (ROOT / script).exists()
+            words = shlex.split(step.get("run", "make setup"))
+            assert words[0] in ("make", "python", "gh") or os.access(ROOT / words[0], os.X_OK)
+            assert words[0] != "make" or words[1] in targets()
+            assert all((ROOT / w).exists() for w in words if re.match(r"tests(/|$)", w))
             for extra in re.findall(r"\.\[([\w,]+)\]", step.get("run", "")):
                 known = pyproject()["project"]["optional-dependencies"]
                 assert set(extra.split(",")) <= set(known)

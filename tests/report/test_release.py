@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
 from hetpure_lab.common.paths import ROOT
 from hetpure_lab.report import release
 
 
-def test_the_repositorys_address_stands_in_one_place():
+def test_the_repositorys_address_stands_in_one_place(tracked):
     """CITATION.cff, the BibTeX entry and install cells are written from pyproject.toml; no source
     names the address.
     """
     about = release.project()
     address = about["urls"]["Repository"].removeprefix("https://")
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
     texts = {
         name: (ROOT / name).read_bytes()
         for name in tracked
