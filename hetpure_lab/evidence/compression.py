@@ -8,7 +8,7 @@ noise is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from hetpure_core import Purified
-from hetpure_lab import defences
 from hetpure_lab.attacks import ATTACKS, perturb_randomly
 from hetpure_lab.common import specs
 from hetpure_lab.common.paths import RESULTS
-from hetpure_lab.data import Images
+from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import compare
 from hetpure_lab.evidence.outcomes import Outcomes
-from hetpure_lab.networks.benches import Bench
 
 KNOWN_NOISE = "pgd:frozen=all"
 
@@ -58,44 +56,33 @@ def rate(
 
 @dataclass(frozen=True)
 class Predicted:
-    """A defence's compression `rate` on `images` images beside its accuracy under attack on `n`."""
+    """A defence's compression `rate` beside its accuracy, clean and under attack on `n` images."""
 
     defence: str
     rate: float
-    images: int
     clean: float
     attacked: float
     n: int
 
 
 def predictions(
-    bench: Bench,
-    images: Images,
+    rates: Mapping[str, float],
+    bench: str,
     attack: str = KNOWN_NOISE,
     results: Path = RESULTS,
     least: int = 32,
 ) -> list[Predicted]:
-    """Every purifier with at least `least` records under `attack` on the bench, by its rate."""
-    wanted, found = specs.normal(attack, ATTACKS), []
-    for (spec, under, seed), records in compare.known(bench.name, results).cells.items():
-        if (under, seed) != (wanted, 0) or len(records) < least:
+    """Every purifier of `rates` with at least `least` records under `attack` on the bench, by its
+    rate."""
+    met = compare.known(bench, results).met(specs.normal(attack, ATTACKS))
+    found = []
+    for defence, rate in rates.items():
+        records = met.get(specs.normal(defence, DEFENCES), {})
+        if len(records) < least:
             continue
-        defence = defences.build(spec, bench)
-        if not hasattr(defence, "purify"):
-            continue
-        left = rate(defence, images.floats.to(bench.device), images.ids)
         outcomes = Outcomes.of(records)
-        accuracy = {c: outcomes.single(c).value for c in ("clean", "adversarial")}
-        found.append(
-            Predicted(
-                spec,
-                float(left.mean()),
-                len(images),
-                accuracy["clean"],
-                accuracy["adversarial"],
-                len(records),
-            )
-        )
+        clean, attacked = (outcomes.single(c).value for c in ("clean", "adversarial"))
+        found.append(Predicted(defence, rate, clean, attacked, len(records)))
     return sorted(found, key=lambda p: p.rate)
 
 

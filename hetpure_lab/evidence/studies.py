@@ -1,4 +1,5 @@
-"""The numbers behind Figs 3, 4, 6, 8 and 9 and beside Table 6, measured once and kept.
+"""The numbers behind Figs 3, 4, 6, 8 and 9, beside Table 6 and beside a claim of others, measured
+once and kept.
 
     hetpure study                                # the studies, and how many images each has
     hetpure study distance --n-images 128        # measure the images that are missing
@@ -7,7 +8,7 @@
 
 A study's file, ``results/BENCH/studies/NAME--KEY.jsonl``, holds one line per image: the rows of
 numbers that it gave, their settings, and what produced them. It is append-only and resumable like
-the evidence; the key follows the settings and the weights. Book: ch. 7, 9, 10.
+the evidence; the key follows the settings and the weights. Book: ch. 7, 9, 10, 12.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.common.progress import bar
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import compare, inputs, inside
+from hetpure_lab.evidence import compare, compression, inputs, inside
 from hetpure_lab.evidence.experiment import Experiment
 from hetpure_lab.evidence.pixels import adversarial_images
 from hetpure_lab.evidence.records import append, provenance, read
@@ -47,6 +48,26 @@ Rows = list[dict]
 BACKGROUND = 100  # images whose median feature distance is the unit of every distance
 LENGTHS = (1, 2, 5, 10, 20)  # of the resampling, U
 STEPS = (5, 10, 20)  # reverse steps, T
+COMPRESSED = (  # purifiers of all kinds that need no network of their own
+    "uniform:t=0.05",
+    "uniform:t=0.1",
+    "uniform:t=0.2",
+    "uniform:t=0.14,steps=1",
+    "sde:t=0.1",
+    "ode:t=0.1",
+    "densepure:t=0.14",
+    "diffap:t=0.1",
+    "gradual",
+    "freqpure",
+    "lorid:t=0.05",
+    "ssni:t=0.2",
+    "gdmp:t=0.036",
+    "langevin:t=0.03",
+    "equal-energy",
+    "hetpure:mask_kind=random",
+    "hetpure:mask_kind=inverted",
+    "hetpure",
+)
 READINGS = ("multi-step", "paper", "released")
 MILD = 0.1  # the level at which photographs keep most of their detail
 TRANSFER = PGD(iterations=20, eot=1, confirm=0)
@@ -265,6 +286,18 @@ def feeding(lab: Lab, images: Images) -> list[Rows]:
     return rows
 
 
+def compressed(lab: Lab, images: Images) -> list[Rows]:
+    """How much is left of a small random difference between images after each of `COMPRESSED`,
+    noise held fixed. Beside the paper: a claim of Yuezhang & Wei 2025 on what predicts robustness.
+    """
+    x, rows = images.floats.to(lab.bench.device), [[] for _ in images.ids]
+    for text in COMPRESSED:
+        defence = attacks.reseeded(defences.build(text, lab.bench), f"study {lab.seed}")
+        for row, rate in zip(rows, compression.rate(defence, x, images.ids).tolist()):
+            row.append({"defence": text, "rate": round(rate, 5)})
+    return rows
+
+
 def points(lab: Lab) -> list[tuple[str, int, int, bool]]:
     """(reading, U, T, checkpointing) of the cost study: U at the method's number of steps, then T
     at the method's U.
@@ -333,6 +366,7 @@ STUDIES = {
         lambda method: [travellers(method), specs.describe(TRANSFER, attacks.ATTACKS)],
     ),
     "feeding": Study("Table 6", feeding, 400, lambda method: [MILD, method.steps]),
+    "compression": Study("beside", compressed, 16, lambda _: [COMPRESSED]),
     "distance": Study(
         "Fig 9",
         distance,

@@ -56,20 +56,19 @@ def test_the_table_holds_rates_beside_what_records_say(tmp_path):
     for t in (0.05, 0.2):
         experiment = Experiment(f"uniform:t={t},steps=1", "pgd:iterations=1,eot=1", K=2)
         evidence.run(experiment, images, bench, progress=False, results=tmp_path)
-    found = compression.predictions(bench, images, "pgd:iterations=1,eot=1", tmp_path, least=2)
-    assert [p.defence for p in found] == ["uniform:t=0.2,steps=1", "uniform:t=0.05,steps=1"]
-    assert 0 < found[0].rate < found[1].rate < 1
-    path = Experiment(found[0].defence, "pgd:iterations=1,eot=1", K=2).path(tmp_path)
+    attack, rates = "pgd:iterations=1,eot=1", {f"uniform:t={t},steps=1": t for t in (0.2, 0.05)}
+    found = compression.predictions(rates, bench.name, attack, tmp_path, least=2)
+    assert [(p.defence, p.rate) for p in found] == sorted(rates.items(), key=lambda r: r[1])
+    path = Experiment(found[0].defence, attack, K=2).path(tmp_path)
     rows = [json.loads(line) for line in path.read_text().splitlines() if '"image"' in line]
     right = [label == r["label"] for r in rows for label in r["adversarial"]["labels"]]
     assert math.isclose(found[0].attacked, sum(right) / len(right)) and found[0].n == 2
-    assert compression.predictions(bench, images, "pgd", tmp_path) == []
+    assert compression.predictions(rates, bench.name, "pgd", tmp_path) == []
+    assert compression.predictions(rates, bench.name, attack, tmp_path, least=3) == []
 
 
 def test_agreement_is_one_where_the_strongest_compression_is_the_most_accurate():
-    found = [
-        Predicted(f"{i}", rate, 1, 1, 1 - rate, 1) for i, rate in enumerate((0.1, 0.2, 0.5, 1))
-    ]
+    found = [Predicted(f"{i}", rate, 1, 1 - rate, 1) for i, rate in enumerate((0.1, 0.2, 0.5, 1))]
     assert compression.agreement(found)[0] == pytest.approx(1)
     with pytest.raises(ValueError, match="four purifiers, not 3"):
         compression.agreement(found[:3])
