@@ -1,0 +1,96 @@
+"""The compression rate beside the accuracies that it is said to predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hetpure_lab.common import names, stats
+from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.evidence import compression, studies
+from hetpure_lab.report import plots
+
+ATTACKS = {"known noise": compression.KNOWN_NOISE, "fresh noise": "pgd"}
+
+NAMED = {f"uniform:t={t}": f"uniform, t = {t}" for t in (0.05, 0.1, 0.2)} | {
+    "hetpure": "the method"
+}
+
+
+def rates(bench: str, results: Path = RESULTS) -> dict[str, stats.Accuracy]:
+    """The rate of every purifier of the study, its mean over images."""
+    rows = studies.table("compression", bench, results=results)
+    if rows.empty:
+        return {}
+    return {key[0]: rate for key, rate in studies.means(rows, ["defence"], "rate").items()}
+
+
+def predictions(bench: str, results: Path = RESULTS) -> dict[str, list[compression.Predicted]]:
+    """Rates beside records under each of `ATTACKS`."""
+    found = {name: rate.value for name, rate in rates(bench, results).items()}
+    return {
+        noise: compression.predictions(found, bench, attack, results)
+        for noise, attack in ATTACKS.items()
+    }
+
+
+def table(bench: str, results: Path = RESULTS) -> pd.DataFrame:
+    """One line per purifier, from the strongest compression: the part that is left in per cent with
+    a 95 % interval, and accuracies with the number of images."""
+    found = predictions(bench, results)
+    lines = []
+    for name, rate in sorted(rates(bench, results).items(), key=lambda item: item[1].value):
+        line = {"defence": names.defence(name), "left of a difference, %": str(rate)}
+        for noise, predicted in found.items():
+            one = next((p for p in predicted if p.defence == name), None)
+            line[f"right, {noise}, %"] = f"{100 * one.attacked:.1f} ({one.n})" if one else ""
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def draw(bench: str, results: Path = RESULTS) -> Figure | None:
+    """Attacked accuracy against the rate, under fresh noise; None before four have both."""
+    found = predictions(bench, results)["fresh noise"]
+    if len(found) < 4:
+        return None
+    figure, axis = plt.subplots(figsize=(0.7 * plots.WIDTH, 2.6))
+    for p in found:
+        place = 100 * p.rate, 100 * p.attacked
+        axis.plot(*place, "o", color=plots.colour(p.defence), ms=5)
+        if p.defence in NAMED:
+            axis.annotate(NAMED[p.defence], place, (4, 3), textcoords="offset points", fontsize=8)
+    file = studies.path("compression", bench)
+    plots.note(figure, [file.relative_to(RESULTS.parent).as_posix()])
+    axis.set_xlabel("left of a small random difference, %")
+    axis.set_ylabel("right under attack, %")
+    return figure
+
+
+def conclusions(bench: str, results: Path = RESULTS) -> list[str]:
+    """The rank correlation of compression and accuracy, one sentence per kind of noise."""
+    said = []
+    for noise, found in predictions(bench, results).items():
+        if len(found) < 4:
+            said.append(
+                f"*{noise.capitalize()}*: {len(found)} purifiers have records; four are needed."
+            )
+            continue
+        r, p = compression.agreement(found)
+        accuracies = [100 * f.attacked for f in found]
+        word = (
+            "no order is found"
+            if p >= 0.05
+            else (
+                "more compression goes with more accuracy"
+                if r > 0
+                else "more compression goes with *less* accuracy"
+            )
+        )
+        said.append(
+            f"*{noise.capitalize()}*: {word} (Spearman's {r:+.2f}, p = {p:.2g}, {len(found)}"
+            f" purifiers, accuracies from {min(accuracies):.1f} to {max(accuracies):.1f} %)."
+        )
+    return said
