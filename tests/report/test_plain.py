@@ -70,6 +70,20 @@ def test_labels_get_the_numbers_of_the_book():
     assert there == f"[(2.7)]({published()}chapters/02_attention_mask.html)"
 
 
+def test_the_denoiser_has_the_colour_of_what_is_learned_in_every_formula():
+    texts = {
+        path.name: "\n".join(
+            c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
+        )
+        for path in CHAPTERS
+    }
+    pages = [*(ROOT / "book").glob("*.md"), *(ROOT / "book" / "rivals").glob("*.md")]
+    texts |= {path.name: path.read_text() for path in pages}
+    plain_one = re.compile(r"(?<!\\learned\{)\\epsilon_(?:\\theta|\{\\theta\})")
+    assert not [name for name, text in texts.items() if plain_one.search(text)]
+    assert sum("\\learned{" in text for text in texts.values()) > 8
+
+
 def test_what_is_learned_keeps_its_colour_with_braces_inside():
     said = plain.expand(r"$\learned{\epsilon_{\theta}}(x) + \learned{a}$")
     colour = plain.LEARNED
