@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab fast test test-paper book pdf release chapters bench gpu evidence clean
+.PHONY: help setup run lab fast test test-paper book pdf epub release chapters bench gpu evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -68,7 +68,11 @@ pdf: setup  ## print the whole book with Chromium into out/book.pdf
 	$(BIN)/jupyter-book build . --path-output book --builder singlehtml -n --keep-going
 	$(BIN)/python -m hetpure_lab.report.pdf
 
-release: book pdf  ## collect book, PDF, wheel and checksums of version $(TAG) in out/release
+epub: setup  ## the whole book for e-readers into out/book.epub, with formulas as MathML
+	$(BIN)/jupyter-book build . --path-output book --builder custom --custom-builder epub -n --keep-going
+	$(BIN)/python -m hetpure_lab.report.epub
+
+release: book pdf epub  ## collect book, PDF, EPUB, wheel and checksums of version $(TAG) in out/release
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir out/dist .
 	$(BIN)/python -c 'from setuptools import build_meta as b; b.build_sdist("out/dist")'
 	$(BIN)/python -m hetpure_lab.report.release --tag $(TAG)

@@ -53,8 +53,26 @@ class ReferenceStyle(LabelReferenceStyle):
 
 
 def address(app: Sphinx, config) -> None:
-    """The repository's address from pyproject.toml."""
-    config.html_theme_options["repository_url"] = project()["urls"]["Repository"].rstrip("/")
+    """The repository's address and the version from pyproject.toml."""
+    about = project()
+    config.html_theme_options["repository_url"] = about["urls"]["Repository"].rstrip("/")
+    config.version = config.release = about["version"]
+    config.epub_title, config.epub_identifier = config.html_title, published()
+
+
+# ---- e-readers -------------------------------------------------------------------------------
+
+THEMES = ("sphinx_book_theme", "pydata_sphinx_theme", "sphinx_thebe", "sphinx_comments")
+
+
+def leave_themes_out(app: Sphinx) -> None:
+    """A book for e-readers has no theme, and what themes do to pages fails there."""
+    if app.builder.name != "epub":
+        return
+    for event in ("html-page-context", "build-finished"):
+        for listener in list(app.events.listeners.get(event, ())):
+            if listener.handler.__module__.startswith(THEMES):
+                app.disconnect(listener.id)
 
 
 # ---- descriptions ----------------------------------------------------------------------------
@@ -389,6 +407,7 @@ def setup(app: Sphinx) -> dict:
     plugin = sphinxcontrib.bibtex.plugin
     plugin.register_plugin("sphinxcontrib.bibtex.style.referencing", "hetpure", ReferenceStyle)
     app.connect("config-inited", address, priority=100)
+    app.connect("builder-inited", leave_themes_out, priority=900)
     app.connect("doctree-resolved", finish_exercises)
     app.connect("html-page-context", describe)
     app.connect("build-finished", finish)

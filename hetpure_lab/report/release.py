@@ -80,25 +80,26 @@ def notes(changelog: str, version: str) -> str:
 
 
 def collect(tag: str, out: Path = OUT) -> Path:
-    """Check that `tag` is this version, and collect book, PDF, wheel and archive with their
-    checksums.
+    """Check that `tag` is this version, and collect book, PDF, EPUB, wheel and archive with
+    their checksums.
     """
     version = project()["version"]
     if tag != f"v{version}":
         raise ReleaseError(f"the tag {tag!r} is not v{version}, the version of pyproject.toml")
     said = notes((ROOT / "CHANGELOG.md").read_text(), version)
     folder, html = out / "release", ROOT / "book" / "_build" / "html"
-    files = [out / "book.pdf", *sorted((out / "dist").glob(f"hetpure-{version}*"))]
-    if missing := [str(p) for p in (html, out / "book.pdf") if not p.exists()]:
-        raise ReleaseError(f"not built: {', '.join(missing)}; run: make book pdf")
-    if len(files) < 3:
+    books = [out / "book.pdf", out / "book.epub"]
+    files = [*books, *sorted((out / "dist").glob(f"hetpure-{version}*"))]
+    if missing := [str(p) for p in (html, *books) if not p.exists()]:
+        raise ReleaseError(f"not built: {', '.join(missing)}; run: make book pdf epub")
+    if len(files) < 4:
         raise ReleaseError(
             f"no wheel and archive of {version} in {out / 'dist'}; run: python -m build -o out/dist"
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in files:
-        shutil.copy(path, folder / path.name.replace("book.pdf", f"hetpure-{version}.pdf"))
+        shutil.copy(path, folder / re.sub(r"^book\b", f"hetpure-{version}", path.name))
     shutil.make_archive(str(folder / f"hetpure-{version}-book"), "zip", html)
     (folder / "hetpure.bib").write_text(bibtex(project()))
     sums = [

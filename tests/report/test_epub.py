@@ -1,0 +1,84 @@
+"""The book for e-readers: well formed, formulas as MathML, nothing missing, links that lead on."""
+
+from __future__ import annotations
+
+import zipfile
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from conftest import ROOT
+
+from hetpure_lab.report import plain
+from hetpure_lab.report.release import published
+
+pytest.importorskip(
+    "latex2mathml", reason="latex2mathml is not installed: pip install 'hetpure[book]'"
+)
+from hetpure_lab.report import epub
+
+PAGE = """<!DOCTYPE html>
+<html xmlns="http://www.w3.org/1999/xhtml"><head><title>t</title><script>x < 1</script></head><body>
+<p id="here">One<br>two &nbsp; <span class="math">\\(\\learned{\\epsilon_\\theta} < 1\\)</span></p>
+<div class="math" id="eq"><span class="eqno">(1)</span>\\[\\begin{split}\\begin{aligned}
+a &= 1 \\\\ b &= 2\\end{aligned}\\end{split}\\]</div><button>press</button>
+<a href="../chapters/02_b.ipynb#eq">b</a> <a href="../results/x/y.jsonl">record</a> 
+<a href="#gone">?</a>
+<img src="../_images/a.png" alt=""></body></html>"""
+MANIFEST = """<package xmlns="http://www.idpf.org/2007/opf"><manifest>
+<item id="a" href="chapters/01_a.xhtml" media-type="application/xhtml+xml" />
+<item id="b" href="chapters/02_b.xhtml" media-type="application/xhtml+xml" />
+<item id="c" href="_images/a.png" media-type="image/png" /></manifest></package>"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("chapters", "_images", "META-INF"):
+        (tmp_path / name).mkdir()
+    for name in ("01_a", "02_b"):
+        (tmp_path / "chapters" / f"{name}.xhtml").write_text(PAGE)
+    (tmp_path / "_images" / "a.png").write_bytes(b"png")
+    (tmp_path / "META-INF" / "container.xml").write_text("<container />")
+    (tmp_path / "content.opf").write_text(MANIFEST)
+    return tmp_path
+
+
+def test_pages_are_well_formed_with_mathml_and_links_that_lead_on(folder):
+    path = epub.write(folder, folder / "out" / "book.epub")
+    with zipfile.ZipFile(path) as book:
+        first = book.infolist()[0]
+        assert (first.filename, first.compress_type) == ("mimetype", zipfile.ZIP_STORED)
+        assert book.testzip() is None
+        html = book.read("chapters/01_a.xhtml").decode()
+        manifest = book.read("content.opf").decode()
+    ElementTree.fromstring(html)
+    assert manifest.count('properties="mathml"') == 2
+    page = BeautifulSoup(html, "html.parser")
+    assert len(page.find_all("math")) == 2 and plain.LEARNED in html and "\\" not in html
+    assert page.select_one(".eqno").text == "(1)" and not page.select("script, button")
+    assert [a["href"] for a in page.find_all("a")] == [
+        "02_b.xhtml#eq",
+        f"{published()}results/x/y.jsonl",
+        "01_a.xhtml",
+    ]
+
+
+def test_a_missing_picture_or_a_formula_that_stays_latex_stops_it(folder):
+    with pytest.raises(epub.EpubError, match="make epub"):
+        epub.write(folder / "chapters")
+    page = folder / "chapters" / "02_b.xhtml"
+    page.write_text(PAGE.replace("a.png", "gone.png"))
+    with pytest.raises(epub.EpubError, match=r"02_b.xhtml shows .*gone.png"):
+        epub.write(folder, folder / "book.epub")
+    page.write_text(PAGE.replace("\\learned", "\\unheardof"))
+    with pytest.raises(epub.EpubError, match="unheardof"):
+        epub.write(folder, folder / "book.epub")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_labelled_formula_of_the_chapters_can_be_converted(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    for found in plain.EQUATION.finditer(text):
+        assert epub.mathml(found["body"], display=True).name == "math"
