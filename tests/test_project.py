@@ -487,9 +487,9 @@ def test_a_workflow_runs_what_there_is(path):
         for step in job["steps"]:
             assert ("run" in step) != ("uses" in step), step
             assert "uses" not in step or re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]), step
-            words = shlex.split(step.get("run", "make setup"))
+            words = shlex.split(re.sub(r"\$\{\{.*?\}\}", "x", step.get("run", "make setup")))
             assert words[0] in ("make", "python", "gh") or os.access(ROOT / words[0], os.X_OK)
-            assert words[0] != "make" or words[1] in targets()
+            assert words[0] != "make" or {w for w in words[1:] if "=" not in w} <= targets()
             assert all((ROOT / w).exists() for w in words if re.match(r"tests(/|$)", w))
             for extra in re.findall(r"\.\[([\w,]+)\]", step.get("run", "")):
                 known = pyproject()["project"]["optional-dependencies"]
