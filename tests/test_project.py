@@ -369,7 +369,8 @@ def markdown(chapter: str) -> str:
         pytest.skip(f"chapter {chapter[2:]} does not exist yet")
     return "\n".join(
         cell.source
-        for cell in nbformat.read(paths[0], as_version=4).cells
+        for path in paths
+        for cell in nbformat.read(path, as_version=4).cells
         if cell.cell_type == "markdown"
     )
 

@@ -137,6 +137,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         link_errata(page, codes, name)
         scroll_tables(page)
         fold_checks(page)
+        fold_sources(page)
         tell_figures(page, Path(app.srcdir), name, repository)
     for name, page in pages.items():
         illustrate(page, pages, name)
@@ -247,6 +248,18 @@ def fold_checks(page: BeautifulSoup) -> None:
             head.string = "the code of this check"
             code.wrap(fold)
             fold.insert(0, head)
+
+
+def fold_sources(page: BeautifulSoup) -> None:
+    """Fold the module's own code, which a cell shows beside its transcription, under its names."""
+    for output in article(page).select("div.cell_output:has(> .highlight-python)"):
+        codes = output.find_all("div", class_="highlight-python", recursive=False)
+        names = [re.search(r"\b(?:def|class) (\w+)", code.get_text()) for code in codes]
+        fold = page.new_tag("details", attrs={"class": "module"})
+        head = page.new_tag("summary")
+        head.string = "the module's own: " + ", ".join(name[1] for name in names if name)
+        codes[0].insert_before(fold)
+        fold.extend([head, *codes])
 
 
 # ---- where figures are from ------------------------------------------------------------------

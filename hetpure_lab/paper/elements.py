@@ -189,8 +189,8 @@ ELEMENTS = {
 
 
 def chapter(number: int) -> Path | None:
-    """The notebook of a chapter, if it exists."""
-    return next(iter((ROOT / "chapters").glob(f"{number:02d}_*.ipynb")), None)
+    """The notebook of a chapter, if it exists: its first, if it has pages beside it."""
+    return min((ROOT / "chapters").glob(f"{number:02d}_*.ipynb"), default=None)
 
 
 @cache

@@ -148,6 +148,25 @@ class Outcome:
     title: str = ""
 
 
+def _single_draws(results: Path) -> Outcome:
+    """What AutoAttack's decisions on single draws add to the accuracy that it reports."""
+    attacks = (tables.BUDGET[name] for name in ("autoattack", "autoattack-corrected"))
+    pair = _pair(*(_under(results, attack) for attack in attacks), BENCH, results)
+    what = "AutoAttack as packaged, deciding on single draws,"
+    return Outcome(_said(pair, what, "with averaged decisions"))
+
+
+def _under(results: Path, attack: str) -> dict | None:
+    """The method's row under an attack, by its specification."""
+    rows = tables.evidence_rows(BENCH, attack=attack.partition(":")[0], results=results)
+    mine = (r for r in rows if (r["defence"], r["seed"], r["attack"]) == (METHOD, 0, attack))
+    return next(mine, None)
+
+
+# Pages of a chapter that are notebooks of their own, by file: what each found.
+SECTIONS: dict[str, Callable[[Path], Outcome]] = {"04_shortcuts": _single_draws}
+
+
 def outcomes(results: Path = RESULTS) -> dict[int, Outcome]:
     """The outcome of each chapter."""
     return {
@@ -402,14 +421,16 @@ def say_found(results: Path = RESULTS) -> list[Path]:
 
     Outputs and code stay as they are, so no chapter has to be executed again.
     """
-    said, changed = outcomes(results), []
-    for number, path, _ in _chapters():
-        if number not in said:
-            continue
+    found, changed = outcomes(results), []
+    said = {path: found[number] for number, path, _ in _chapters() if number in found}
+    said |= {
+        ROOT / "chapters" / f"{name}.ipynb": said_of(results) for name, said_of in SECTIONS.items()
+    }
+    for path, outcome in said.items():
         text = path.read_text()
         notebook = json.loads(text)
         cell = notebook["cells"][0]
-        cell["source"] = with_outcome("".join(cell["source"]), said[number]).splitlines(True)
+        cell["source"] = with_outcome("".join(cell["source"]), outcome).splitlines(True)
         new = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
         if new != text:
             path.write_text(new)
@@ -437,6 +458,8 @@ def cards(results: Path = RESULTS) -> str:
 
 def _chapters() -> Iterator[tuple[int, Path, str]]:
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        if path.stem in SECTIONS:
+            continue
         number = int(re.match(r"\d+", path.stem)[0])
         cells = json.loads(path.read_text())["cells"]
         lines = "".join(

@@ -16,6 +16,7 @@ import copy
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -54,8 +55,8 @@ def numbers() -> dict[str, tuple[str, str]]:
     """Labels of equations, algorithms, exercises and solutions: the chapter that has it, and its
     name in the book: "(2.7)", "Algorithm 3.1", "Exercise 4.2", "Solution to Exercise 4.2".
     """
-    found = {}
-    for path in sorted(CHAPTERS.glob("*.ipynb")):
+    found, counted = {}, Counter()
+    for path in sorted(CHAPTERS.glob("*.ipynb")):  # numbers go on in a chapter's next notebook
         text = "\n".join(
             c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
         )
@@ -65,8 +66,9 @@ def numbers() -> dict[str, tuple[str, str]]:
             labels = re.findall(rf"\{{{directive}\}}[^\n]*\n:label: ([\w-]+)", text)
             names[f"{word} {{}}"] = labels
         for name, labels in names.items():
-            for k, label in enumerate(labels, 1):
-                found[label] = (path.name, name.format(f"{chapter}.{k}"))
+            for label in labels:
+                counted[chapter, name] += 1
+                found[label] = (path.name, name.format(f"{chapter}.{counted[chapter, name]}"))
         for of, label in re.findall(r"\{solution\} ([\w-]+)\n:label: ([\w-]+)", text):
             found[label] = (path.name, f"Solution to {found[of][1]}")
     return found

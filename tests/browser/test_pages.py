@@ -43,6 +43,7 @@ MEASURED = """() => {
       && !e.closest(".table-box, .cell_output, figure.wide, pre, .math, mjx-container, .slider")
       && !e.closest(".preview");
   });
+  const screens = document.querySelector("article").offsetHeight / innerHeight;
   return {
     overflow: Math.max(0, document.documentElement.scrollWidth - innerWidth),
     wide: wide.slice(0, 3)
@@ -51,6 +52,7 @@ MEASURED = """() => {
     silent: images.filter((i) => !i.hasAttribute("alt")).map((i) => i.src),
     filtered: images.filter((i) => !["none", ""].includes(getComputedStyle(i).filter))
       .map((i) => i.src),
+    screens: innerWidth >= 1280 && screens > 15 && screens,
     formulas: document.querySelectorAll("article .math").length,
     unset: [...document.querySelectorAll("article .math")]
       .filter((m) => !m.querySelector("mjx-container")).length,

@@ -202,6 +202,18 @@ def test_a_copy_of_clipped_code_is_whole(page, served):
     assert copied.strip() == code.inner_text().strip()
 
 
+def test_the_modules_own_code_is_one_click_away_and_in_print(page, served):
+    page.goto(f"{served}/chapters/02_attention_mask.html")
+    fold = page.locator("details.module").first
+    code = fold.locator("pre").first
+    assert "tapped" in fold.locator("summary").inner_text() and not code.is_visible()
+    page.emulate_media(media="print")
+    assert code.is_visible()
+    page.emulate_media(media="screen")
+    fold.locator("summary").click()
+    assert code.is_visible()
+
+
 def test_without_script_nothing_is_clipped(chromium, served):
     context = chromium.new_context(java_script_enabled=False)
     still = context.new_page()
@@ -285,7 +297,8 @@ def test_the_first_page_says_the_result_within_the_first_screen(page, served):
     for what in (".answer", "a[href*='live.html'].sd-btn", "a[href*='12_audit.html'].sd-btn"):
         box = page.locator(f"article {what}").first.bounding_box()
         assert box["y"] + box["height"] < 900
-    assert page.locator(".chapter-card").count() == len(list((ROOT / "chapters").glob("*.ipynb")))
+    numbers = {p.name[:2] for p in (ROOT / "chapters").glob("*.ipynb")}
+    assert page.locator(".chapter-card").count() == len(numbers)
     assert page.locator(".chapter-card img.thumb").count() > 8
 
 

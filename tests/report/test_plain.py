@@ -34,6 +34,15 @@ def chapter(request):
     return request.param, nbformat.read(request.param, as_version=4)
 
 
+def test_numbers_go_on_in_the_second_notebook_of_a_chapter():
+    plain.numbers.cache_clear()
+    found = plain.numbers()
+    assert len({number for _, number in found.values()}) == len(found)
+    assert found["eq-defended"][1] == "(4.1)"
+    name, number = found["eq-bpda"]
+    assert name == "04_shortcuts.ipynb" and number.startswith("(4.")
+
+
 def test_no_directive_role_or_macro_of_the_book_is_left(chapter):
     path, notebook = chapter
     text = shown(plain.plain(notebook, path.name, plain.online))
