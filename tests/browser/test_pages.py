@@ -49,6 +49,9 @@ MEASURED = """() => {
     wide: wide.slice(0, 3)
       .map((e) => e.tagName + "." + e.className + ": " + e.textContent.slice(0, 40)),
     empty: images.filter((i) => !i.naturalWidth).map((i) => i.src),
+    squeezed: images.filter((i) => i.closest(".cell_output")
+      && Math.abs((i.width * i.naturalHeight) / (i.height * i.naturalWidth) - 1) > 0.03)
+      .map((i) => i.src),
     silent: images.filter((i) => !i.hasAttribute("alt")).map((i) => i.src),
     filtered: images.filter((i) => !["none", ""].includes(getComputedStyle(i).filter))
       .map((i) => i.src),
