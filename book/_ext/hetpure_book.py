@@ -398,6 +398,14 @@ def _plain(element: Tag) -> str:
 # ---- exercises -------------------------------------------------------------------------------
 
 
+def share_handlers(app: Sphinx) -> None:
+    """Let the single page know every node that the pages know: Sphinx looks for those of "html"
+    only where no extension has named "singlehtml", and that of exercises names it.
+    """
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
+
+
 def finish_exercises(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Mend what the extension writes: one id for the contents of all exercises and solutions, and
     a space inside the link of a solution's title.
@@ -420,6 +428,7 @@ def setup(app: Sphinx) -> dict:
     plugin = sphinxcontrib.bibtex.plugin
     plugin.register_plugin("sphinxcontrib.bibtex.style.referencing", "hetpure", ReferenceStyle)
     app.connect("config-inited", address, priority=100)
+    app.connect("builder-inited", share_handlers)
     app.connect("builder-inited", leave_themes_out, priority=900)
     app.connect("doctree-resolved", finish_exercises)
     app.connect("html-page-context", describe)

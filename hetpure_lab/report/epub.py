@@ -25,6 +25,11 @@ BUILT = ROOT / "book" / "_build" / "epub"
 TARGET = ROOT / "out" / "book.epub"
 FORMULA = re.compile(r"\\\((?P<inline>.+?)\\\)|\\\[(?P<display>.+?)\\\]", re.DOTALL)
 EXTRA = "script, button, iframe, input, .headerlink, .live-needs-script, #hetpure-live-status"
+UNKNOWN = {  # what the converter gets wrong, and what it gets right
+    r"\\arg\b": r"\\operatorname{arg}",
+    r"\\(math\w+) ([A-Za-z])": r"\\\1{\2}",
+    r"\\xrightarrow\{([^{}]*)\}": r"\\overset{\1}{\\longrightarrow}",
+}
 Pages = dict[str, BeautifulSoup]  # by their names in the book
 
 
@@ -36,7 +41,9 @@ def mathml(tex: str, display: bool) -> Tag:
     """LaTeX as the book has it, as MathML. Raises `EpubError` for what cannot be converted."""
     from latex2mathml import converter
 
-    told = plain.expand(tex.strip()).replace(r"\arg", r"\operatorname{arg}")
+    told = plain.expand(tex.strip())
+    for written, instead in UNKNOWN.items():
+        told = re.sub(written, instead, told)
     if r"\begin{aligned}" in told:  # Sphinx puts its own alignment around ours
         told = re.sub(r"\\(?:begin|end)\{split\}", "", told)
     try:

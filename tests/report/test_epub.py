@@ -76,6 +76,12 @@ def test_a_missing_picture_or_a_formula_that_stays_latex_stops_it(folder):
         epub.write(folder, folder / "book.epub")
 
 
+def test_letters_of_sets_and_arrows_with_words_are_what_they_look_like():
+    made = epub.mathml(r"a \xrightarrow{p \to \infty} \mathbb R, \mathcal M", display=False)
+    assert "ℝ" in str(made) and "ℳ" in str(made) and not made.select("[mathvariant]")
+    assert made.find("mover").get_text() == "⟶p→∞"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_every_labelled_formula_of_the_chapters_can_be_converted(path):
     cells = nbformat.read(path, as_version=4).cells

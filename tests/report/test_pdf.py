@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from bs4 import BeautifulSoup
 
+from hetpure_lab.common.paths import ROOT
 from hetpure_lab.report import browser, pdf
 from hetpure_lab.report.release import published
 
@@ -46,6 +49,18 @@ def test_menus_and_scripts_go_folds_open_and_the_contents_have_no_page_of_a_temp
     assert [a.string for a in contents.find_all("a")] == ["1. Noise"]
     assert contents.find_next_sibling()["class"][0] == "toctree-wrapper"
     assert soup.find("h3").parent["class"] == ["claim"]
+
+
+def test_the_single_page_knows_every_node_that_the_pages_know(monkeypatch):
+    """An extension that names the single page's builder would hide all that name "html" alone."""
+    pytest.importorskip("sphinxcontrib.bibtex", reason="the book's extra is not installed")
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    from hetpure_book import share_handlers
+
+    handlers = {"html": {"card": 1, "exercise": 2}, "singlehtml": {"exercise": 3}}
+    share_handlers(SimpleNamespace(registry=SimpleNamespace(translation_handlers=handlers)))
+    assert handlers["singlehtml"] == {"card": 1, "exercise": 3}
+    assert handlers["html"] == {"card": 1, "exercise": 2}
 
 
 @pytest.mark.skipif(not browser.chromium(), reason=browser.MISSING)
