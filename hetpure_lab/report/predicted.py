@@ -75,7 +75,7 @@ def conclusions(bench: str, results: Path = RESULTS) -> list[str]:
     for noise, found in predictions(bench, results).items():
         if len(found) < 4:
             said.append(
-                f"*{noise.capitalize()}*: {len(found)} purifiers have records; four are needed."
+                f"*{noise.capitalize()}*: purifiers with records: {len(found)}; four are needed."
             )
             continue
         r, p = compression.agreement(found)

@@ -51,4 +51,4 @@ def test_words_follow_the_rank_correlation(written):
 
 def test_without_a_study_nothing_is_claimed(tmp_path):
     assert predicted.table(BENCH, tmp_path).empty and predicted.draw(BENCH, tmp_path) is None
-    assert all("0 purifiers" in line for line in predicted.conclusions(BENCH, tmp_path))
+    assert all("records: 0" in line for line in predicted.conclusions(BENCH, tmp_path))
