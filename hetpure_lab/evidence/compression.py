@@ -90,9 +90,11 @@ def agreement(found: Sequence[Predicted]) -> tuple[float, float]:
     """Spearman's rank correlation between compression and attacked accuracy, and its p-value: 1 if
     the purifier that leaves least of a difference is the most accurate, and so on.
 
-    Raises `ValueError` for fewer than four purifiers.
+    Raises `ValueError` for fewer than four purifiers, and where all are equally accurate.
     """
     if len(found) < 4:
         raise ValueError(f"a rank correlation needs four purifiers, not {len(found)}")
+    if len({p.attacked for p in found}) == 1:
+        raise ValueError(f"all {len(found)} purifiers leave {100 * found[0].attacked:.1f} %")
     result = spearmanr([-p.rate for p in found], [p.attacked for p in found])
     return float(result.statistic), float(result.pvalue)

@@ -71,26 +71,21 @@ def draw(bench: str, results: Path = RESULTS) -> Figure | None:
 
 def conclusions(bench: str, results: Path = RESULTS) -> list[str]:
     """The rank correlation of compression and accuracy, one sentence per kind of noise."""
-    said = []
-    for noise, found in predictions(bench, results).items():
-        if len(found) < 4:
-            said.append(
-                f"*{noise.capitalize()}*: purifiers with records: {len(found)}; four are needed."
-            )
-            continue
+    return [
+        f"*{noise.capitalize()}*: {_order(found)}."
+        for noise, found in predictions(bench, results).items()
+    ]
+
+
+def _order(found: list[compression.Predicted]) -> str:
+    try:
         r, p = compression.agreement(found)
-        accuracies = [100 * f.attacked for f in found]
-        word = (
-            "no order is found"
-            if p >= 0.05
-            else (
-                "more compression goes with more accuracy"
-                if r > 0
-                else "more compression goes with *less* accuracy"
-            )
-        )
-        said.append(
-            f"*{noise.capitalize()}*: {word} (Spearman's {r:+.2f}, p = {p:.2g}, {len(found)}"
-            f" purifiers, accuracies from {min(accuracies):.1f} to {max(accuracies):.1f} %)."
-        )
-    return said
+    except ValueError as reason:
+        return f"nothing can be put in order, since {reason}"
+    side = "more" if r > 0 else "*less*"
+    word = f"more compression goes with {side} accuracy" if p < 0.05 else "no order is found"
+    low, high = (100 * end(f.attacked for f in found) for end in (min, max))
+    return (
+        f"{word} (Spearman's {r:+.2f}, p = {p:.2g}, {len(found)} purifiers, accuracies from"
+        f" {low:.1f} to {high:.1f} %)"
+    )

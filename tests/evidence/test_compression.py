@@ -72,3 +72,6 @@ def test_agreement_is_one_where_the_strongest_compression_is_the_most_accurate()
     assert compression.agreement(found)[0] == pytest.approx(1)
     with pytest.raises(ValueError, match="four purifiers, not 3"):
         compression.agreement(found[:3])
+    equal = [Predicted(f"{i}", i / 10, 1, 0.0, 1) for i in range(1, 6)]
+    with pytest.raises(ValueError, match="all 5 purifiers leave 0.0 %"):
+        compression.agreement(equal)
