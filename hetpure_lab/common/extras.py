@@ -18,6 +18,7 @@ EXTRAS = {
     "diffusers": "clients",
     "distributed": "scale",
     "efficientnet_lite_pytorch": "lab",
+    "latex2mathml": "book",
     "matplotlib": "lab",
     "nbclient": "lab",
     "nbconvert": "lab",

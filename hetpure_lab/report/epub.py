@@ -92,7 +92,7 @@ def mended(folder: Path) -> Pages:
             extra.decompose()
         _set(page)
         for link in page.find_all("a", href=True):
-            link["href"] = lead(link["href"], name, pages)
+            link["href"] = lead(str(link["href"]), name, pages)
     return pages
 
 
