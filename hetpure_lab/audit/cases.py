@@ -61,6 +61,7 @@ class Case:
     live: tuple[Flag, ...] | None = None
     has: frozenset[str] = frozenset({"purifier"})
     records: compare.Known | None = field(default=None, compare=False, repr=False)
+    results: Path = field(default=RESULTS, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -84,6 +85,7 @@ class Case:
             live,
             frozenset(k for k, v in has.items() if v),
             known,
+            results,
         )
 
     @cached_property

@@ -24,8 +24,9 @@ from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.audit import flags
 from hetpure_lab.audit.cases import ATTEMPTS, BARE, HEADLINE, Case, NotMeasured, difference
 from hetpure_lab.audit.flags import Flag
+from hetpure_lab.common import names as human
 from hetpure_lab.common import specs, stats
-from hetpure_lab.common.stats import Accuracy, above, below, opposite
+from hetpure_lab.common.stats import Accuracy, above, below, more_or_less, opposite
 from hetpure_lab.data import Images
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.defences.equal_energy import EqualEnergy
@@ -133,9 +134,8 @@ def beats_noise(case: Case) -> Verdict:
     d = stats.paired_difference(e.rates("adversarial"), e.rates("null"))
     hits = [f for f in flags.examine(e) if f.name in ("above-control", "weaker-than-noise")]
     state = "failed" if hits else "passed" if above(opposite(d)) else "open"
-    return Verdict(
-        state, "; ".join([f"attacked minus noise: {d} points", *(f.seen for f in hits)]), d, e.about
-    )
+    left = f"the attack leaves {more_or_less(d)} than random noise"
+    return Verdict(state, "; ".join([left, *(f.seen for f in hits)]), d, e.about)
 
 
 def outdone(*names: str) -> Judge:
@@ -157,7 +157,7 @@ def outdone(*names: str) -> Judge:
         ]
         seen = "; ".join(
             [
-                f"the headline leaves {d} points more, n = {d.n}",
+                f"the headline leaves {more_or_less(d)}, n = {d.n}",
                 *(f"it alone survives on {f.seen}" for f in hits),
             ]
         )
@@ -170,9 +170,8 @@ def known_noise(case: Case) -> Verdict:
     """An attacker who knows the noise breaks no less."""
     headline, frozen = case.get(case.cell(), case.cell(ATTEMPTS["known noise"]))
     d = difference(frozen, headline)
-    return Verdict(
-        tolerated(d), f"known noise changes what is left by {d} points", record=frozen.about
-    )
+    seen = f"an attacker who knows the noise leaves {more_or_less(d)}"
+    return Verdict(tolerated(d), seen, record=frozen.about)
 
 
 def monotone(case: Case) -> Verdict:
@@ -194,7 +193,7 @@ def packaged(case: Case) -> Verdict:
     """AutoAttack as packaged leaves no more than AutoAttack with averaged decisions."""
     found = case.get(case.cell(ATTEMPTS["acceptance"]), case.cell(ATTEMPTS["AutoAttack"]))
     d = difference(*found)
-    return Verdict(tolerated(d), f"as packaged it leaves {d} points more", record=found[0].about)
+    return Verdict(tolerated(d), f"as packaged it leaves {more_or_less(d)}", record=found[0].about)
 
 
 def votes(case: Case) -> Verdict:
@@ -203,9 +202,8 @@ def votes(case: Case) -> Verdict:
     d = stats.paired_difference(e.outcomes.majority_correct("adversarial"), e.rates("adversarial"))
     ways = tolerated(d), tolerated(opposite(d))
     state = "failed" if "failed" in ways else "open" if "open" in ways else "passed"
-    return Verdict(
-        state, f"majority of {e.outcomes.K} minus one purification: {d} points", record=e.about
-    )
+    seen = f"a vote of {e.outcomes.K} leaves {more_or_less(d)} than one purification"
+    return Verdict(state, seen, record=e.about)
 
 
 def flakiness(case: Case) -> Verdict:
@@ -263,10 +261,9 @@ def better_than(control: Callable[[Case], str]) -> Judge:
         pair = next((p for p in pairs if all(cell in case.found for cell in p)), pairs[0])
         _, theirs = case.get(*pair)
         judged = case.judged(*pair)
-        seen = (
-            f"{judged.difference} points over {pair[1][0]}, n = {judged.difference.n}, under"
-            f" {pair[1][1]}"
-        )
+        other, attack = human.defence(pair[1][0]), human.attack(pair[1][1])
+        left = f"the defence leaves {more_or_less(judged.difference)} than {other}"
+        seen = f"{left}, n = {judged.difference.n}, under {attack}"
         return Verdict(
             claimed(judged), "; ".join(filter(None, (seen, judged.beside))), record=theirs.about
         )

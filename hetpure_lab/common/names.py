@@ -62,7 +62,7 @@ ATTACKS = {
     "autoattack-corrected": "AutoAttack, averaged decisions",
     "square": "Square",
     "transfer": "transferred from the undefended network",
-    "transfer-from": "transferred from",
+    "transfer-from": "transferred from another network",
     "growing": "PGD of growing averages",
     "low-frequency": "PGD in low frequencies",
     "spatial": "rotation and translation",
@@ -143,7 +143,7 @@ def attack(spec: str) -> str:
     if gradient in GRADIENTS and slug != "pgd-mask":
         words[0] += f" {GRADIENTS[gradient]}"
     if slug == "transfer-from":
-        words[0] += f" {bench(settings.pop('bench', 'cifar10-independent'))}"
+        words[0] = f"transferred from {bench(settings.pop('bench', 'cifar10-independent'))}"
         words += [f"{gradient} there"] if gradient else []
     if steer := settings.pop("steer", ""):
         words.append(f"made to {steer}")

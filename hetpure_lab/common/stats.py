@@ -25,7 +25,8 @@ class Accuracy:
     n: int
 
     def __str__(self) -> str:
-        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        value, low, high = (f"{100 * end:z.1f}" for end in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
 
 
 # ---- one accuracy --------------------------------------------------------------------------------
@@ -248,6 +249,11 @@ def above(a: Accuracy, limit: float = 0.0) -> bool:
 def opposite(d: Accuracy) -> Accuracy:
     """The difference seen from the other side."""
     return Accuracy(-d.value, -d.high, -d.low, d.n)
+
+
+def more_or_less(d: Accuracy) -> str:
+    """A difference in words, the interval turned with it: "5.0 [3.0, 7.2] points less"."""
+    return f"{opposite(d)} points less" if d.value < 0 else f"{d} points more"
 
 
 # ---- several seeds -------------------------------------------------------------------------------

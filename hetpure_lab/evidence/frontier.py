@@ -73,10 +73,7 @@ def shared(points: Sequence[Point]) -> list[Point]:
     these are fewer than `stats.FEW`."""
     common = set.intersection(*(set(p.images) for p in points))
     if len(common) < stats.FEW:
-        raise ValueError(
-            f"only {len(common)} images are common to {', '.join(p.name for p in points)}: "
-            f"{stats.FEW} are the least"
-        )
+        raise ValueError(f"only {len(common)} images are common to all: {stats.FEW} are the least")
     images = [image for image in points[0].images if image in common]
     return [p.on(images) for p in points]
 
@@ -155,14 +152,14 @@ def distance(
     clean, attacked = float(point.clean.mean()), float(point.attacked.mean())
     if not min(levels) <= clean <= max(levels):
         raise OffTheCurve(
-            f"{point.name} keeps {100 * clean:.1f} % of clean images, and the curve from "
-            f"{100 * min(levels):.1f} to {100 * max(levels):.1f} %: "
-            f"measure a {'lower' if clean > max(levels) else 'higher'} level"
+            f"the curve ({100 * min(levels):.1f} to {100 * max(levels):.1f} %) does not reach "
+            f"{100 * clean:.1f} %"
         )
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         c, a = _means([point, *curve], weights)
-        return a[..., 0] - height(c[..., 1:], a[..., 1:], c[..., :1], shape)[..., 0]
+        line = height(c[..., 1:], a[..., 1:], c[..., :1], shape)[..., 0]
+        return a[..., 0] - np.clip(line, 0, 1)  # resampled beyond its ends, a line leaves them
 
     values = contributions(point, curve, shape).round(12)  # rounding errors have no sign to flip
     index = np.random.default_rng(seed).integers(n, size=(resamples, n))

@@ -553,7 +553,7 @@ def resampled(rows: pd.DataFrame, single: int = 10, repeated: int = 20) -> pd.Da
 
 def signed(d: stats.Accuracy) -> str:
     """A difference with its interval."""
-    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+    return f"{d.value:+z.3f} [{d.low:+z.3f}, {d.high:+z.3f}]"
 
 
 def word(d: stats.Accuracy, p: float | None = None) -> str:

@@ -32,6 +32,24 @@ from hetpure_lab.paper import printed
 from hetpure_lab.paper.budgets import BUDGETS, Budget
 
 OURS = "our choice"
+# A setting in a reader's words, where the sentence of our choices needs some.
+SAID = {
+    "reading": "how Algorithm 1 is read",
+    "l2_step": "how a step in ℓ2 is scaled",
+    "gradient": "which gradient the attack takes",
+    "t_l": "the strong level",
+    "t_s": "the weak level",
+    "tau": "the threshold of the mask",
+    "U": "the number of repetitions, U",
+    "steps": "the number of reverse steps",
+    "votes": "how many answers vote",
+    "classifier": "which classifier is attacked",
+    "runs": "the number of runs",
+}
+CHOSEN = {
+    "reading": {"paper": "as printed, its errata corrected"},
+    "gradient": {"exact": "the exact one, through every step"},
+}
 
 
 @dataclass(frozen=True)
@@ -98,10 +116,17 @@ class Protocol:
         ).T
 
     def statement(self) -> str:
-        """One sentence that names our choices."""
-        ours = ", ".join(f"{name} = {value}" for name, value in self.unknown().items())
+        """Our choices in words, and nothing of a norm that the table does not have."""
+        ours = self.unknown()
+        if self["norm"] == "Linf":
+            ours.pop("l2_step", None)
+        said = "; ".join(
+            f"{SAID[name]} ({CHOSEN.get(name, {}).get(value, value)})"
+            for name, value in ours.items()
+        )
         return (
-            f"{self.table}: neither the paper nor its release states {ours}; these are our choice."
+            f"{self.table}: some settings stand neither in the paper nor in its release, and these"
+            f" are our choice: {said}."
         )
 
 

@@ -97,21 +97,36 @@ def verdict(found: Sequence[Trial]) -> str:
 
 
 def sentence(candidate: Candidate, found: Sequence[Trial]) -> str:
-    """The verdict with what decided it."""
-    word = verdict(found)
-    parts = [
-        f"The candidate **{word}**" if word != "not measured yet" else f"**{word.capitalize()}**"
+    """What was fixed, where it lies under each attack, and the verdict."""
+    said = [
+        "One purifier with random masks was fixed before it met the images that decide"
+        f" ({candidate.frozen})"
     ]
+    places = {"above": [], "below": [], "not told apart from": []}
     for trial in found:
-        said = trial.waits
         if trial.distance:
-            side = {"higher": "above", "lower": "below"}.get(
-                stats.word(trial.distance.difference, trial.holm), "not told apart from"
-            )
             d = trial.distance.difference
-            said = f"{side} the curve, {d} points, n = {d.n}, {premise.chance(trial.holm)}"
-        parts.append(f"{trial.name}: {said}")
-    return "; ".join([f"{parts[0]} (frozen {candidate.frozen})", *parts[1:]]) + "."
+            places[_side(trial)].append(f"{trial.name}, {d} points, {premise.chance(trial.holm)}")
+    for side, attacks in places.items():
+        if attacks:
+            lies = "is" if side.startswith("not") else "lies"
+            of = f"{len(attacks)} of {len(found)} planned attacks"
+            said.append(
+                f"it {lies} {side} uniform noise of equal clean accuracy under {of}"
+                f" ({'; '.join(attacks)}; {candidate.images} images each)"
+            )
+    waiting = [f"{trial.name}, {trial.waits}" for trial in found if trial.distance is None]
+    if waiting:
+        said.append(f"**{verdict(found)}**: {'; '.join(waiting)}")
+    else:
+        said.append(f"by the rule that was fixed with it, it **{verdict(found)}**")
+    return " ".join(f"{part[:1].upper()}{part[1:]}." for part in said)
+
+
+def _side(trial: Trial) -> str:
+    assert trial.distance is not None
+    word = stats.word(trial.distance.difference, trial.holm)
+    return {"higher": "above", "lower": "below"}.get(word, "not told apart from")
 
 
 def table(candidate: Candidate, results: Path = RESULTS) -> pd.DataFrame:
@@ -153,4 +168,4 @@ def outcome(results: Path = RESULTS) -> str:
     if not (results / FILE).exists():
         return "A candidate for a better purifier: not frozen yet."
     chosen = Candidate.load(results)
-    return f"A better heterogeneous purifier? {sentence(chosen, trials(chosen, results))}"
+    return sentence(chosen, trials(chosen, results))

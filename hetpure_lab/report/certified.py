@@ -96,6 +96,7 @@ def draw(shown: Sequence[Smoothing], results: Path = RESULTS) -> Figure:
         row[0].set_ylabel("right, %")
     figure.tight_layout()
     plots.note(figure, [f"results/{path.relative_to(results).as_posix()}" for path in files])
+    plt.close(figure)  # else a notebook shows it twice
     return figure
 
 

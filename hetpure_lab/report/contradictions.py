@@ -153,10 +153,13 @@ def _claimed(line: str) -> int:
 
 LISTS = {
     "higher against": HIGHER,
+    "Under attack the method leaves more than": HIGHER,
     "Less accurate under attack than the method": HIGHER,
     "lower against": LOWER,
+    "Under attack the method leaves less than": LOWER,
     "More accurate under attack than the method": LOWER,
     "inconclusive against": OPEN,
+    "Under attack the method is not told apart from": OPEN,
     "Inconclusive": OPEN,
 }
 LIST = re.compile(rf"({'|'.join(LISTS)}):? (.*)")

@@ -12,10 +12,10 @@ from hetpure_lab.audit.checks import equal_accuracy, equal_energy, random_mask
 from hetpure_lab.common import names, specs
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
-from hetpure_lab.evidence import RESULTS, ablations, compare
+from hetpure_lab.evidence import RESULTS, ablations, compare, frontier
 from hetpure_lab.evidence.compare import Judged
 from hetpure_lab.networks import benches
-from hetpure_lab.report import tables
+from hetpure_lab.report import candidate, premise, tables
 
 L2 = "norm=L2,eps=0.5"
 LEVELS = {
@@ -36,6 +36,7 @@ LEVELS = {
 }
 EXACT_L2, CORRECTED_L2, PACKAGED_L2 = LEVELS["L2"].values()
 PHOTOGRAPHS, TEN = "pgd:eps=4/255,eot=4", "imagenet-small-10"
+TOLD = "cifar10-small-ffdnet"  # its denoiser is told every pixel's level
 
 Answer = Callable[[Case], tuple[Judged, str]]  # the difference, and a remark
 
@@ -50,6 +51,7 @@ class Statement:
     chapter: int
     answer: Answer
     bench: str = "cifar10-small"
+    defence: str = ""  # which one is judged; the bench's method if empty
 
 
 def versus(
@@ -139,7 +141,7 @@ def edge(case: Case, attack: str, name: str) -> str:
 
 
 def on_the_curve(
-    text: str, attack: str, chapter: int = 5, bench: str = "cifar10-small"
+    text: str, attack: str, chapter: int = 5, bench: str = "cifar10-small", defence: str = ""
 ) -> Statement:
     """The method minus the curve of uniform noise at the method's own clean accuracy."""
 
@@ -154,7 +156,46 @@ def on_the_curve(
             )
         return found, ""
 
-    return Statement(text, "the method minus the curve of uniform noise", chapter, answer, bench)
+    sides = "the method minus the curve of uniform noise"
+    return Statement(text, sides, chapter, answer, bench, defence)
+
+
+def told(text: str, mask: str) -> Statement:
+    """One call of a denoiser that is told every pixel's level, behind one of `premise.MASKS`, minus
+    the curve of uniform noise."""
+
+    def answer(case: Case) -> tuple[Judged, str]:
+        found = premise.rows(
+            premise.Setting(case.bench), premise.MASKS, {premise.KNOWN_MASKS}, case.results
+        )
+        of = {row.name: (row.distance, p) for row, p in zip(found, premise.held(found))}
+        distance, p = of.get(mask, (None, None))
+        if distance is None or p is None:
+            raise NotMeasured(f"# {mask}: no records on this bench")
+        tests = sum(row.distance is not None for row in found)
+        return _beside_the_curve(distance, p, tests, "premise"), ""
+
+    return Statement(text, f"{mask} minus the curve of uniform noise", 14, answer, TOLD)
+
+
+def frozen(text: str, attack: str) -> Statement:
+    """The candidate of chapter 15 minus the curve of uniform noise, under one of its attacks."""
+
+    def answer(case: Case) -> tuple[Judged, str]:
+        if not (case.results / candidate.FILE).exists():
+            raise NotMeasured("# no candidate is frozen")
+        found = candidate.trials(candidate.Candidate.load(case.results), case.results)
+        (trial,) = (t for t in found if t.name == attack)
+        if trial.distance is None:
+            raise NotMeasured(f"# {trial.waits}")
+        return _beside_the_curve(trial.distance, trial.holm, len(found), "candidate"), ""
+
+    return Statement(text, "the candidate minus the curve of uniform noise", 15, answer, TOLD)
+
+
+def _beside_the_curve(d: frontier.Distance, holm: float, tests: int, family: str) -> Judged:
+    same = Accuracy(0.0, 0.0, 0.0, d.difference.n)  # by construction, the clean accuracy is equal
+    return Judged(d.difference, d.p, holm, tests, same, family=family)
 
 
 def best_point(*grids: str) -> Callable[[Case], str]:
@@ -191,43 +232,63 @@ STRONG_NOISE = "uniform:t=0.2"
 
 STATEMENTS = (
     Statement(
-        "The attack of the released code, on a short surrogate, overstates what is left.",
+        "The attack of the released code, on a short surrogate, overstates what the method leaves.",
         "released surrogate minus exact gradient",
         4,
         between(ATTEMPTS["surrogate"], HEADLINE),
     ),
     Statement(
-        "AutoAttack as packaged, deciding by single purifications, overstates it.",
+        "AutoAttack as packaged, deciding by single purifications, overstates what the method"
+        " leaves.",
         PACKAGED,
         4,
         between(*ACCEPTED),
     ),
     Statement(
-        "It does for uniform noise at its best level.", PACKAGED, 4, of_noise(BEST_LINF, *ACCEPTED)
+        "AutoAttack as packaged overstates what uniform noise at its best level leaves.",
+        PACKAGED,
+        4,
+        of_noise(BEST_LINF, *ACCEPTED),
     ),
-    Statement("It does in the l2 ball.", PACKAGED, 4, between(PACKAGED_L2, CORRECTED_L2)),
     Statement(
-        "Twice the iterations and purifications break more.",
+        "AutoAttack as packaged overstates what the method leaves in the l2 ball.",
+        PACKAGED,
+        4,
+        between(PACKAGED_L2, CORRECTED_L2),
+    ),
+    Statement(
+        "Twice the iterations and purifications break more of the method.",
         "once minus twice",
         5,
         between(HEADLINE, ATTEMPTS["budget"]),
     ),
-    Statement("The literature's 200 iterations of 20 break more.", LONG, 5, between(*LENGTHS)),
     Statement(
-        "They break more of uniform noise of the nearest clean accuracy.",
+        "The literature's 200 iterations of 20 break more of the method.",
+        LONG,
+        5,
+        between(*LENGTHS),
+    ),
+    Statement(
+        "The literature's 200 iterations of 20 break more of uniform noise of the nearest clean"
+        " accuracy.",
         LONG,
         5,
         of_noise(equal_accuracy, *LENGTHS),
     ),
     Statement(
-        "Steering the mask breaks more.",
+        "An attack that also steers the mask breaks more of the method.",
         "exact gradient minus the best steered attack",
         4,
         between(HEADLINE, *STEERED),
     ),
-    Statement("A vote helps under attack.", "majority minus one purification", 8, vote),
+    Statement(
+        "A vote over purifications helps the method under attack.",
+        "majority minus one purification",
+        8,
+        vote,
+    ),
     versus(
-        "It helps to mask where the classifier looks.",
+        "The method leaves more with a mask where the classifier looks than with a random one.",
         "attention minus a random mask",
         8,
         HEADLINE,
@@ -240,66 +301,98 @@ STATEMENTS = (
         HEADLINE,
         equal_energy,
     ),
-    on_the_curve("It leaves more than uniform noise at the same clean accuracy.", HEADLINE),
-    on_the_curve("It does under 200 iterations of 20.", LENGTHS[1]),
+    on_the_curve("The method leaves more than uniform noise at the same clean accuracy.", HEADLINE),
+    on_the_curve(
+        "Under 200 iterations of 20 the method leaves more than uniform noise at the same clean"
+        " accuracy.",
+        LENGTHS[1],
+    ),
     versus(
-        "It does, than the level of the nearest clean accuracy.",
+        "Under 200 iterations of 20 the method leaves more than the level of uniform noise of"
+        " the nearest clean accuracy.",
         UNIFORM,
         5,
         LENGTHS[1],
         equal_accuracy,
     ),
-    on_the_curve("It does under AutoAttack with averaged decisions.", ACCEPTED[1]),
-    on_the_curve("It does in the l2 ball.", EXACT_L2),
     on_the_curve(
-        "It does on CIFAR-10 with networks that nobody here trained.",
+        "Under AutoAttack with averaged decisions the method leaves more than uniform noise at"
+        " the same clean accuracy.",
+        ACCEPTED[1],
+    ),
+    on_the_curve(
+        "In the l2 ball the method leaves more than uniform noise at the same clean accuracy.",
+        EXACT_L2,
+    ),
+    on_the_curve(
+        "On CIFAR-10 with networks that nobody here trained, the method in five steps leaves"
+        " more than uniform noise at the same clean accuracy.",
         HEADLINE,
         14,
         "cifar10-independent",
+        "hetpure:steps=5",
     ),
     on_the_curve(
-        "It does on digits with networks that nobody here trained.",
+        "On digits with networks that nobody here trained, the method in five steps leaves more"
+        " than uniform noise at the same clean accuracy.",
         HEADLINE,
         14,
         "svhn-independent",
+        "hetpure:steps=5",
     ),
     on_the_curve(
-        "It does on photographs with networks that nobody here trained.",
+        "On photographs with networks that nobody here trained, the method in six steps leaves"
+        " more than uniform noise at the same clean accuracy.",
         HEADLINE,
         14,
         "photographs-independent-10",
+        "hetpure:steps=6",
     ),
-    versus("It leaves more than uniform noise at its best level.", UNIFORM, 5, HEADLINE, BEST_LINF),
     versus(
-        "In the l2 ball it leaves more than uniform noise at its best level.",
+        "The method leaves more than uniform noise at its best level.",
         UNIFORM,
         5,
-        EXACT_L2,
-        BEST_L2,
+        HEADLINE,
+        BEST_LINF,
     ),
     versus(
-        "In the l2 ball it leaves more than uniform noise at t = 0.2.",
+        "In the l2 ball the method leaves more than uniform noise at t = 0.2.",
         UNIFORM,
         5,
         EXACT_L2,
         STRONG_NOISE,
     ),
     versus(
-        "It does under AutoAttack with averaged decisions, l2.",
+        "In the l2 ball, under AutoAttack with averaged decisions, the method leaves more than"
+        " uniform noise at t = 0.2.",
         UNIFORM,
         5,
         CORRECTED_L2,
         STRONG_NOISE,
     ),
-    versus("It does under AutoAttack as packaged, l2.", UNIFORM, 5, PACKAGED_L2, STRONG_NOISE),
     versus(
-        "It leaves more than noise at t = 0.2 under AutoAttack with averaged decisions.",
+        "In the l2 ball, under AutoAttack as packaged, the method leaves more than uniform noise"
+        " at t = 0.2.",
+        UNIFORM,
+        5,
+        PACKAGED_L2,
+        STRONG_NOISE,
+    ),
+    versus(
+        "Under AutoAttack with averaged decisions the method leaves more than uniform noise at t"
+        " = 0.2.",
         UNIFORM,
         5,
         ACCEPTED[1],
         STRONG_NOISE,
     ),
-    versus("It does under AutoAttack as packaged.", UNIFORM, 5, ACCEPTED[0], STRONG_NOISE),
+    versus(
+        "Under AutoAttack as packaged the method leaves more than uniform noise at t = 0.2.",
+        UNIFORM,
+        5,
+        ACCEPTED[0],
+        STRONG_NOISE,
+    ),
     versus(
         "The paper's threshold and levels leave the most (Fig 7).",
         "the paper's choice minus the best other point of the two grids",
@@ -322,7 +415,7 @@ STATEMENTS = (
         "at",
     ),
     versus(
-        "On digits it leaves more than uniform noise at its best level.",
+        "On digits the method leaves more than uniform noise at its best level.",
         UNIFORM,
         6,
         HEADLINE,
@@ -330,7 +423,8 @@ STATEMENTS = (
         bench="svhn-small",
     ),
     versus(
-        "On photographs of ten classes it does, at 4/255.",
+        "On photographs of ten classes, at 4/255, the method leaves more than uniform noise at"
+        " its best level.",
         UNIFORM,
         7,
         PHOTOGRAPHS,
@@ -338,12 +432,46 @@ STATEMENTS = (
         bench=TEN,
     ),
     versus(
-        "It is more robust than adversarial training there.",
+        "On photographs of ten classes, at 4/255, the method is more robust than adversarial"
+        " training.",
         TRAINED,
         7,
         PHOTOGRAPHS,
         "at:model=fast-at-linf",
         bench=TEN,
+    ),
+    told(
+        "Masks of attention, with a denoiser that is told every pixel's level, leave more than"
+        " uniform"
+        " noise at the same clean accuracy.",
+        "attention",
+    ),
+    told(
+        "Random masks of the same area, with that denoiser, leave more than uniform noise.",
+        "random, area of attention",
+    ),
+    told(
+        "Random masks of half of the pixels, with that denoiser, leave more than uniform noise.",
+        "random half",
+    ),
+    frozen(
+        "Random masks of half of the pixels leave more than uniform noise at the same clean"
+        " accuracy on images that they were not chosen on.",
+        "maximum norm",
+    ),
+    frozen(
+        "Random masks of half of the pixels leave more than uniform noise under an attack that"
+        " was written against them.",
+        "maximum norm, written against it",
+    ),
+    frozen(
+        "Random masks of half of the pixels leave more than uniform noise in the l2 ball.", "l2"
+    ),
+    frozen(
+        "Random masks of half of the pixels leave more than uniform noise in the l2 ball under"
+        " an attack that was written"
+        " against them.",
+        "l2, written against it",
     ),
 )
 
@@ -371,12 +499,14 @@ class Answered:
 def answers(results: Path = RESULTS) -> Iterator[Answered]:
     """Every statement, judged where there are records."""
     cases = {
-        bench: Case.of(bench, specs.describe(benches.method(bench), DEFENCES), results)
-        for bench in {q.bench for q in STATEMENTS}
+        (bench, defence): Case.of(
+            bench, defence or specs.describe(benches.method(bench), DEFENCES), results
+        )
+        for bench, defence in {(q.bench, q.defence) for q in STATEMENTS}
     }
     for statement in STATEMENTS:
         try:
-            yield Answered(statement, *statement.answer(cases[statement.bench]))
+            yield Answered(statement, *statement.answer(cases[statement.bench, statement.defence]))
         except NotMeasured:
             yield Answered(statement, None)
 
@@ -392,7 +522,11 @@ def left(results: Path = RESULTS, norm: str = "Linf") -> dict[str, dict[str, str
         best = STRONG_NOISE
     trained = "at" if norm == "Linf" else "at:model=pgd-at-l2"
     rows = {}
-    for defence in ("none", "hetpure", best, trained):
+    try:
+        equal = equal_accuracy(case)
+    except NotMeasured:
+        equal = best
+    for defence in dict.fromkeys(("none", "hetpure", equal, best, trained)):
         found = {
             column: case.found.get(case.cell(attack, defence)) for column, attack in levels.items()
         }

@@ -24,12 +24,13 @@ from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS, ROOT
 from hetpure_lab.common.stats import Accuracy, mean_rate
 from hetpure_lab.evidence import ablations, frontier, read, studies
-from hetpure_lab.evidence.compare import compare, known
+from hetpure_lab.evidence.compare import FLOOR, compare, known
 from hetpure_lab.evidence.frontier import OffTheCurve, Point
 from hetpure_lab.paper.printed import COST, TABLES
 from hetpure_lab.report import candidate, plots, premise, tables
 
 BENCH, ATTACK, METHOD = "cifar10-small", "pgd", "hetpure"
+STAND_IN = "pgd:gradient=surrogate"
 FOUND = "**Found.**"
 BESIDE = {  # what the picture names beside the method and the curve
     "none": "no defence",
@@ -74,11 +75,12 @@ def _is_level(name: str) -> bool:
 
 def answer(results: Path = RESULTS) -> str:
     """Three sentences: the claim, the accuracy left here, and plain noise beside it. Markdown."""
-    claim = TABLES["Table 1"].rows[-1]
+    claim, (attack, *_) = TABLES["Table 1"].rows[-1], TABLES["Table 1"].attacks
     paper = (
-        "The paper proposes strong noise where the classifier looks and weak noise elsewhere,"
-        f" which a diffusion model then takes away. It reports **{_number(claim.robust[0])} %**"
-        f" right under attack and {_number(claim.standard)} % without."
+        "Pei et al. (CVPR 2025, [*Divide and Conquer*](https://arxiv.org/abs/2503.01407)) propose"
+        " strong noise where the classifier looks and weak noise elsewhere, which a diffusion model"
+        f" then takes away. On CIFAR-10 they report **{_number(claim.robust[0])} %** right under"
+        f" attack ({attack}) and {_number(claim.standard)} % without."
     )
     found = Found.of(results)
     if found is None:
@@ -134,7 +136,7 @@ def _percent(a: Accuracy) -> str:
 
 
 def _between(a: Accuracy) -> str:
-    return f"[{100 * a.low:.1f},\u00a0{100 * a.high:.1f}]"
+    return f"[{100 * a.low:z.1f},\u00a0{100 * a.high:z.1f}]"
 
 
 # ---- one card a chapter ----------------------------------------------------------------------
@@ -153,7 +155,7 @@ def _single_draws(results: Path) -> Outcome:
     attacks = (tables.BUDGET[name] for name in ("autoattack", "autoattack-corrected"))
     pair = _pair(*(_under(results, attack) for attack in attacks), BENCH, results)
     what = "AutoAttack as packaged, deciding on single draws,"
-    return Outcome(_said(pair, what, "with averaged decisions"))
+    return Outcome(_said(pair, what, "AutoAttack with averaged decisions"))
 
 
 def _under(results: Path, attack: str) -> dict | None:
@@ -187,7 +189,7 @@ def outcomes(results: Path = RESULTS) -> dict[int, Outcome]:
         10: _savings(),
         11: _field(results),
         12: _ladder(results),
-        13: Outcome(_known_world()),
+        13: _known_world(),
         14: _premise(results),
         15: Outcome(candidate.outcome(results), _candidate(results)),
     }
@@ -199,8 +201,14 @@ def _titled(subject: str, first: str, second: str, word: str) -> str:
         "higher": f"{first} leaves more than {second}",
         "lower": f"{second} leaves more than {first}",
         "inconclusive": f"{first} and {second} are not told apart",
+        "floor": "too little is right without attack to decide",
     }
     return f"{subject}: {ends[word]}" if word in ends else ""
+
+
+def _word(pair: dict | None) -> str:
+    """The word of a comparison (`_pair`): "floor" where nothing can be decided, "" without one."""
+    return "" if pair is None else "floor" if pair["judged"].floor else pair["verdict"]
 
 
 def _pair(first: dict | None, second: dict | None, bench: str, results: Path) -> dict | None:
@@ -211,16 +219,34 @@ def _pair(first: dict | None, second: dict | None, bench: str, results: Path) ->
 
 
 def _said(pair: dict | None, what: str, than: str) -> str:
-    """ "X leaves 2.3 points more than Y [..]", or that it is open."""
+    """What is left by one and by the other, under attack and without, or that it is open."""
     if pair is None:
-        return f"{what} against {than}: not measured yet."
-    d = pair["difference"]
-    if pair["verdict"] == "inconclusive":
-        return f"{what} and {than} are not told apart under attack {_between(d)}."
-    return (
-        f"{what} leaves {abs(100 * d.value):.1f} points {'more' if d.value > 0 else 'less'} than"
-        f" {than} {_between(d)}."
-    )
+        return f"{_capital(what)} against {than}: not measured yet."
+    judged, d = pair["judged"], pair["difference"]
+    images = f"({d.n} images)"
+    if judged.floor:
+        return (
+            f"{_capital(what)} against {than}: nothing can be decided {images}, because one of them"
+            f" keeps less than {100 * FLOOR:.0f} % of what is right without a defence."
+        )
+    under = f"under attack {what} {_leaves(d, pair['verdict'], than, 'leaves')}"
+    clean, decided = judged.clean, judged.clean and 0 < max(judged.clean.low, -judged.clean.high)
+    without = f"; without attack it {_leaves(clean, '', '', 'keeps')}" if decided else ""
+    return f"{_capital(under)}{without} {images}."
+
+
+def _leaves(d: Accuracy, word: str, than: str, verb: str) -> str:
+    """ "leaves 2.3 [..] points more than Y", or that the two are not told apart."""
+    if word == "inconclusive":
+        return f"is not told apart from {than} {_between(d)}"
+    shown = d if d.value > 0 else stats.opposite(d)
+    beside = f" than {than}" if than else ""
+    more = "more" if d.value > 0 else "less"
+    return f"{verb} {100 * shown.value:.1f} {_between(shown)} points {more}{beside}"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _rows(results: Path, attack: str = ATTACK) -> dict[str, dict]:
@@ -234,26 +260,24 @@ def _readings(results: Path) -> str:
             "One algorithm, three readings: the paper's, the released code's, and repeated"
             " resampling."
         )
-    a, b = ablations.rates(found["released"], found["paper"], "adversarial")
-    points = 100 * float(a.mean() - b.mean())
-    word = "more" if points > 0 else "less"
+    sides = ablations.established({"order": found}, results)["order: released"]
+    under, without = sides["under attack"], sides["without attack"]
+    papers = "the paper's"
     return (
-        f"One algorithm, three readings: the released code's leaves {abs(points):.0f} points "
-        f"{word} under attack than the paper's."
+        "One algorithm has three readings. Under attack the released code's"
+        f" {_leaves(under.difference, under.word, papers, 'leaves')}; without attack it"
+        f" {_leaves(without.difference, '', '', 'keeps')} ({under.difference.n} images)."
     )
 
 
 def _surrogate(results: Path) -> str:
-    rows = tables.evidence_rows(BENCH, results=results)
-    named = {r["attack"]: r for r in rows if r["defence"] == METHOD and r["seed"] == 0}
-    if not {"pgd", "pgd:gradient=surrogate"} <= set(named):
+    pair = _pair(*(_under(results, a) for a in (STAND_IN, ATTACK)), BENCH, results)
+    if pair is None:
         return "Exact gradients through every step, in memory that does not grow with the defence."
-    exact, released = (
-        named[a]["adversarial_single"]["value"] for a in ("pgd", "pgd:gradient=surrogate")
-    )
+    told = _leaves(pair["difference"], pair["verdict"], "the exact gradient", "leaves")
     return (
-        f"The released attack leaves {100 * released:.0f} %, the exact gradient {100 * exact:.0f}"
-        " %: the first tests a stand-in."
+        f"The released attack takes the gradient of a stand-in. It {told}"
+        f" ({pair['difference'].n} images)."
     )
 
 
@@ -278,17 +302,15 @@ def _other_bench(subject: str, bench: str, eps: float | None, results: Path) -> 
         default=None,
     )
     pair = _pair(method, noise, bench, results)
-    said = _said(pair, "The method", "uniform noise at its best level")
-    n = f" ({min(noise['n'], method['n'])} images)" if noise and method else ""
-    title = _titled(subject, "the method", "uniform noise", pair["verdict"] if pair else "")
-    return Outcome(said.removesuffix(".") + f"{n}.", title)
+    said = _said(pair, "the method", "uniform noise at its best level")
+    return Outcome(said, _titled(subject, "the method", "uniform noise", _word(pair)))
 
 
 def _masks(results: Path) -> Outcome:
     rows = _rows(results)
     pair = _pair(rows.get(METHOD), rows.get("hetpure:mask_kind=random"), BENCH, results)
-    title = _titled("Ablations", "attention", "a random mask", pair["verdict"] if pair else "")
-    return Outcome(_said(pair, "The attention mask", "a random mask of its size"), title)
+    title = _titled("Ablations", "attention", "a random mask", _word(pair))
+    return Outcome(_said(pair, "the attention mask", "a random mask of its size"), title)
 
 
 def _savings() -> Outcome:
@@ -298,8 +320,8 @@ def _savings() -> Outcome:
     repeated, single = COST["time"]
     saved = f"{100 * (1 - one / multi):.0f} %"
     return Outcome(
-        f"At U = 20 the single step saves {saved} of the denoiser calls; "
-        f"the paper reports {100 * (1 - single / repeated):.0f} % of the time.",
+        f"One long jump in place of 20 repetitions of every step saves {saved} of the denoiser"
+        f" calls; the paper reports {100 * (1 - single / repeated):.0f} % of the time.",
         f"Cost: the single step saves {saved} of the calls",
     )
 
@@ -310,11 +332,14 @@ def _field(results: Path) -> Outcome:
         return Outcome(
             "Every other purifier of the paper's tables, and newer ones, under one attack."
         )
-    count = pairs["verdict"].value_counts()
+    count, beside = pairs["verdict"].value_counts(), pairs["beside"]
     more, less = int(count.get("higher", 0)), int(count.get("lower", 0))
+    equal = int(((pairs["verdict"] == "higher") & (beside == "")).sum())
+    floor = int(beside.str.contains("floor").sum())
     return Outcome(
-        f"Of {len(pairs)} others under the same attack, {more} leave more than the method, "
-        f"{less} less, and {len(pairs) - more - less} are not told apart.",
+        f"Of {len(pairs)} others under the same attack, {more} leave more than the method"
+        f" ({equal} of them at equal clean accuracy) and {less} less. {floor} are right too seldom"
+        f" without attack to be judged; {len(pairs) - more - less - floor} are not told apart.",
         f"Rivals: {more} of {len(pairs)} leave more than the method, {less} leave less",
     )
 
@@ -342,13 +367,14 @@ def _ladder(results: Path) -> Outcome:
             "A sceptic's checklist for every defence here, and for yours. Not measured yet."
         )
     return Outcome(
-        f"The released protocol reports {_percent(first)} for the method; the worst of all measured"
-        f" attacks leaves {_percent(last)} {_between(last)} ({last.n} images).",
+        "Attacked and scored as the released code does it, with a stand-in's gradient and votes,"
+        f" the method keeps {_percent(first)} {_between(first)}. The worst of all measured attacks"
+        f" leaves {_percent(last)} {_between(last)} ({last.n} images).",
         f"The audit: {_percent(first)} reported, {_percent(last)} left",
     )
 
 
-def _known_world() -> str:
+def _known_world() -> Outcome:
     """Chapter 13's result at its own settings; nothing is estimated in that world."""
     chosen = _settings(13)
     mixture = world.two_parts(8, *(chosen[name] for name in ("strong", "weak", "sigma")))
@@ -357,11 +383,16 @@ def _known_world() -> str:
     voted = lambda share: (
         world.Truth(mixture, levels, world.mask_of(mixture, share, eps)).voted("Linf", eps).value
     )
-    right, random, wrong = (f"{100 * (voted(share) - bare):+.0f}" for share in (1, 0.5, 0))
-    return (
-        "Where the best attack is known, two noise levels change the vote under it by"
-        f" {right} points if the mask covers all fragile pixels, {random} if it is random,"
-        f" {wrong} if it misses them."
+    gains = [100 * (voted(share) - bare) for share in (1, 0.5, 0)]
+    right, random, wrong = (f"{gain:+.0f}" for gain in gains)
+    helps = "helps if" if gains[0] > 0 else "does not help even if"
+    return Outcome(
+        "Images are drawn from a mixture of Gaussians, for which the best attack is known. Beside"
+        " no purifier, two noise levels change the accuracy of the majority vote by"
+        f" {right} points if the mask covers all pixels that the attack overturns, by {random} if"
+        f" it is random and by {wrong} if it misses them.",
+        f"In a made-up world, noise on two levels {helps} its mask covers what the attack"
+        " overturns",
     )
 
 
@@ -374,16 +405,39 @@ def _premise(results: Path) -> Outcome:
             "A denoiser that is told every pixel's level needs no sampler: not measured yet."
         )
     distance, p = by_name["random half"]
+    said = {
+        "attention": "masks of attention",
+        "random, area of attention": "random masks of the same area",
+        "random half": "random masks of half of the pixels",
+    }
+    parts = [
+        f"{masks} {_beside_curve(*by_name[name])}"
+        for name, masks in said.items()
+        if name in by_name
+    ]
     return Outcome(
-        "Beside uniform noise of equal clean accuracy, with a denoiser that is told every pixel's"
-        f" level: the attention mask {_beside_curve(*by_name['attention'], 'lies')}, random masks"
-        f" {_beside_curve(distance, p, 'lie')} ({distance.difference.n} images).",
+        "One call of a denoiser that is told every pixel's level, beside uniform noise of equal"
+        f" clean accuracy: {'; '.join(parts)} ({distance.difference.n} images).{_again(results)}",
         _titled(
             "No new sampler",
             "one call behind random masks",
             "uniform noise",
             stats.word(distance.difference, p),
         ),
+    )
+
+
+def _again(results: Path) -> str:
+    """What the last of them does on images that it was not chosen on."""
+    if not (results / candidate.FILE).exists():
+        return ""
+    first, *_ = candidate.trials(candidate.Candidate.load(results), results)
+    if first.distance is None:
+        return ""
+    d = first.distance.difference
+    return (
+        f" On {d.n} images that they were not chosen on, the last"
+        f" {_beside_curve(first.distance, first.holm)} (chapter 15)."
     )
 
 
@@ -396,12 +450,15 @@ def _candidate(results: Path) -> str:
     return f"Proofs below the attacks, and a candidate that {ends}"
 
 
-def _beside_curve(distance: frontier.Distance, p: float, verb: str) -> str:
+def _beside_curve(distance: frontier.Distance | None, p: float) -> str:
+    if distance is None:
+        return "cannot be compared yet"
     d = distance.difference
-    side = {"higher": "above", "lower": "below"}.get(stats.word(d, p))
+    side = {"higher": "above it", "lower": "below it"}.get(stats.word(d, p))
     if side is None:
-        return f"cannot be told apart {_between(d)}"
-    return f"{verb} {abs(100 * d.value):.1f} points {side} {_between(d)}"
+        return f"are not told apart from it {_between(d)}"
+    shown = d if d.value > 0 else stats.opposite(d)
+    return f"lie {100 * shown.value:.1f} {_between(shown)} points {side}"
 
 
 def _settings(number: int) -> dict:

@@ -347,7 +347,7 @@ def _cells(e: dict, front: set[str]) -> Iterator[str]:
         return f"<td{attributes}>{said}</td>"
 
     number = lambda w: (
-        cell(f"{w['value']:.1f} [{w['low']:.1f}, {w['high']:.1f}] ({w['n']})", w["value"])
+        cell(f"{w['value']:z.1f} [{w['low']:z.1f}, {w['high']:z.1f}] ({w['n']})", w["value"])
         if w
         else cell("not measured", -1)
     )
@@ -417,5 +417,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         strongest = lambda e: -e["worst"].get("Linf 8/255", {"value": -1})["value"]
         for e in sorted(entries(), key=lambda e: (*_place(e), strongest(e))):
-            left = "  ".join(f"{k} {w['value']:.1f}" for k, w in e["worst"].items())
+            left = "  ".join(f"{k} {w['value']:z.1f}" for k, w in e["worst"].items())
             print(f"{e['bench']:22} {e['defence']:40} clean {e['clean']['value']:.1f}  {left}")

@@ -120,7 +120,7 @@ printed numbers in points. *Here* is the paired difference on the same images un
 one purification, with a 95 % interval over images, and *clean* the difference of the same records
 without attack. **One rule** decides here and on every other page: a sign-flip test of the paired
 differences, at 5 % after Holm's correction over all defences that met the attack on these networks,
-with and without it. The interval says how large a difference is and decides nothing: {coverage}.
+with and without it. The interval says how large a difference is and decides nothing. {coverage}.
 
 A claim is **verified** if the difference is established on the paper's side of zero. It is
 **falsified** only by the published networks and protocol; where smaller ones establish the
@@ -159,10 +159,10 @@ def coverage(results: Path = RESULTS) -> str:
         *(known.cells.get((d, "pgd", 0), {}) for d in ("hetpure", "uniform:t=0.1"))
     )
     if not len(rates[0]):
-        return "how often it holds is not known without records"
+        return "How often it holds is not known without records"
     shares = {n: compare.coverage(rates[0] - rates[1], n) for n in (16, 32, 64)}
-    found = ", ".join(f"{share:.0%} at {n} images" for n, share in shares.items())
-    return f"drawn again from the differences that were measured, it holds the mean in {found}"
+    found = ", ".join(f"in {100 * share:.0f} % of draws of {n}" for n, share in shares.items())
+    return f"In a resampling check, this 95 % interval held the true mean {found} images"
 
 
 def families(results: Path = RESULTS) -> str:
@@ -210,7 +210,7 @@ def _line(claim: Comparison, found: dict[str, compare.Known]) -> str:
             [unbroken(j.difference), clean, str(j.difference.n), names.markup(seen.attack), beside],
         )
     return (
-        f"| **{verdict}** | {scale} | {name} | {claim.column} | {claim.claimed:+.2f} |"
+        f"| **{verdict}** | {scale} | {name} | {claim.column} | {claim.claimed:+z.2f} |"
         f" {' | '.join(cells)} |\n"
     )
 
@@ -281,8 +281,8 @@ def _distances(results: Path) -> str:
         " |\n|---|---|---|---|---|\n"
     )
     return head + "\n".join(
-        "| " + " | ".join(map(str, row)) + " |"
-        for row in studies.nearer(rows).itertuples(index=False)
+        f"| {' | '.join(map(str, [images, names.markup(other), *found]))} |"
+        for images, other, *found in studies.nearer(rows).itertuples(index=False)
     )
 
 

@@ -48,7 +48,7 @@ def table(bench: str, results: Path = RESULTS) -> pd.DataFrame:
             one = next((p for p in predicted if p.defence == name), None)
             line[f"right, {noise}, %"] = f"{100 * one.attacked:.1f} ({one.n})" if one else ""
         lines.append(line)
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).set_index("defence") if lines else pd.DataFrame()
 
 
 def draw(bench: str, results: Path = RESULTS) -> Figure | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 from hetpure_lab.common import names, stats
@@ -111,8 +112,11 @@ def held(found: Sequence[Row]) -> list[float | None]:
     return [next(corrected) if r.distance else None for r in found]
 
 
-def table(found: Sequence[Row]) -> pd.DataFrame:
-    """Rows as text: accuracies with intervals, distance in points, corrected p-value, images."""
+def table(found: Sequence[Row]) -> pd.DataFrame | Markdown:
+    """Rows as text: accuracies with intervals, distance in points, corrected p-value, images; a
+    sentence if there are none."""
+    if not found:
+        return Markdown("Not measured yet.")
     lines = {}
     for r, p in zip(found, held(found)):
         clean, attacked = (stats.mean_rate(v) for v in (r.point.clean, r.point.attacked))
@@ -131,7 +135,7 @@ def conclusions(found: Sequence[Row]) -> list[str]:
     said = []
     for r, p in zip(found, held(found)):
         if r.distance is None:
-            said.append(f"*{r.name}*: {r.reason}.")
+            said.append(f"*{r.name}* has no distance at equal clean accuracy: {r.reason}.")
             continue
         d = r.distance.difference
         place = {"higher": "**above** the curve", "lower": "**below** the curve"}
@@ -173,6 +177,7 @@ def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figu
     axis.set(xlabel="clean, %", ylabel="attacked, %")
     axis.legend(frameon=False, fontsize=6)
     plots.note(figure, record_files(setting, [p.name for p in curve]))
+    plt.close(figure)  # else a notebook shows it twice
     return figure
 
 
@@ -262,8 +267,8 @@ def answers(found: Sequence[Row], bench: str, results: Path = RESULTS) -> list[s
         )
     for stronger in list(EFFORTS)[1:]:
         if (change := weakened(bench, "noise-map", stronger, results)) is not None:
-            kept = f"random masks keep {change} points more than under 20 x 8, n = {change.n}."
-            said.append(f"Under *{stronger}* {kept}")
+            left = f"{stats.more_or_less(change)} than under 20 x 8, n = {change.n}"
+            said.append(f"Under *{stronger}* random masks leave {left}.")
     return said
 
 

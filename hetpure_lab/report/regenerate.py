@@ -134,9 +134,9 @@ def _against_uniform(outcomes: dict[str, Outcomes], method: str) -> str:
     a, b = (outcomes[name].correct("adversarial").mean(1) for name in (method, uniform))
     difference = stats.paired_difference(a, b)
     word = stats.word(difference, p := stats.sign_flip(a, b))
-    said = str(difference).replace(" ", "\u00a0")
+    said = tables.unbroken(stats.more_or_less(difference))
     return (
-        f"- Under attack, the method minus uniform noise on the same images: {said} points"
+        f"- Under attack, on the same images, the method leaves {said} than uniform noise"
         f" (p = {p:.2g}): **{word}**."
     )
 
@@ -194,7 +194,8 @@ def training_curves(bench: Bench) -> Figure | Markdown:
 def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
     """The record of `method` among `rows` against every other under the same attack, image by
     image: difference of attacked accuracy with its sign-flip test, McNemar's test of the votes,
-    both after Holm's correction over the table, and the verdict of the first.
+    both after Holm's correction over the table, the verdict of the first, and what must be said
+    beside it.
     """
     files = {r["defence"]: RESULTS / bench / r["file"] for r in rows}
     attack = next((r["attack"] for r in rows if r["defence"] == method), None)
@@ -205,7 +206,8 @@ def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
     ).items():
         corrected = {column: f"{p[column]:.2g}" for column in tables.TESTS.values()}
         said = {"n": p["n"], "difference, points": str(p["difference"])}
-        lines[name] = said | corrected | {"the method is": p["verdict"]}
+        judged = {"the method is": p["verdict"], "beside": tables.beside(p["judged"])}
+        lines[name] = said | corrected | judged
     return pd.DataFrame(lines).T
 
 
@@ -220,15 +222,23 @@ def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Styler | Markdown:
     return tables.show(frame)
 
 
+VERDICTS = {
+    "higher": "Under attack the method leaves **more** than {}.",
+    "lower": "Under attack the method leaves **less** than {}.",
+    "inconclusive": "Under attack the method is **not told apart** from {}.",
+    tables.FLOOR: "Nothing is decided against {}: one of the two keeps too little clean accuracy.",
+}
+
+
 def verdicts(pairs: pd.DataFrame) -> str:
-    """The verdicts of the paired table, as Markdown."""
+    """The verdicts of the paired table, a sentence for each, as Markdown."""
     if pairs.empty:
         return "No record compares the method with another defence yet."
     said: dict[str, list[str]] = {}
     for name, row in pairs.iterrows():
-        said.setdefault(row["the method is"], []).append(names.markup(name))
-    parts = (f"**{word}** against {'; '.join(others)}" for word, others in said.items())
-    return f"The method's accuracy under attack: {'. '.join(parts)}."
+        kind = tables.FLOOR if row["beside"] == tables.FLOOR else row["the method is"]
+        said.setdefault(kind, []).append(names.markup(name))
+    return " ".join(VERDICTS[k].format("; ".join(said[k])) for k in VERDICTS if k in said)
 
 
 def radius_effect(rows: dict[float, Sequence[dict]], bench: str) -> pd.DataFrame:

@@ -3,7 +3,8 @@
 A page takes everything from the registration: the class and its docstring, the function that is the
 defence's own step, its calls, a picture of `figures`, its row beside the paper's, and every record
 of it under any attack. What its authors say and how this version differs may stand in a text of its
-own, ``book/_rivals/NAME.md``; without one the docstring speaks.
+own, ``book/_rivals/NAME.md``, whose line ``*In short.*`` is also its line in chapter 11; without a
+text the docstring speaks.
 """
 
 from __future__ import annotations
@@ -46,12 +47,28 @@ def title(slug: str) -> str:
 def docstring(slug: str) -> str:
     """What the class says of itself, as Markdown."""
     said = inspect.getdoc(DEFENCES[slug]) or ""
-    said = re.sub(r":math:`([^`]*)`", lambda m: f"${' '.join(m[1].split())}$", said)
-    return said.replace("``", "`")
+    return re.sub(r":math:`([^`]*)`", lambda m: _formula(m[1]), said).replace("``", "`")
+
+
+def _formula(tex: str) -> str:
+    r"""A formula that pages and outputs of notebooks both show.
+
+    The book reads an output as plain Markdown: no dollars there, and a backslash before punctuation
+    vanishes, so that ``\,`` would be a comma. Every punctuation mark has a backslash of its own.
+    """
+    escaped = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", rf"\({' '.join(tex.split())}\)")
+    return f'<span class="math notranslate nohighlight">{escaped}</span>'
+
+
+SHORT = "*In short.* "
 
 
 def idea(slug: str) -> str:
-    """The first sentence of the docstring."""
+    """A defence in one sentence: of its text, or the first of its docstring."""
+    path = TEXTS / f"{slug}.md"
+    if path.exists():
+        lines = path.read_text().splitlines()
+        return next(line.removeprefix(SHORT) for line in lines if line.startswith(SHORT))
     first = " ".join(docstring(slug).partition("\n\n")[0].split())
     return re.split(r"(?<=[.;]) (?=[A-Z$`])", first)[0].rstrip(";")
 
@@ -93,13 +110,19 @@ def _step(slug: str) -> str:
 
 
 def _cost(slug: str) -> str:
-    lines = [f"`{slug}`: **{tables.cost(slug)}** denoiser calls per answer."]
+    lines = [f"With its usual settings: {_calls(slug)} per answer."]
     if chain := published(slug):
-        lines.append(f"At the published length, `{chain}`: **{tables.cost(chain)}** calls.")
+        lines.append(f"At the published length, {names.markup(chain)}: {_calls(chain)}.")
     known = getattr(DEFENCES[slug], "__dataclass_fields__", {}).values()
     if said := ", ".join(f"`{f.name} = {f.default}`" for f in known if f.default is not MISSING):
         lines.append(f"Settings and their defaults: {said}.")
     return "\n\n".join(lines)
+
+
+def _calls(spec: str) -> str:
+    """The price of an answer: "1 denoiser call"."""
+    n = tables.cost(spec)
+    return f"{n or 'no'} denoiser call{'s' * (n != 1)}"
 
 
 # ---- what was measured ---------------------------------------------------------------------------
@@ -138,10 +161,13 @@ def _against_the_method(slug: str, results: Path) -> str:
     own = [] if pairs.empty else pairs[pairs["defence"].str.partition(":")[0] == slug].itertuples()
     lines = [
         f"- {tables.called(row.defence)}: {tables.unbroken(row.difference)} points, n = {row.n}:"
-        f" {tables.verdict(row.verdict)}"
+        f" {tables.verdict(row.verdict)}{f' ({row.beside})' if row.beside else ''}"
         for row in own
     ]
-    said = "Under exact PGD, it minus the method on the same images, after Holm's correction:"
+    said = (
+        "Accuracy under exact PGD, this defence minus the method, on the same images; the verdict"
+        " is after Holm's correction:"
+    )
     return "\n".join([said, "", *lines]) if lines else ""
 
 
@@ -195,6 +221,6 @@ def overview() -> str:
     lines = []
     for slug in slugs():
         purifies = capabilities(specs.parse(slug, DEFENCES)[1]).purifies
-        price = f"{tables.cost(slug)} calls" if purifies else "no purification"
+        price = _calls(slug) if purifies else "no purification"
         lines.append(f"- [{title(slug)}](../book/rivals/{slug}.md) ({price}): {idea(slug)}")
     return "\n".join(lines)

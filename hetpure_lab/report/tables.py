@@ -19,10 +19,10 @@ from pandas.io.formats.style import Styler
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence
 from hetpure_lab.attacks import ATTACKS
-from hetpure_lab.common import names, specs
+from hetpure_lab.common import names, specs, stats
 from hetpure_lab.defences import DEFENCES, published, votes
 from hetpure_lab.evidence import RESULTS, listing
-from hetpure_lab.evidence.compare import TESTS, compare, main_split, together
+from hetpure_lab.evidence.compare import TESTS, Judged, compare, main_split, together
 from hetpure_lab.evidence.compare import known as known_bench
 from hetpure_lab.paper.printed import HEADLINE, TABLES, Claim
 from hetpure_lab.paper.protocols import attack_of
@@ -42,7 +42,7 @@ BUDGET = {
 def percent(row: dict, column: str) -> str:
     """A summary's accuracy as text: value [low, high], in percent."""
     a = row[column]
-    return f"{100 * a['value']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
+    return f"{100 * a['value']:z.1f} [{100 * a['low']:z.1f}, {100 * a['high']:z.1f}]"
 
 
 def counted(row: dict, column: str) -> str:
@@ -200,6 +200,7 @@ def show(frame: pd.DataFrame, caption: str = "") -> Styler:
     formats = dict.fromkeys(frame.select_dtypes(exclude="number"), unbroken) | dict.fromkeys(
         SPECS, called
     )
+    formats |= dict.fromkeys(TESTS.values(), lambda p: f"{float(p):.2g}")
     formats |= {"record": linked, "note": lambda text: str(notes.get(text, "")), "verdict": verdict}
     styled = frame.style.hide(axis="index").format({c: f for c, f in formats.items() if c in frame})
     styled = styled.format_index(
@@ -209,7 +210,7 @@ def show(frame: pd.DataFrame, caption: str = "") -> Styler:
     said = [escape(caption)] if caption else []
     if said or notes:
         styled = styled.set_caption(
-            "<br>".join([*said, *(f"{i}: {escape(text)}" for text, i in notes.items())])
+            "<br>".join([*said, *(f"{i}: {noted(text)}" for text, i in notes.items())])
         )
         styled = styled.set_table_styles(
             [{"selector": "caption", "props": "caption-side: top; text-align: left"}]
@@ -236,6 +237,12 @@ def called(spec: object) -> str:
     alternatives = str(spec).split(" or ")
     known = all(re.fullmatch(r"[a-z][\w-]*(:\S*)?", text) for text in alternatives)
     return " or ".join(map(names.markup, alternatives)) if known else escape(str(spec))
+
+
+def noted(text: str) -> str:
+    """A note of the paper's tables, with the name of the defence that it ends with."""
+    before, spec = re.fullmatch(r"(.*?)((?<=: )[a-z][\w-]*(?::\S+)?)?", text).groups()
+    return escape(before) + called(spec or "")
 
 
 def unbroken(cell: object) -> str:
@@ -403,7 +410,8 @@ def against_the_method(
     of `compare`.
 
     `difference` is attacked accuracy, row minus method, with its interval, `without attack` that of
-    the same images without it.
+    the same images without it; `detectable` is the difference of votes that their test would find
+    four times in five.
     """
     rows = {r["defence"]: r for r in common(bench, norm, attack, results)}
     if method not in rows:
@@ -429,13 +437,33 @@ def against_the_method(
             "n": judged.difference.n,
             "difference": judged.difference,
         }
-        line |= {"without attack": judged.clean, "detectable": pair["detectable"]}
+        line |= {"without attack": judged.clean, "detectable": detectable(pair)}
         tested = {
             TESTS["p (difference)"]: judged.holm,
             TESTS["p (vote, McNemar)"]: pair[TESTS["p (vote, McNemar)"]],
         }
-        lines.append(line | tested | {"verdict": judged.word, "beside": judged.beside})
+        lines.append(line | tested | {"verdict": judged.word, "beside": beside(judged)})
     return pd.DataFrame(lines)
+
+
+UNDETECTABLE = "no difference could have been found"
+
+
+def detectable(pair: dict) -> str:
+    """The difference that a pair's test could have found; too few votes may differ for any."""
+    found = pair["detectable"]
+    return UNDETECTABLE if found == "none" else found
+
+
+FLOOR = "at the floor, one of the two keeps too little clean accuracy: cannot decide"
+
+
+def beside(judged: Judged) -> str:
+    """What must be said beside a verdict (`Judged.beside`) to a reader who has not met the floor's
+    name, and without a sign."""
+    if judged.floor or not judged.beside:
+        return FLOOR if judged.floor else ""
+    return f"clean accuracy is {stats.more_or_less(judged.clean)}"
 
 
 # Longer chains, up to the published length, and the strided ones that stand for them; of the
@@ -568,15 +596,15 @@ def conclusions(pairs: pd.DataFrame) -> list[str]:
         "lower": "Less accurate under attack than the method",
         "inconclusive": "Inconclusive",
     }
-    beside = lambda r: (
-        " (at the floor)"
+    remark = lambda r: (
+        " (too little clean accuracy)"
         if "floor" in r.beside
         else " (another clean accuracy)"
         if r.beside
         else ""
     )
     called = {
-        w: [names.markup(r.defence) + beside(r) for r in pairs.itertuples() if r.verdict == v]
+        w: [names.markup(r.defence) + remark(r) for r in pairs.itertuples() if r.verdict == v]
         for v, w in words.items()
     }
     said = [f"**{word}**: {'; '.join(found)}." for word, found in called.items() if found]

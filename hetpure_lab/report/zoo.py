@@ -79,7 +79,7 @@ def _signed(record: dict | None) -> str:
     if not record:
         return "not measured"
     d = _added(record)
-    return f"{100 * d.value:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
+    return f"{100 * d.value:+z.1f} [{100 * d.low:+z.1f}, {100 * d.high:+z.1f}]"
 
 
 def _anchor(fault: Fault) -> str:

@@ -52,7 +52,8 @@ MEASURED = """() => {
     squeezed: images.filter((i) => i.closest(".cell_output")
       && Math.abs((i.width * i.naturalHeight) / (i.height * i.naturalWidth) - 1) > 0.03)
       .map((i) => i.src),
-    silent: images.filter((i) => !i.hasAttribute("alt")).map((i) => i.src),
+    silent: images.filter((i) => !i.hasAttribute("alt") || /\\.(png|svg)$/.test(i.alt))
+      .map((i) => i.src),
     filtered: images.filter((i) => !["none", ""].includes(getComputedStyle(i).filter))
       .map((i) => i.src),
     screens: innerWidth >= 1280 && screens > 15 && screens,
@@ -133,7 +134,7 @@ def serious(page, axe: str) -> list[str]:
     """What axe calls critical or serious, outside of formulas, in the text of the page."""
     if not page.evaluate("typeof axe === 'object'"):
         page.evaluate(axe + "; undefined")
-    found = page.evaluate("""() => axe.run({include: [["main"]], exclude: [["mjx-container"]]},
+    found = page.evaluate("""() => axe.run({exclude: [["mjx-container"]]},
           {runOnly: ["wcag2a", "wcag2aa"], resultTypes: ["violations"], elementRef: false})""")
     return [
         f"{v['id']}: {n['html'][:120]} {n['any'][0]['message'][:120] if n['any'] else ''}"

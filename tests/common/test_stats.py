@@ -30,6 +30,13 @@ def test_intervals_are_the_textbooks():
     assert stats.mcnemar(np.ones(9, bool), np.ones(9, bool)) == 1.0
 
 
+def test_a_difference_in_words_has_no_sign_and_a_rounded_zero_has_none():
+    d = stats.Accuracy(-0.05, -0.072, -0.03, 64)
+    assert stats.more_or_less(d) == "5.0 [3.0, 7.2] points less"
+    assert stats.more_or_less(stats.opposite(d)) == "5.0 [3.0, 7.2] points more"
+    assert "-0.0" not in str(stats.Accuracy(-1e-9, -2e-9, -0.0, 64))
+
+
 def test_bootstrap_interval_covers():
     rng = np.random.default_rng(1)
     hits = 0

@@ -662,7 +662,7 @@ def test_conclusions_follow_from_the_verdicts():
     assert said == [
         "**More accurate under attack than the method**: d.",
         "**Less accurate under attack than the method**: a; c (another clean accuracy).",
-        "**Inconclusive**: b (at the floor).",
+        "**Inconclusive**: b (too little clean accuracy).",
         "**Told apart by their votes, after Holm's correction for 4 tests**: a.",
     ]
     assert "No record" in tables.conclusions(pd.DataFrame())[0]
@@ -859,7 +859,7 @@ def test_rows_are_paired_under_the_methods_own_attack_and_corrected_for_their_nu
     )
     assert list(pairs["verdict"]) == ["inconclusive", "higher"]
     least = stats.smallest_detectable(8, 1, alpha=0.05 / 2)  # at the strictest level of two rows
-    assert list(pairs["detectable"]) == ["none", f"{100 * least:.0f} points"]
+    assert list(pairs["detectable"]) == [tables.UNDETECTABLE, f"{100 * least:.0f} points"]
     assert tables.against_the_method("cifar10-small", results=tmp_path / "none").empty
 
 
@@ -873,7 +873,7 @@ def test_the_interval_of_one_row_among_many_is_no_verdict(tmp_path):
         str(pairs.loc["gradual", "difference"]).startswith("100.0 [100.0")
         and pairs.loc["gradual", "verdict"] == "inconclusive"
     )
-    assert pairs.loc["gradual", "detectable"] == "none"  # all six would not do
+    assert pairs.loc["gradual", "detectable"] == tables.UNDETECTABLE  # all six would not do
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ shown as far as they are measured."""
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hetpure_lab.evidence.certify import Smoothing
 from hetpure_lab.evidence.frontier import Distance, Point
 from hetpure_lab.report import candidate, certified, sizes
 from hetpure_lab.report.candidate import Candidate, Trial
+from hetpure_lab.report.sizes import Place
 
 
 def trial(value: float, holm: float = 0.001, waits: str = "") -> Trial:
@@ -46,13 +49,14 @@ def test_without_records_nothing_is_said_to_be_found(tmp_path):
     chosen = Candidate.load(tmp_path)
     found = candidate.trials(chosen, tmp_path)
     assert len(found) == len(chosen.attacks) and all(t.holm == 1 for t in found)
-    assert "Not measured yet" in candidate.sentence(chosen, found)
+    assert candidate.verdict(found) in candidate.sentence(chosen, found)
     assert (candidate.table(chosen, tmp_path).index.get_level_values(1) == "not measured yet").all()
     own = Smoothing("uniform:t=0.1,steps=1")
     assert "not measured yet" in certified.sentences([own], tmp_path)[0]
     assert certified.table([own], tmp_path).empty
-    assert "no trend yet" in sizes.sentence("the method", results=tmp_path)
-    assert len(sizes.table(tmp_path)) == 2 * len(sizes.BENCHES)
+    assert "0 of them" in sizes.sentence("the method", results=tmp_path)
+    trained = [b for b in sizes.BENCHES if sizes.error_of(b) is not None]
+    assert len(sizes.table(tmp_path)) == 2 * len(trained)
 
 
 def points(shift: float, n: int = 60) -> tuple[Point, list[Point]]:
@@ -72,6 +76,29 @@ def test_the_trend_is_the_slope_of_distances():
         frontier.trend(pairs[:2], [1.0, 1.0])
     with pytest.raises(ValueError, match="two different numbers"):
         frontier.trend(pairs[:1], [1.0])
+
+
+@pytest.mark.parametrize("shifts", [(0.02,), (0.02, 0.06), (0.02, 0.06, 0.1)])
+def test_a_trend_needs_three_sizes_and_two_have_a_difference(shifts, monkeypatch):
+    errors = (0.1, 0.09, 0.08)
+    found = [
+        Place(bench, error, *points(shift))
+        for bench, error, shift in zip(sizes.BENCHES, errors, shifts)
+    ]
+    monkeypatch.setattr(sizes, "places", lambda *_: found)
+    said = sizes.sentence("the method")
+    assert len(sizes.measured(found)) == len(shifts)
+    assert ("nothing can be said" in said) == (len(shifts) == 1)
+    assert ("no trend" in said) == (len(shifts) == 2)
+    assert ("per 0.01 less error" in said) == (len(shifts) == 3)
+    if len(shifts) > 1:
+        assert re.search(r"\b4\.0 \[", said), "both are 4 points from one size to the next"
+
+
+def test_a_point_that_the_curve_does_not_reach_has_no_part_in_a_trend():
+    point, curve = points(0.02)
+    far = Place(sizes.BENCHES[0], 0.1, replace(point, clean=np.ones(60)), curve)
+    assert sizes.measured([far]) == [] and "does not reach" in far.found
 
 
 def test_the_picture_names_its_records():

@@ -132,11 +132,7 @@ def at_the_papers_scale(chapter, bench, tmp_path, monkeypatch):
     )
     made = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     said, shown = printed(made), texts(made)
-    assert (
-        "neither the paper nor its release states" in said
-        and "confirm=0" in said
-        and "split test512" in said
-    )
+    assert "our choice" in said and "confirm=0" in said and "split test512" in said
     assert "these settings are not those" not in said and "n = 2, K = 2" in shown
     return said, shown
 

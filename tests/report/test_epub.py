@@ -82,6 +82,50 @@ def test_letters_of_sets_and_arrows_with_words_are_what_they_look_like():
     assert made.find("mover").get_text() == "⟶p→∞"
 
 
+def test_what_html_lets_pass_is_said_in_xhtml(folder):
+    """Each is a fault that epubcheck has found in a whole book."""
+    loose = """<style scoped="">td {}</style><svg viewbox="0 0 1 1"><path d="M0 0"></path></svg>
+    <details><summary><p>more</p></summary></details><p><details><summary>2</summary></details></p>
+    <table><tr><td valign="top" halign="left">1</td></tr></table><i id="two"></i><i id="two"></i>
+    <i role="doc-biblioentry"></i></body>"""
+    page = PAGE.replace("</body>", loose)
+    page = page.replace("</head>", '<link rel="stylesheet" href="../_static/gone.css"/></head>')
+    (folder / "chapters" / "02_b.xhtml").write_text(page)
+    with zipfile.ZipFile(epub.write(folder, folder / "out" / "book.epub")) as book:
+        html = book.read("chapters/02_b.xhtml").decode()
+        manifest = book.read("content.opf").decode()
+    svg = ElementTree.fromstring(html).find(".//{http://www.w3.org/2000/svg}svg")
+    assert svg is not None and svg.get("viewBox") == "0 0 1 1"
+    made = BeautifulSoup(html, "html.parser")
+    refused = "body style, [scoped], summary p, p details, [valign], [halign], [role], link"
+    assert not made.select(refused) and made.select_one("head style")
+    assert len(made.select("#two")) == 1
+    assert 'properties="mathml svg"' in manifest
+
+
+def test_pages_follow_each_other_as_in_the_contents(folder):
+    """Sphinx leaves pages out whose place it writes in two ways."""
+    order = ["../_images/../chapters/02_b.xhtml#eq", "chapters/01_a.xhtml", "chapters/02_b.xhtml"]
+    links = "".join(f'<li><a href="{where}">x</a></li>' for where in order)
+    nav = f'<html xmlns="http://www.w3.org/1999/xhtml"><body><nav><ol>{links}</ol></nav></body></html>'
+    (folder / "nav.xhtml").write_text(nav.replace("../_images", "_images"))
+    item = '<item id="n" href="nav.xhtml" media-type="application/xhtml+xml" properties="nav"/>'
+    spine = '</manifest><spine toc="ncx"><itemref idref="a" /><itemref idref="gone" /></spine>'
+    (folder / "content.opf").write_text(MANIFEST.replace("</manifest>", item + spine))
+    with zipfile.ZipFile(epub.write(folder, folder / "out" / "book.epub")) as book:
+        manifest = ElementTree.fromstring(book.read("content.opf"))
+    found = [item.get("idref") for item in manifest.iter("{http://www.idpf.org/2007/opf}itemref")]
+    assert found == ["b", "a", "n"]
+
+
+@pytest.mark.skipif(
+    epub.faults(ROOT / "nothing") is None, reason="epubcheck needs Java and make epubcheck"
+)
+def test_epubcheck_refuses_what_is_no_book(tmp_path):
+    (tmp_path / "book.epub").write_bytes(b"no archive")
+    assert epub.faults(tmp_path / "book.epub")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "chapters").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_every_labelled_formula_of_the_chapters_can_be_converted(path):
     cells = nbformat.read(path, as_version=4).cells

@@ -567,9 +567,10 @@ def test_at_u_2_the_single_step_is_as_cheap_as_repetition(steps):
 
 
 @solves("ex-10-4")
-def test_four_calls_fit_and_a_recomputed_one_holds_an_image(classifier, denoiser, images):
-    kept = 24 // 5
-    assert kept == 2 * 2  # calls of the paper's reading in two steps of stage 1
+def test_two_steps_fit_and_a_recomputed_call_holds_an_image(classifier, denoiser, images):
+    fit = 24 // 5
+    calls = [HetPure(steps=steps).calls(SCHEDULE) for steps in (2, 3)]
+    assert calls == [3, 5] and calls[0] <= fit < calls[1]
     few, many = (held_by(steps, False, classifier, denoiser, images) for steps in (5, 10))
     per_call = (many[1] - few[1]) / (many[0] - few[0])
     one = images[:1].numel() * images.element_size()

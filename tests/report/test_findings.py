@@ -35,7 +35,7 @@ def file(defence: str, attack: str):
     "text, reference, other",
     [
         (
-            "mask where the classifier looks",
+            "mask where the classifier looks than",
             ("hetpure:mask_kind=random", "pgd"),
             ("hetpure", "pgd"),
         ),

@@ -63,6 +63,19 @@ def test_the_single_page_knows_every_node_that_the_pages_know(monkeypatch):
     assert handlers["html"] == {"card": 1, "exercise": 2}
 
 
+def test_intervals_in_tables_stay_on_one_line(monkeypatch):
+    pytest.importorskip("sphinxcontrib.bibtex", reason="the book's extra is not installed")
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    from hetpure_book import keep_intervals_whole
+
+    cells = "<td>64.1 [51.6, 76.6] of <b>-2.0 [-3.1, 0.5]</b></td><td>two words</td>"
+    soup = BeautifulSoup(f"<table><tr>{cells}</tr></table><p>1.0 [0.5, 2.0]</p>", "html.parser")
+    before = soup.get_text()
+    keep_intervals_whole(soup)
+    whole = [t for t in soup.get_text().split(" ") if "\u00a0" in t]
+    assert len(whole) == 2 and soup.get_text().replace("\u00a0", " ") == before
+
+
 @pytest.mark.skipif(not browser.chromium(), reason=browser.MISSING)
 def test_it_is_printed_with_an_outline_and_only_if_it_is_whole(tmp_path):
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
