@@ -826,9 +826,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     plots.style()
     for name in bar(chosen, "figures", len(chosen) < 2):
         drawing, draw = FILES[name](), getattr(FILES[name], "func", FILES[name])
-        tqdm.write(
-            save(name, drawing, f"hetpure_lab.report.figures.{draw.__name__}")
-            if drawing
-            else f"{name}: nothing to show yet"
-        )
+        if drawing:
+            said = str(save(name, drawing, f"hetpure_lab.report.figures.{draw.__name__}"))
+        else:
+            said = f"{name}: nothing to show yet"
+        tqdm.write(said)
         plt.close("all")

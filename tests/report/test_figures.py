@@ -251,3 +251,9 @@ def test_unknown_figures_are_refused(capsys):
     with pytest.raises(SystemExit):
         figures.main(["fig-99"])
     assert f"unknown figure fig-99; known: {next(iter(figures.FILES))}" in capsys.readouterr().err
+
+
+def test_the_command_says_which_files_it_has_drawn(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(figures, "save", lambda *given: tmp_path / given[0])
+    figures.main(["landing"])
+    assert str(tmp_path / "landing") in "".join(capsys.readouterr())
