@@ -17,6 +17,7 @@ from hetpure_lab.report import premise
 from hetpure_lab.report.premise import Setting
 
 FILE = "candidate.json"
+TRAINED = "adversarial training"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Candidate:
         return {
             "the method, same denoiser, 5 steps": (self.bench, "hetpure:steps=5"),
             "the method, small denoiser": ("cifar10-small", "hetpure"),
-            "adversarial training": ("cifar10-small", at),
+            TRAINED: ("cifar10-small", at),
         }
 
 
@@ -123,6 +124,25 @@ def sentence(candidate: Candidate, found: Sequence[Trial]) -> str:
     return " ".join(f"{part[:1].upper()}{part[1:]}." for part in said)
 
 
+def beside_training(candidate: Candidate, results: Path = RESULTS) -> str:
+    """What adversarial training leaves on the same images, under every attack that both have met;
+    "" if there is none."""
+    said = []
+    for name, attack in candidate.attacks.items():
+        bench, text = candidate.rivals(attack)[TRAINED]
+        theirs = Setting(bench, attack, candidate.split).point(text, results)
+        ours = candidate.setting(attack).point(candidate.defence, results)
+        if ours is None or theirs is None:
+            continue
+        a, b = frontier.shared([theirs, ours])
+        under, without = (
+            stats.more_or_less(stats.paired_difference(*sides))
+            for sides in ((a.attacked, b.attacked), (a.clean, b.clean))
+        )
+        said.append(f"{name}, {under} under attack and {without} without, {len(a.images)} images")
+    return f"Adversarial training leaves on the same images: {'; '.join(said)}." if said else ""
+
+
 def _side(trial: Trial) -> str:
     assert trial.distance is not None
     word = stats.word(trial.distance.difference, trial.holm)
@@ -168,4 +188,5 @@ def outcome(results: Path = RESULTS) -> str:
     if not (results / FILE).exists():
         return "A candidate for a better purifier: not frozen yet."
     chosen = Candidate.load(results)
-    return sentence(chosen, trials(chosen, results))
+    said = (sentence(chosen, trials(chosen, results)), beside_training(chosen, results))
+    return " ".join(filter(None, said))

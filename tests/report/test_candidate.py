@@ -44,12 +44,30 @@ def test_what_was_frozen_is_measurable_and_decided_on_images_it_was_not_chosen_o
         assert experiment.split == chosen.split and experiment.key
 
 
+def test_what_adversarial_training_leaves_is_said_beside_it_on_the_same_images(tmp_path):
+    """With the accuracies of the table, whose rows have these images alone."""
+    chosen = Candidate.load()
+    said = candidate.beside_training(chosen)
+    rows = candidate.table(chosen)
+    number = lambda kind, name, side: float(rows.loc[(kind, name), f"{side}, %"].split()[0])
+    for kind in {kind for kind, name in rows.index if name == candidate.TRAINED}:
+        of = said.partition(f"{kind}, ")[2].partition(" images")[0]
+        signed = [
+            float(v) * (1 if word == "more" else -1)
+            for v, word in re.findall(r"([\d.]+) \[[^\]]*\] points (more|less)", of)
+        ]
+        for value, side in zip(signed, ("attacked", "clean"), strict=True):
+            ours, theirs = (number(kind, x, side) for x in ("the candidate", candidate.TRAINED))
+            assert value == pytest.approx(theirs - ours, abs=0.11)
+
+
 def test_without_records_nothing_is_said_to_be_found(tmp_path):
     (tmp_path / candidate.FILE).write_text((RESULTS / candidate.FILE).read_text())
     chosen = Candidate.load(tmp_path)
     found = candidate.trials(chosen, tmp_path)
     assert len(found) == len(chosen.attacks) and all(t.holm == 1 for t in found)
     assert candidate.verdict(found) in candidate.sentence(chosen, found)
+    assert candidate.beside_training(chosen, tmp_path) == ""
     assert (candidate.table(chosen, tmp_path).index.get_level_values(1) == "not measured yet").all()
     own = Smoothing("uniform:t=0.1,steps=1")
     assert "not measured yet" in certified.sentences([own], tmp_path)[0]
