@@ -121,7 +121,7 @@ class Protocol:
         if self["norm"] == "Linf":
             ours.pop("l2_step", None)
         said = "; ".join(
-            f"{SAID[name]} ({CHOSEN.get(name, {}).get(value, value)})"
+            f"{SAID[name]} ({CHOSEN.get(name, {}).get(str(value), value)})"
             for name, value in ours.items()
         )
         return (

@@ -231,8 +231,8 @@ def _said(pair: dict | None, what: str, than: str) -> str:
         )
     under = f"under attack {what} {_leaves(d, pair['verdict'], than, 'leaves')}"
     clean, decided = judged.clean, judged.clean and 0 < max(judged.clean.low, -judged.clean.high)
-    without = f"; without attack it {_leaves(clean, '', '', 'keeps')}" if decided else ""
-    return f"{_capital(under)}{without} {images}."
+    without = f" Without attack it {_leaves(clean, '', '', 'keeps')}." if decided else ""
+    return f"{_capital(under)} {images}.{without}"
 
 
 def _leaves(d: Accuracy, word: str, than: str, verb: str) -> str:
@@ -265,8 +265,8 @@ def _readings(results: Path) -> str:
     papers = "the paper's"
     return (
         "One algorithm has three readings. Under attack the released code's"
-        f" {_leaves(under.difference, under.word, papers, 'leaves')}; without attack it"
-        f" {_leaves(without.difference, '', '', 'keeps')} ({under.difference.n} images)."
+        f" {_leaves(under.difference, under.word, papers, 'leaves')} ({under.difference.n} images)."
+        f" Without attack it {_leaves(without.difference, '', '', 'keeps')}."
     )
 
 
@@ -407,17 +407,17 @@ def _premise(results: Path) -> Outcome:
     distance, p = by_name["random half"]
     said = {
         "attention": "masks of attention",
-        "random, area of attention": "random masks of the same area",
-        "random half": "random masks of half of the pixels",
+        "random, area of attention": "Random masks of the same area",
+        "random half": "Random masks of half of the pixels",
     }
     parts = [
-        f"{masks} {_beside_curve(*by_name[name])}"
+        f"{masks} {_beside_curve(*by_name[name])}."
         for name, masks in said.items()
         if name in by_name
     ]
     return Outcome(
         "One call of a denoiser that is told every pixel's level, beside uniform noise of equal"
-        f" clean accuracy: {'; '.join(parts)} ({distance.difference.n} images).{_again(results)}",
+        f" clean accuracy ({distance.difference.n} images): {' '.join(parts)}{_again(results)}",
         _titled(
             "No new sampler",
             "one call behind random masks",

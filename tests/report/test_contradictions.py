@@ -56,7 +56,7 @@ def test_another_verdict_in_a_row_is_found(book):
     row = next(
         line
         for line in dict(book)["book/findings.md"].splitlines()
-        if line.startswith("| It leaves more than uniform noise at the same clean accuracy")
+        if line.startswith("| The method leaves more than uniform noise at the same clean accuracy")
     )
     verdict = re.search(r"\*\*(.*?)\*\*", row)[1]
     other = "inconclusive" if verdict != "inconclusive" else "verified"
