@@ -144,3 +144,13 @@ def test_bad_input_is_named():
         frontier.height(np.array([0.1, 0.2]), np.array([0.1, 0.2]), np.array([0.1]), "cubic")
     with pytest.raises(ValueError, match="folds must be from 2 to 10"):
         frontier.against_best(flat("ours", 0.8, 0.5), CURVE, folds=1)
+
+
+def test_an_interval_holds_only_differences_that_two_accuracies_can_have():
+    """A steep line, resampled beyond its ends, would be drawn to accuracies above 1."""
+    ends = np.full(16, 0.5), np.full(16, 0.6)
+    curve = [point(name, c, np.full(16, a)) for name, c, a in zip("ab", ends, (0.05, 0.95))]
+    ours = point("ours", np.tile([0.1, 1.0], 8), np.full(16, 0.5))
+    found = frontier.distance(ours, curve)
+    assert found.beyond > 0.1, "the images are such that the line is left"
+    assert found.difference.low >= 0.5 - 1 and found.difference.high <= 0.5

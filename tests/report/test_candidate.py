@@ -44,13 +44,15 @@ def test_what_was_frozen_is_measurable_and_decided_on_images_it_was_not_chosen_o
         assert experiment.split == chosen.split and experiment.key
 
 
-def test_what_adversarial_training_leaves_is_said_beside_it_on_the_same_images(tmp_path):
+def test_what_adversarial_training_leaves_is_said_beside_it_on_the_same_images():
     """With the accuracies of the table, whose rows have these images alone."""
     chosen = Candidate.load()
     said = candidate.beside_training(chosen)
     rows = candidate.table(chosen)
     number = lambda kind, name, side: float(rows.loc[(kind, name), f"{side}, %"].split()[0])
-    for kind in {kind for kind, name in rows.index if name == candidate.TRAINED}:
+    met = {kind for kind, name in rows.index if name == candidate.TRAINED}
+    assert met, "no attack has met adversarial training on these images"
+    for kind in met:
         of = said.partition(f"{kind}, ")[2].partition(" images")[0]
         signed = [
             float(v) * (1 if word == "more" else -1)
