@@ -235,12 +235,22 @@ def scroll_tables(page: BeautifulSoup) -> None:
         for head in table.find_all("th"):
             if not head.get_text(strip=True) and not head.find("img"):
                 head.name = "td"
-        caption = table.find("caption")
-        heading = table.find_previous(["h1", "h2", "h3"])
-        said = (caption or heading or table).get_text(" ", strip=True).rstrip("#")
+        caption = table.find("caption") or entitled(page, table)
+        said = next(caption.stripped_strings, "")
         box = page.new_tag("div", attrs={"class": "table-box", "tabindex": "0", "role": "region"})
         box["aria-label"] = f"Table {i + 1}: {said[:80]}"
         (table.find_parent(class_="pst-scrollable-table-container") or table).wrap(box)
+
+
+def entitled(page: BeautifulSoup, table: Tag) -> Tag:
+    """The caption that a table is given: the heading that it stands under, for those who are read
+    to. Others see that heading.
+    """
+    heading = table.find_previous(["h1", "h2", "h3"])
+    caption = page.new_tag("caption", attrs={"class": "visually-hidden"})
+    caption.string = (heading or table).get_text(" ", strip=True).rstrip("#")
+    table.insert(0, caption)
+    return caption
 
 
 def keep_intervals_whole(page: BeautifulSoup) -> None:
@@ -294,11 +304,9 @@ def tell_figures(page: BeautifulSoup, source: Path, name: str, repository: str) 
         for output, about in zip(drawn(page), notebook_figures(notebook)):
             if "width" in about:  # twice as many pixels as it is wide
                 output.find("img")["width"] = about["width"]
-            if about.get("records"):
-                address = (
-                    f"{repository}/blob/{about.get('commit', 'main')}/chapters/{notebook.name}"
-                )
-                output.append(origin(page, about["records"], root, "the cell above", address))
+            address = f"{repository}/blob/{about.get('commit', 'main')}/chapters/{notebook.name}"
+            records = about.get("records", [])
+            output.append(origin(page, records, root, "the cell above", address))
 
 
 def drawn(page: BeautifulSoup) -> list[Tag]:

@@ -238,9 +238,14 @@ class Known:
     def met(self, attack: str, seed: int = 0) -> dict[str, Records]:
         """Every defence's records under one attack."""
         found = {d: r for (d, a, s), r in self.cells.items() if (a, s) == (attack, seed)}
-        if "none" not in found and (bare := self.cells.get(("none", self.bare(attack), seed))):
+        if bare := self.cells.get(self.alone(attack, seed)):
             found["none"] = bare
         return found
+
+    def alone(self, attack: str, seed: int = 0) -> Cell:
+        """The cell of the bare network under an attack, or under the one that stands for it."""
+        cell = "none", attack, seed
+        return cell if cell in self.cells else ("none", self.bare(attack), seed)
 
     def rivals(self, method: str, attack: str, seed: int = 0) -> dict[tuple[str, str], Judged]:
         """The family of an attack: `method` minus every other defence that met it, by (defence,

@@ -20,6 +20,7 @@ from hetpure_core import Purified
 from hetpure_lab.attacks import ATTACKS, perturb_randomly
 from hetpure_lab.common import specs
 from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import compare
 from hetpure_lab.evidence.outcomes import Outcomes
@@ -56,13 +57,15 @@ def rate(
 
 @dataclass(frozen=True)
 class Predicted:
-    """A defence's compression `rate` beside its accuracy, clean and under attack on `n` images."""
+    """A defence's compression `rate` beside its accuracy, clean and under attack on `n` images of
+    the file `record`."""
 
     defence: str
     rate: float
-    clean: float
-    attacked: float
+    clean: Accuracy
+    attacked: Accuracy
     n: int
+    record: str = ""
 
 
 def predictions(
@@ -74,15 +77,15 @@ def predictions(
 ) -> list[Predicted]:
     """Every purifier of `rates` with at least `least` records under `attack` on the bench, by its
     rate."""
-    met = compare.known(bench, results).met(specs.normal(attack, ATTACKS))
-    found = []
+    known, found = compare.known(bench, results), []
     for defence, rate in rates.items():
-        records = met.get(specs.normal(defence, DEFENCES), {})
+        cell = specs.normal(defence, DEFENCES), specs.normal(attack, ATTACKS), 0
+        records = known.cells.get(cell, {})
         if len(records) < least:
             continue
         outcomes = Outcomes.of(records)
-        clean, attacked = (outcomes.single(c).value for c in ("clean", "adversarial"))
-        found.append(Predicted(defence, rate, clean, attacked, len(records)))
+        sides = (outcomes.single(c) for c in ("clean", "adversarial"))
+        found.append(Predicted(defence, rate, *sides, len(records), known.files[cell]))
     return sorted(found, key=lambda p: p.rate)
 
 
@@ -94,7 +97,8 @@ def agreement(found: Sequence[Predicted]) -> tuple[float, float]:
     """
     if len(found) < 4:
         raise ValueError(f"a rank correlation needs four purifiers, not {len(found)}")
-    if len({p.attacked for p in found}) == 1:
-        raise ValueError(f"all {len(found)} purifiers leave {100 * found[0].attacked:.1f} %")
-    result = spearmanr([-p.rate for p in found], [p.attacked for p in found])
+    left = [p.attacked.value for p in found]
+    if len(set(left)) == 1:
+        raise ValueError(f"all {len(found)} purifiers leave {100 * left[0]:.1f} %")
+    result = spearmanr([-p.rate for p in found], left)
     return float(result.statistic), float(result.pvalue)

@@ -176,15 +176,13 @@ def compared(everything: dict[str, Known]) -> Iterator[Row]:
         if seen is None:
             yield Row(**about, command=_start(claim.rival, claim.table, claim.column))
             continue
-        cells = [(d, seen.attack, 0) for d in (claim.ours, claim.defence)]
-        cells = [c if c in known.cells else (c[0], known.bare(seen.attack), 0) for c in cells]
         yield _judged(
             about,
             seen.judged,
             seen.scale,
             known,
             claim.table.bench,
-            cells,
+            comparisons.cells(claim, seen.attack, known),
             old(claim.claimed, seen.judged),
         )
 

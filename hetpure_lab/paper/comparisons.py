@@ -13,7 +13,7 @@ from hetpure_lab.attacks import ATTACKS
 from hetpure_lab.common import specs
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import compare
-from hetpure_lab.evidence.compare import Judged, Known
+from hetpure_lab.evidence.compare import Cell, Judged, Known
 from hetpure_lab.paper import printed
 from hetpure_lab.paper.protocols import attack_of
 
@@ -116,6 +116,14 @@ def measure(claim: Comparison, known: Known) -> Measured | None:
     attack, judged = max(found, key=lambda pair: pair[1].difference.n)  # the first of equals
     at = compare.scale(claim.table.bench, judged.difference.n, judged.floor, claim.stand_in)
     return Measured(judged, attack, at)
+
+
+def cells(claim: Comparison, attack: str, known: Known) -> list[Cell]:
+    """The cells of the method and of its rival under an attack."""
+    return [
+        known.alone(attack) if defence == "none" else (defence, attack, 0)
+        for defence in (claim.ours, claim.defence)
+    ]
 
 
 def settings(claim: Comparison, known: Known) -> list[str]:

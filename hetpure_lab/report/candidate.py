@@ -13,7 +13,7 @@ from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.evidence import compare, frontier
 from hetpure_lab.evidence.frontier import Distance
-from hetpure_lab.report import premise
+from hetpure_lab.report import premise, tables
 from hetpure_lab.report.premise import Setting
 
 FILE = "candidate.json"
@@ -152,16 +152,16 @@ def _side(trial: Trial) -> str:
 def table(candidate: Candidate, results: Path = RESULTS) -> pd.DataFrame:
     """Clean and attacked accuracy of the candidate, the levels of the curve and the rivals, under
     every attack, as far as there are records."""
-    lines = []
+    lines, files = [], []
     for kind, attack in candidate.attacks.items():
         setting = candidate.setting(attack)
-        shown = {
-            "the candidate": setting.point(candidate.defence, results),
-            **{names.defence(text): setting.point(text, results) for text in setting.uniform()},
-        }
+        places = {"the candidate": (setting, candidate.defence)}
+        places |= {names.defence(text): (setting, text) for text in setting.uniform()}
         for name, (bench, text) in candidate.rivals(attack).items():
-            shown[name] = Setting(bench, attack, candidate.split).point(text, results)
+            places[name] = Setting(bench, attack, candidate.split), text
+        shown = {name: where.point(text, results) for name, (where, text) in places.items()}
         measured = {name: point for name, point in shown.items() if point}
+        files += [f for n in measured for f in premise.record_files(places[n][0], [places[n][1]])]
         curve = setting.curve(results)
         for name, point in measured.items():
             clean, attacked = (stats.mean_rate(v) for v in (point.clean, point.attacked))
@@ -180,7 +180,7 @@ def table(candidate: Candidate, results: Path = RESULTS) -> pd.DataFrame:
             lines.append({"attack": kind, "defence": name} | line | {"minus the curve": beside})
         if not measured:
             lines.append({"attack": kind, "defence": "not measured yet"})
-    return pd.DataFrame(lines).set_index(["attack", "defence"]).fillna("")
+    return tables.behind(pd.DataFrame(lines).set_index(["attack", "defence"]).fillna(""), files)
 
 
 def outcome(results: Path = RESULTS) -> str:

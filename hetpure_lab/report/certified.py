@@ -17,7 +17,7 @@ from hetpure_lab.common import names
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.evidence import certify, records
 from hetpure_lab.evidence.certify import Smoothing
-from hetpure_lab.report import plots
+from hetpure_lab.report import plots, tables
 
 RADII = (0.0, 0.1, 0.25, 0.5)
 REACH = 1.0  # the largest radius that is drawn
@@ -50,12 +50,14 @@ def attacks_on(smoothing: Smoothing, results: Path = RESULTS) -> dict[Path, dict
 
 def table(shown: Sequence[Smoothing], results: Path = RESULTS) -> pd.DataFrame:
     """Certified accuracies at `RADII` with exact intervals, and what attacks on record leave."""
-    lines = {}
+    lines, files = {}, []
     for smoothing in shown:
         found, noise = certify.read(smoothing, results), certify.recorded_spread(smoothing, results)
         if not found:
             continue
-        attacked = certify.broken(list(attacks_on(smoothing, results).values()))
+        on_it = attacks_on(smoothing, results)
+        files += [smoothing.path(results), *on_it]
+        attacked = certify.broken(list(on_it.values()))
         line = {"images": len(found), "votes": smoothing.n}
         line["abstains"] = sum(c.voted is None for c in found)
         line["smallest sigma"] = f"{noise.inner:.3f}"
@@ -65,7 +67,7 @@ def table(shown: Sequence[Smoothing], results: Path = RESULTS) -> pd.DataFrame:
             line[f"left by attacks at {r:g}"] = str(certify.left(attacked, r)) if attacked else "–"
         line["contradicted"] = len(certify.contradicted(found, noise.inner, attacked))
         lines[name(smoothing)] = line
-    return pd.DataFrame(lines).T
+    return tables.behind(pd.DataFrame(lines).T, _named(files, results))
 
 
 def draw(shown: Sequence[Smoothing], results: Path = RESULTS) -> Figure:
@@ -95,9 +97,14 @@ def draw(shown: Sequence[Smoothing], results: Path = RESULTS) -> Figure:
     for row in axes:
         row[0].set_ylabel("right, %")
     figure.tight_layout()
-    plots.note(figure, [f"results/{path.relative_to(results).as_posix()}" for path in files])
+    plots.note(figure, _named(files, results))
     plt.close(figure)  # else a notebook shows it twice
     return figure
+
+
+def _named(files: Sequence[Path], results: Path) -> list[str]:
+    """Files by their path from the repository's root."""
+    return [f"results/{path.relative_to(results).as_posix()}" for path in files]
 
 
 def sentences(shown: Sequence[Smoothing], results: Path = RESULTS) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from pandas.io.formats.style import Styler
 
 from hetpure_lab.audit.checks import Check, Verdict
 from hetpure_lab.paper import elements
@@ -20,7 +19,7 @@ def frame(rows: Sequence[tuple[Check, Verdict]]) -> pd.DataFrame:
     )
 
 
-def show(rows: Sequence[tuple[Check, Verdict]], *columns: str) -> Styler:
+def show(rows: Sequence[tuple[Check, Verdict]], *columns: str) -> tables.Table:
     """The checklist for the page, or some columns of it: verdicts in their colours, chapters and
     records as links.
     """
@@ -28,7 +27,8 @@ def show(rows: Sequence[tuple[Check, Verdict]], *columns: str) -> Styler:
     colour = lambda state: (
         f"color: {figures.STATES[state][0]}; font-weight: bold" if state in figures.STATES else ""
     )
-    styled = tables.show(table).map(colour, subset=["verdict"])
+    said = f"{len(rows)} checks of an audit, and what was seen."
+    styled = tables.show(table, said).map(colour, subset=["verdict"])
     link = lambda number: (
         f'<a href="{path.name}">{number}</a>' if (path := elements.chapter(number)) else str(number)
     )

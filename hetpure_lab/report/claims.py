@@ -200,7 +200,11 @@ BESIDE = {
 def _listed(kind: str, rows: Sequence[Row]) -> str:
     head = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
     name = lambda row: f"[{row.id}](claims/{file(row)})" if kind in WITH_PAGE else f"`{row.id}`"
-    here = lambda row: str(row.measured or text(row.found)[:60] or "–")
+    says = lambda row: str(row.measured or text(row.found)[:60] or "–")
+    linked = lambda row: kind not in WITH_PAGE and row.records  # else its page names them
+    here = lambda row: (
+        f"[{says(row)}](../results/{row.records[0]})" if linked(row) else says(row)
+    )
     line = lambda row: (
         f"| {name(row)} | {text(row.statement)[:160]} | **{row.verdict}** |"
         f" {row.scale or '–'} | {here(row)} |"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hetpure_lab.common import names, specs
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import RESULTS, ablations, compare, frontier
-from hetpure_lab.evidence.compare import Judged
+from hetpure_lab.evidence.compare import Cell, Judged
 from hetpure_lab.networks import benches
 from hetpure_lab.report import candidate, premise, tables
 
@@ -38,7 +38,7 @@ EXACT_L2, CORRECTED_L2, PACKAGED_L2 = LEVELS["L2"].values()
 PHOTOGRAPHS, TEN = "pgd:eps=4/255,eot=4", "imagenet-small-10"
 TOLD = "cifar10-small-ffdnet"  # its denoiser is told every pixel's level
 
-Answer = Callable[[Case], tuple[Judged, str]]  # the difference, and a remark
+Answer = Callable[[Case], tuple[Judged, str, list[str]]]  # difference, remark, files of records
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,15 @@ def versus(
 
     def answer(case: Case) -> tuple[Judged, str]:
         name = other if isinstance(other, str) else other(case)
-        judged = case.judged(case.cell(attack), case.cell(attack, name))
+        pair = case.cell(attack), case.cell(attack, name)
+        judged, files = case.judged(*pair), files_of(case, *pair)
         if other not in BEST:
-            return judged, ""
+            return judged, "", files
         curve = case.known.at_equal_clean(case.defence, case.cell(attack)[1])
         if judged.equal and curve:
-            return curve, f"{names.defence(name)} keeps as much accuracy: the answer of the curve"
-        return judged, edge(case, attack, name)
+            remark = f"{names.defence(name)} keeps as much accuracy: the answer of the curve"
+            return curve, remark, curve_files(case, attack)
+        return judged, edge(case, attack, name), files
 
     return Statement(text, sides, chapter, answer, **options)
 
@@ -79,8 +81,10 @@ def between(attack: str, *others: str) -> Answer:
     """What `attack` leaves minus what the strongest of `others` leaves."""
 
     def answer(case: Case) -> tuple[Judged, str]:
-        found = [case.judged(case.cell(attack), case.cell(other)) for other in others]
-        return max(found, key=lambda j: j.difference.value), ""
+        first = case.cell(attack)
+        found = {other: case.judged(first, case.cell(other)) for other in others}
+        most = max(found, key=lambda other: found[other].difference.value)
+        return found[most], "", files_of(case, first, *(map(case.cell, others)))
 
     return answer
 
@@ -90,7 +94,8 @@ def of_noise(which: Callable[[Case], str], attack: str, other: str) -> Answer:
 
     def answer(case: Case) -> tuple[Judged, str]:
         name = which(case)
-        return case.judged(case.cell(attack, name), case.cell(other, name)), ""
+        pair = case.cell(attack, name), case.cell(other, name)
+        return case.judged(*pair), "", files_of(case, *pair)
 
     return answer
 
@@ -154,7 +159,7 @@ def on_the_curve(
                     case.command(case.cell(attack, f"uniform:t={t}")) for t in (0.05, 0.1, 0.2)
                 )
             )
-        return found, ""
+        return found, "", curve_files(case, attack)
 
     sides = "the method minus the curve of uniform noise"
     return Statement(text, sides, chapter, answer, bench, defence)
@@ -168,12 +173,13 @@ def told(text: str, mask: str) -> Statement:
         found = premise.rows(
             premise.Setting(case.bench), premise.MASKS, {premise.KNOWN_MASKS}, case.results
         )
-        of = {row.name: (row.distance, p) for row, p in zip(found, premise.held(found))}
-        distance, p = of.get(mask, (None, None))
-        if distance is None or p is None:
+        corrected = {row.name: p for row, p in zip(found, premise.held(found))}
+        row = next((row for row in found if row.name == mask and row.distance), None)
+        if row is None:
             raise NotMeasured(f"# {mask}: no records on this bench")
         tests = sum(row.distance is not None for row in found)
-        return _beside_the_curve(distance, p, tests, "premise"), ""
+        judged = _beside_the_curve(row.distance, corrected[mask], tests, "premise")
+        return judged, "", list(row.records)
 
     return Statement(text, f"{mask} minus the curve of uniform noise", 14, answer, TOLD)
 
@@ -184,11 +190,15 @@ def frozen(text: str, attack: str) -> Statement:
     def answer(case: Case) -> tuple[Judged, str]:
         if not (case.results / candidate.FILE).exists():
             raise NotMeasured("# no candidate is frozen")
-        found = candidate.trials(candidate.Candidate.load(case.results), case.results)
+        chosen = candidate.Candidate.load(case.results)
+        found = candidate.trials(chosen, case.results)
         (trial,) = (t for t in found if t.name == attack)
         if trial.distance is None:
             raise NotMeasured(f"# {trial.waits}")
-        return _beside_the_curve(trial.distance, trial.holm, len(found), "candidate"), ""
+        setting = chosen.setting(trial.attack)
+        shown = [chosen.defence, *(p.name for p in setting.curve(case.results))]
+        judged = _beside_the_curve(trial.distance, trial.holm, len(found), "candidate")
+        return judged, "", premise.record_files(setting, shown)
 
     return Statement(text, "the candidate minus the curve of uniform noise", 15, answer, TOLD)
 
@@ -196,6 +206,17 @@ def frozen(text: str, attack: str) -> Statement:
 def _beside_the_curve(d: frontier.Distance, holm: float, tests: int, family: str) -> Judged:
     same = Accuracy(0.0, 0.0, 0.0, d.difference.n)  # by construction, the clean accuracy is equal
     return Judged(d.difference, d.p, holm, tests, same, family=family)
+
+
+def files_of(case: Case, *cells: Cell) -> list[str]:
+    """The files of records of these cells, as far as there are some."""
+    return [case.known.files[cell] for cell in cells if cell in case.known.files]
+
+
+def curve_files(case: Case, attack: str) -> list[str]:
+    """The files of the defence and of the curve of uniform noise under an attack."""
+    levels = case.known.levels(case.cell(attack)[1])
+    return files_of(case, case.cell(attack), *(case.cell(attack, name) for name in levels))
 
 
 def best_point(*grids: str) -> Callable[[Case], str]:
@@ -218,7 +239,7 @@ def vote(case: Case) -> tuple[Judged, str]:
     pair = compare.Pair(
         e.outcomes.majority_correct("adversarial").astype(float), e.rates("adversarial")
     )
-    return compare.judge({"": pair})[""], ""
+    return compare.judge({"": pair})[""], "", files_of(case, case.cell())
 
 
 UNIFORM, TRAINED = "the method minus uniform noise", "the method minus adversarial training"
@@ -483,6 +504,7 @@ class Answered:
     statement: Statement
     judged: Judged | None
     remark: str = ""
+    records: Sequence[str] = ()
 
     @property
     def scale(self) -> str:
@@ -527,9 +549,8 @@ def left(results: Path = RESULTS, norm: str = "Linf") -> dict[str, dict[str, str
     except NotMeasured:
         equal = best
     for defence in dict.fromkeys(("none", "hetpure", equal, best, trained)):
-        found = {
-            column: case.found.get(case.cell(attack, defence)) for column, attack in levels.items()
-        }
+        places = {column: case.cell(attack, defence) for column, attack in levels.items()}
+        found = {column: case.found.get(cell) for column, cell in places.items()}
         first = found["exact gradient"]
         if not any(found.values()) and norm != "Linf":
             continue
@@ -539,7 +560,8 @@ def left(results: Path = RESULTS, norm: str = "Linf") -> dict[str, dict[str, str
         }
         sizes = {len(e.records) for e in found.values() if e}
         rows[names.markup(defence)] = cells | {
-            "images": f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(*sizes) or "–"
+            "images": f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(*sizes) or "–",
+            "records": tables.files(files_of(case, *places.values())),
         }
     return rows
 
@@ -631,12 +653,13 @@ def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
             str(j.difference.n) if j else "–",
         ]
         lines.append(
-            [q.text, q.sides, f"**{found.verdict}**", found.scale, *cells, said, chapter(q.chapter)]
+            [f"**{found.verdict}**", q.text, q.sides, found.scale, *cells, said, chapter(q.chapter)]
         )
+        lines[-1].append(tables.files(found.records))
     head = [
+        "verdict",
         "statement",
         "difference",
-        "verdict",
         "scale",
         "points",
         "p (Holm)",
@@ -644,6 +667,7 @@ def page(results: Path = RESULTS, chapter: Callable[[int], str] = str) -> str:
         "images",
         "beside",
         "chapter",
+        "records",
     ]
     sentences = tables.conclusions(tables.against_the_method("cifar10-small", results=results))
     parts = [

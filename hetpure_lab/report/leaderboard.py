@@ -297,7 +297,7 @@ COLUMNS = [
 ]
 
 
-HEADS = ("attacks", "calls", "front", "scale", "claimed", "scored again", "version")
+HEADS = ("attacks", "calls", "front", "scale", "claimed", "scored again", "version", "records")
 
 
 def page(rows: Sequence[dict]) -> str:
@@ -372,6 +372,7 @@ def _cells(e: dict, front: set[str]) -> Iterator[str]:
         else "not yet"
     )
     yield cell(escape(e["date"]))
+    yield cell(tables.files(e["records"]), len(e["records"]))
 
 
 def file(defence: str, bench: str) -> str:

@@ -12,6 +12,7 @@ from hetpure_lab.common import names, specs
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.evidence.compare import Cell, Known, known
 from hetpure_lab.evidence.outcomes import Outcomes
+from hetpure_lab.report import tables
 
 HEADLINE = "pgd"
 KINDS = {
@@ -41,15 +42,17 @@ def _cells(bench: str, results: Path) -> Iterator[tuple[str, Cell]]:
 
 def table(bench: str, results: Path = RESULTS) -> pd.DataFrame:
     """One line per attack and defence: accuracies with 95 % intervals, and images."""
-    cells, lines = known(bench, results).cells, []
+    found, lines, files = known(bench, results), [], []
     for kind, cell in _cells(bench, results):
-        o = Outcomes.of(cells[cell])
+        o = Outcomes.of(found.cells[cell])
+        files.append(found.files[cell])
         line = {"what may change": kind, "attack": names.attack(cell[1])}
         line |= {"defence": names.defence(cell[0])}
         line |= {title: str(o.single(column)) for title, column in COLUMNS.items()}
-        lines.append(line | {"images": len(cells[cell])})
+        lines.append(line | {"images": len(found.cells[cell])})
     keys = ["what may change", "attack", "defence"]
-    return pd.DataFrame(lines, columns=[*keys, *COLUMNS, "images"]).set_index(keys)
+    frame = pd.DataFrame(lines, columns=[*keys, *COLUMNS, "images"]).set_index(keys)
+    return tables.behind(frame, files)
 
 
 def conclusions(bench: str, results: Path = RESULTS) -> list[str]:

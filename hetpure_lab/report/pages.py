@@ -20,7 +20,7 @@ from hetpure_lab.common.paths import ROOT
 from hetpure_lab.evidence import RESULTS, ablations, compare, studies
 from hetpure_lab.paper import comparisons, elements, printed
 from hetpure_lab.paper.comparisons import Comparison
-from hetpure_lab.report import attack_cost, findings, landing, rivals, zoo
+from hetpure_lab.report import attack_cost, findings, landing, rivals, tables, zoo
 
 KINDS = {
     "Eq": "Equations",
@@ -82,23 +82,10 @@ def _element(row: dict) -> str:
         chapters,
         functions,
         measured,
-        _records(row["records"]),
+        tables.files(row["records"]),
         row["status"],
     )
     return f"| {' | '.join(cells)} |"
-
-
-def _records(files: list[str]) -> str:
-    """How many files, and on a click their keys, each a link to its file, which the book carries
-    along.
-    """
-    if not files:
-        return "–"
-    links = " ".join(
-        f'<a href="../results/{name}">{name.rpartition("--")[2].removesuffix(".jsonl")}</a>'
-        for name in files
-    )
-    return f"<details><summary>{len(files)}</summary>{links}</details>"
 
 
 def _chapter(number: int) -> str:
@@ -146,6 +133,7 @@ COLUMNS = (
     "images",
     "attack",
     "beside",
+    "records",
 )
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
@@ -196,12 +184,13 @@ def _sizes(found: Sequence[int]) -> str:
 
 
 def _line(claim: Comparison, found: dict[str, compare.Known]) -> str:
-    seen = comparisons.measure(claim, found.get(claim.table.bench, compare.Known({})))
+    known = found.get(claim.table.bench, compare.Known({}))
+    seen = comparisons.measure(claim, known)
     if seen is None and claim.variant:
         return ""
     name = f"{claim.rival.method}, {claim.variant}" if claim.variant else claim.rival.method
     verdict = comparisons.verdict(claim, seen)
-    scale, cells = "–", ["–"] * 4 + [""]
+    scale, cells = "–", ["–"] * 4 + ["", ""]
     if seen:
         j, clean = seen.judged, "" if claim.side == "clean" else unbroken(seen.judged.clean)
         beside = "" if claim.side == "clean" and not j.floor else j.beside
@@ -209,6 +198,8 @@ def _line(claim: Comparison, found: dict[str, compare.Known]) -> str:
             seen.scale,
             [unbroken(j.difference), clean, str(j.difference.n), names.markup(seen.attack), beside],
         )
+        pair = comparisons.cells(claim, seen.attack, known)
+        cells.append(tables.files([known.files[cell] for cell in pair]))
     return (
         f"| **{verdict}** | {scale} | {name} | {claim.column} | {claim.claimed:+z.2f} |"
         f" {' | '.join(cells)} |\n"
@@ -254,7 +245,9 @@ def _cost(results: Path) -> str:
     lines = [f"| {how} | {seconds:.0%} | {held:.0%} |" for how, (seconds, held) in saved.items()]
     return (
         f"{said}, and of processor time and held bytes\n([chapter"
-        f" 10](../chapters/10_cost.ipynb)):\n\n{head}" + "\n".join(lines)
+        f" 10](../chapters/10_cost.ipynb)):\n\n{head}"
+        + "\n".join(lines)
+        + f"\n\n{_study('cost', results)}"
     )
 
 
@@ -266,10 +259,17 @@ def _consistency(results: Path) -> str:
         "| of clean images | n | single step (U = 10) minus repetition (U = 20) | the single step's"
         " is |\n|---|---|---|---|\n"
     )
-    return head + "\n".join(
+    table = head + "\n".join(
         f"| {name} | {' | '.join(map(str, row))} |"
         for name, row in studies.resampled(rows).iterrows()
     )
+    return f"{table}\n\n{_study('consistency', results)}"
+
+
+def _study(name: str, results: Path) -> str:
+    """The link to a study's file."""
+    path = studies.path(name, "cifar10-small", results=results)
+    return tables.files([path.relative_to(results).as_posix()])
 
 
 def _distances(results: Path) -> str:
@@ -280,10 +280,11 @@ def _distances(results: Path) -> str:
         "| images | against | n | method minus the other | the method's distance is"
         " |\n|---|---|---|---|---|\n"
     )
-    return head + "\n".join(
+    table = head + "\n".join(
         f"| {' | '.join(map(str, [images, names.markup(other), *found]))} |"
         for images, other, *found in studies.nearer(rows).itertuples(index=False)
     )
+    return f"{table}\n\n{_study('distance', results)}"
 
 
 def _grid_lines(name: str, results: Path) -> str:
@@ -298,8 +299,14 @@ def _grid_lines(name: str, results: Path) -> str:
         " |\n|---|---|---|---|---|\n"
     )
     table = ablations.against(found, reference, results=results)
-    return head + "\n".join(
-        f"| {label} | {' | '.join(map(str, row.drop('p')))} |" for label, row in table.iterrows()
+    records = ablations.files(ablations.experiments(name), found)
+    return (
+        head
+        + "\n".join(
+            f"| {label} | {' | '.join(map(str, row.drop('p')))} |"
+            for label, row in table.iterrows()
+        )
+        + f"\n\n{tables.files(records)}"
     )
 
 

@@ -15,6 +15,7 @@ from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.defences import DEFENCES
 
 ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
@@ -106,6 +107,12 @@ def origin(figure: Figure) -> dict:
     cell and the commit.
     """
     return {"records": getattr(figure, "records", [])}
+
+
+def reach(a: Accuracy) -> list[list[float]]:
+    """How far an interval reaches below and above its value, in per cent, as error bars take it."""
+    # an interval without width may miss its value by a rounding error
+    return [[100 * max(0.0, a.value - a.low)], [100 * max(0.0, a.high - a.value)]]
 
 
 def photographs(figure: Figure) -> bool:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.evidence import compression, studies
-from hetpure_lab.report import plots
+from hetpure_lab.report import plots, tables
 
 ATTACKS = {"known noise": compression.KNOWN_NOISE, "fresh noise": "pgd"}
 
@@ -46,9 +46,19 @@ def table(bench: str, results: Path = RESULTS) -> pd.DataFrame:
         line = {"defence": names.defence(name), "left of a difference, %": str(rate)}
         for noise, predicted in found.items():
             one = next((p for p in predicted if p.defence == name), None)
-            line[f"right, {noise}, %"] = f"{100 * one.attacked:.1f} ({one.n})" if one else ""
+            line[f"right, {noise}, %"] = f"{one.attacked} ({one.n})" if one else ""
         lines.append(line)
-    return pd.DataFrame(lines).set_index("defence") if lines else pd.DataFrame()
+    if not lines:
+        return pd.DataFrame()
+    return tables.behind(pd.DataFrame(lines).set_index("defence"), _files(bench, found, results))
+
+
+def _files(
+    bench: str, found: dict[str, list[compression.Predicted]], results: Path
+) -> list[str]:
+    """The study's file and those of the attacks, from the repository's root."""
+    study = studies.path("compression", bench, results=results).relative_to(results).as_posix()
+    return [f"results/{name}" for name in (study, *(p.record for ps in found.values() for p in ps))]
 
 
 def draw(bench: str, results: Path = RESULTS) -> Figure | None:
@@ -57,13 +67,14 @@ def draw(bench: str, results: Path = RESULTS) -> Figure | None:
     if len(found) < 4:
         return None
     figure, axis = plt.subplots(figsize=(0.7 * plots.WIDTH, 2.6))
+    left = rates(bench, results)
     for p in found:
-        place = 100 * p.rate, 100 * p.attacked
-        axis.plot(*place, "o", color=plots.colour(p.defence), ms=5)
+        place = 100 * p.rate, 100 * p.attacked.value
+        x, y = (plots.reach(a) for a in (left[p.defence], p.attacked))
+        axis.errorbar(*place, xerr=x, yerr=y, fmt="o", color=plots.colour(p.defence), ms=5, lw=0.6)
         if p.defence in NAMED:
             axis.annotate(NAMED[p.defence], place, (4, 3), textcoords="offset points", fontsize=8)
-    file = studies.path("compression", bench)
-    plots.note(figure, [file.relative_to(RESULTS.parent).as_posix()])
+    plots.note(figure, _files(bench, {"fresh noise": found}, results))
     axis.set_xlabel("left of a small random difference, %")
     axis.set_ylabel("right under attack, %")
     return figure
@@ -84,7 +95,7 @@ def _order(found: list[compression.Predicted]) -> str:
         return f"nothing can be put in order, since {reason}"
     side = "more" if r > 0 else "*less*"
     word = f"more compression goes with {side} accuracy" if p < 0.05 else "no order is found"
-    low, high = (100 * end(f.attacked for f in found) for end in (min, max))
+    low, high = (100 * end(f.attacked.value for f in found) for end in (min, max))
     return (
         f"{word} (Spearman's {r:+.2f}, p = {p:.2g}, {len(found)} purifiers, accuracies from"
         f" {low:.1f} to {high:.1f} %)"

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.evidence import Experiment, compare, frontier, read
 from hetpure_lab.evidence.frontier import Distance, Point
-from hetpure_lab.report import plots
+from hetpure_lab.report import plots, tables
 
 LEVELS = (0.05, 0.075, 0.1, 0.14, 0.2, 0.3)
 KNOWN = "pgd:frozen=mask"
@@ -80,6 +79,7 @@ class Row:
     point: Point
     distance: Distance | None
     reason: str = ""
+    records: tuple[str, ...] = ()  # of the point and of the curve
 
 
 def rows(
@@ -92,11 +92,18 @@ def rows(
         faced = replace(setting, attack=KNOWN) if name in known else setting
         if (point := faced.point(text, results)) is None:
             continue
-        try:
-            found.append(Row(name, point, frontier.distance(point, measured_on(point, curve))))
-        except ValueError as error:
-            found.append(Row(name, point, None, str(error)))
+        files = record_files(faced, [text]) + record_files(setting, [p.name for p in curve])
+        place, reason = beside(point, curve)
+        found.append(Row(name, point, place, reason, tuple(files)))
     return found
+
+
+def beside(point: Point, curve: Sequence[Point]) -> tuple[Distance | None, str]:
+    """The distance of a point to the curve, or None and the reason."""
+    try:
+        return frontier.distance(point, measured_on(point, curve)), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def measured_on(point: Point, curve: Sequence[Point]) -> list[Point]:
@@ -112,11 +119,8 @@ def held(found: Sequence[Row]) -> list[float | None]:
     return [next(corrected) if r.distance else None for r in found]
 
 
-def table(found: Sequence[Row]) -> pd.DataFrame | Markdown:
-    """Rows as text: accuracies with intervals, distance in points, corrected p-value, images; a
-    sentence if there are none."""
-    if not found:
-        return Markdown("Not measured yet.")
+def table(found: Sequence[Row]) -> pd.DataFrame:
+    """Rows as text: accuracies with intervals, distance in points, corrected p-value, images."""
     lines = {}
     for r, p in zip(found, held(found)):
         clean, attacked = (stats.mean_rate(v) for v in (r.point.clean, r.point.attacked))
@@ -127,7 +131,8 @@ def table(found: Sequence[Row]) -> pd.DataFrame | Markdown:
             "p (Holm)": "" if p is None else f"{p:.3f}",
             "images": r.distance.difference.n if r.distance else len(r.point.images),
         }
-    return pd.DataFrame(lines).T
+    frame = pd.DataFrame(lines).T.rename_axis("defence")
+    return tables.behind(frame, [name for r in found for name in r.records])
 
 
 def conclusions(found: Sequence[Row]) -> list[str]:
@@ -163,12 +168,11 @@ def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figu
         )
     for k, r in enumerate(found):
         clean, attacked = (stats.mean_rate(v) for v in (r.point.clean, r.point.attacked))
-        reach = lambda a: [[100 * (a.value - a.low)], [100 * (a.high - a.value)]]
         axis.errorbar(
             100 * clean.value,
             100 * attacked.value,
-            xerr=reach(clean),
-            yerr=reach(attacked),
+            xerr=plots.reach(clean),
+            yerr=plots.reach(attacked),
             fmt="osD^vPX"[k % 7],
             ms=4,
             lw=0.6,
@@ -176,6 +180,7 @@ def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figu
         )
     axis.set(xlabel="clean, %", ylabel="attacked, %")
     axis.legend(frameon=False, fontsize=6)
+    plots.note(figure, [name for r in found for name in r.records])
     plots.note(figure, record_files(setting, [p.name for p in curve]))
     plt.close(figure)  # else a notebook shows it twice
     return figure
@@ -189,16 +194,17 @@ def record_files(setting: Setting, texts: Sequence[str]) -> list[str]:
 def efforts(bench: str, defences: dict[str, str], results: Path = RESULTS) -> pd.DataFrame:
     """Attacked accuracy under growing attacks, each on all of its images, in percent with intervals
     and their number."""
-    lines = {}
+    lines, files = {}, []
     for name, text in defences.items():
-        points = {
-            what: Setting(bench, attack).point(text, results) for what, attack in EFFORTS.items()
-        }
+        settings = {what: Setting(bench, attack) for what, attack in EFFORTS.items()}
+        points = {what: setting.point(text, results) for what, setting in settings.items()}
+        for what in (what for what, point in points.items() if point):
+            files += record_files(settings[what], [text])
         lines[name] = {
             what: f"{stats.mean_rate(p.attacked)} ({len(p.images)})" if p else "not measured"
             for what, p in points.items()
         }
-    return pd.DataFrame(lines).T
+    return tables.behind(pd.DataFrame(lines).T.rename_axis("defence"), files)
 
 
 def weakened(
@@ -218,11 +224,12 @@ def weakened(
 def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
     """Clean and attacked accuracy on every bench of `ELSEWHERE`: one-call uniform noise and
     `defences`, as far as they have records."""
-    lines = []
+    lines, files = [], []
     for place, where in ELSEWHERE.items():
         setting = Setting(*where)
         curve, uniform = setting.curve(results), setting.uniform()
         found = {text: setting.point(text, results) for text in [*uniform, *defences]}
+        files += record_files(setting, [text for text, point in found.items() if point])
         for text, point in found.items():
             if point is None:
                 continue
@@ -232,7 +239,7 @@ def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
             lines.append(line | {"minus the curve": "" if text in uniform else apart(point, curve)})
         if not any(found.values()):
             lines.append({"networks": place, "defence": "not measured yet"})
-    return pd.DataFrame(lines).set_index(["networks", "defence"]).fillna("")
+    return tables.behind(pd.DataFrame(lines).set_index(["networks", "defence"]).fillna(""), files)
 
 
 def chance(p: float) -> str:
@@ -242,10 +249,8 @@ def chance(p: float) -> str:
 
 def apart(point: Point, curve: Sequence[Point]) -> str:
     """The distance to a curve, or why there is none."""
-    try:
-        return str(frontier.distance(point, measured_on(point, curve)).difference)
-    except ValueError as error:
-        return str(error)
+    found, reason = beside(point, curve)
+    return str(found.difference) if found else reason
 
 
 def answers(found: Sequence[Row], bench: str, results: Path = RESULTS) -> list[str]:

@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 from torch import Tensor
 
 from hetpure_core import HetPure
 from hetpure_lab import data as lab_data
 from hetpure_lab import evidence
-from hetpure_lab.attacks import Attack
+from hetpure_lab.attacks import ATTACKS, Attack
 from hetpure_lab.common import names, specs, stats
 from hetpure_lab.common.paths import HOME
 from hetpure_lab.cost import planner
@@ -86,9 +85,9 @@ def live(
     }
 
 
-def outcome_table(runs: Runs) -> pd.DataFrame:
+def outcome_table(runs: Runs) -> tables.Table:
     """Accuracy with 95 % intervals per defence: clean, under random noise and attacked, for one
-    purification and for the vote of all.
+    purification and for the vote of all. The caption says on how many images, and how attacked.
     """
     outcomes = {name: Outcomes.of(records) for name, records in runs.items()}
     table = {
@@ -99,7 +98,18 @@ def outcome_table(runs: Runs) -> pd.DataFrame:
         for name, o in outcomes.items()
     }
     n, K = max((o.correct("clean").shape for o in outcomes.values()), key=lambda shape: shape[1])
-    return pd.DataFrame(table).T.rename_axis(f"n = {n}, K = {K}")
+    attack = names.attack(specs.write(_config(runs)["attack"], ATTACKS))
+    said = (
+        f"Right in this run, in per cent with 95 % intervals: {n} images, {attack}, {K}"
+        " purifications of each image; 'vote' is their majority."
+    )
+    return tables.show(pd.DataFrame(table).T.rename_axis("defence"), said)
+
+
+def _config(runs: Runs) -> dict:
+    """The settings of the records of the last defence: the undefended network, which comes first,
+    needs a shorter attack."""
+    return next(iter(runs[list(runs)[-1]].values()))["config"]
 
 
 def answer(method: HetPure, usual: HetPure, masks: Sequence[Tensor], runs: Runs) -> Markdown:
@@ -143,7 +153,8 @@ def _against_uniform(outcomes: dict[str, Outcomes], method: str) -> str:
 
 def network_table(bench: Bench) -> pd.DataFrame:
     """The cards of a bench's networks."""
-    return pd.DataFrame({name: _facts(benches.card(name)) for name in bench.weights}).fillna("")
+    cards = {name: _facts(benches.card(name)) for name in bench.weights}
+    return pd.DataFrame(cards).fillna("").rename_axis("network")
 
 
 def _facts(about: dict) -> dict[str, str]:
@@ -208,18 +219,15 @@ def paired(rows: Sequence[dict], method: str, bench: str) -> pd.DataFrame:
         said = {"n": p["n"], "difference, points": str(p["difference"])}
         judged = {"the method is": p["verdict"], "beside": tables.beside(p["judged"])}
         lines[name] = said | corrected | judged
-    return pd.DataFrame(lines).T
+    frame = pd.DataFrame(lines).T.rename_axis("defence")
+    return tables.behind(frame, [f"{bench}/{r['file']}" for r in rows if r["defence"] in lines])
 
 
-def or_nothing(frame: pd.DataFrame) -> pd.DataFrame | Styler | Markdown:
-    """A table for display, with links to its records if it names them, or a sentence where there is
+def or_nothing(frame: pd.DataFrame, caption: str = "") -> tables.Table | Markdown:
+    """A table for display with its caption and links to its records, or a sentence where there is
     no record yet.
     """
-    if not len(frame):
-        return Markdown("Not measured yet.")
-    if not pd.api.types.is_integer_dtype(frame.index):  # the index names what was compared
-        frame = frame.reset_index(names=["bench", "defence"][-frame.index.nlevels :])
-    return tables.show(frame)
+    return tables.show(frame, caption) if len(frame) else Markdown("Not measured yet.")
 
 
 VERDICTS = {
@@ -251,9 +259,11 @@ def radius_effect(rows: dict[float, Sequence[dict]], bench: str) -> pd.DataFrame
         name: tables.compare(RESULTS / bench / large[name], RESULTS / bench / small[name])
         for name in both
     }
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {name: {"n": p["n"], "change, points": str(p["difference"])} for name, p in pairs.items()}
     ).T
+    records = [f"{bench}/{found[name]}" for name in both for found in (small, large)]
+    return tables.behind(frame.rename_axis("defence"), records)
 
 
 def claimed_points(table: str) -> list[tuple[str, str, float, float]]:

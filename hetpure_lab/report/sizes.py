@@ -17,7 +17,8 @@ from hetpure_lab.defences import DEFENCES
 from hetpure_lab.evidence import frontier
 from hetpure_lab.evidence.frontier import Distance, Point
 from hetpure_lab.networks import benches
-from hetpure_lab.report.premise import LEVELS, Setting, measured_on
+from hetpure_lab.report import tables
+from hetpure_lab.report.premise import LEVELS, Setting, measured_on, record_files
 
 BENCHES = ("cifar10-small-narrow", "cifar10-small", "cifar10-small-wide")
 ERROR = "mse_0.1"  # of the predicted noise at the level of the method's clean accuracy
@@ -72,12 +73,15 @@ def _place(bench: str, defence: str, attack: str, results: Path) -> Place:
 def table(results: Path = RESULTS, attack: str = "pgd") -> pd.DataFrame:
     """Error, accuracies and distance per bench and defence, for denoisers that are trained; what
     was not measured behind them says so."""
-    lines = {}
+    lines, files = {}, []
     for name, text in DEFENDED.items():
         for place in places(text, attack, results):
             if place.error is not None:
                 lines[name, names.bench(place.bench)] = _line(place)
-    return pd.DataFrame(lines).T.fillna("")
+                shown = [text] * bool(place.point) + [p.name for p in place.curve]
+                files += record_files(Setting(place.bench, attack), shown)
+    frame = pd.DataFrame(lines).T.fillna("").rename_axis(["defence", "networks"])
+    return tables.behind(frame, files)
 
 
 def _line(place: Place) -> dict[str, str]:

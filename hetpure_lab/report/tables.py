@@ -4,9 +4,10 @@ which file.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from html import escape
@@ -180,44 +181,106 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
 
 
 SPECS = ("defence", "defence here", "attack", "spec", "longer", "strided")  # columns
+VERDICTS = (  # columns of one word, which come first
+    "verdict",
+    "accuracy is",
+    "the method is",
+    "the single step's is",
+    "the method's distance is",
+)
 LONG = 20  # rows; the page folds longer tables and lets them be filtered
 GOOD = ("supported", "yes", "passed", "higher", "nearer")
 BAD = ("contradicted", "no", "failed", "lower", "farther")
 
 
-def show(frame: pd.DataFrame, caption: str = "") -> Styler:
-    """A table for the page: small print, no index, the verdict first, people's names with the spec
-    one hover away, whole intervals.
-
-    Each record is a link to its file, which the book carries along, or the options that make it;
-    notes stand below the caption, each once. The page's script folds a table of more than `LONG`
-    rows and gives it a filter.
+class Table(Styler):
+    """A table for the page that reads as text where pages are not shown. The same table has the
+    same bytes in every run.
     """
+
+    def __init__(self, frame: pd.DataFrame, caption: str = ""):
+        digest = hashlib.sha256(f"{caption}\n{frame.to_csv()}".encode()).hexdigest()
+        super().__init__(frame, uuid=digest[:8], uuid_len=8, cell_ids=False)
+
+    def __repr__(self) -> str:
+        return self.data.to_string(index=False)
+
+
+def show(frame: pd.DataFrame, caption: str = "") -> Table:
+    """A table for the page: small print, the verdict first, people's names with the spec one hover
+    away, whole intervals. An index that names the lines becomes the first columns.
+
+    The caption says what is shown, on which images, under which attack. Below it stand notes, each
+    once, and the files behind the whole table (`behind`). A record of a line is a link to its file,
+    which the book carries along, or the options that make it. The page's script folds a table of
+    more than `LONG` rows and gives it a filter.
+    """
+    records = frame.attrs.get("records", ())
+    if frame.index.names != [None] or not pd.api.types.is_integer_dtype(frame.index):
+        frame = frame.reset_index(names=_unnamed(frame.index.names))
     notes = {
         text: i for i, text in enumerate(dict.fromkeys(filter(None, frame.get("note", []))), 1)
     }
-    frame = frame[sorted(frame, key=lambda column: column != "verdict")]
-    formats = dict.fromkeys(frame.select_dtypes(exclude="number"), unbroken) | dict.fromkeys(
-        SPECS, called
-    )
-    formats |= dict.fromkeys(TESTS.values(), lambda p: f"{float(p):.2g}")
-    formats |= {"record": linked, "note": lambda text: str(notes.get(text, "")), "verdict": verdict}
-    styled = frame.style.hide(axis="index").format({c: f for c, f in formats.items() if c in frame})
-    styled = styled.format_index(
+    frame = frame[sorted(frame, key=lambda column: column not in VERDICTS)]
+    said = [escape(caption)] if caption else []
+    said += [f"{i}: {noted(text)}" for text, i in notes.items()]
+    said += [files(records)] if records else []
+    table = Table(frame, caption).hide(axis="index").format(_formats(frame, notes))
+    table = table.format_index(
         lambda column: called(column) if column in ("none", "hetpure") or ":" in column else column,
         axis=1,
     )
-    said = [escape(caption)] if caption else []
-    if said or notes:
-        styled = styled.set_caption(
-            "<br>".join([*said, *(f"{i}: {noted(text)}" for text, i in notes.items())])
-        )
-        styled = styled.set_table_styles(
-            [{"selector": "caption", "props": "caption-side: top; text-align: left"}]
-        )
+    if said:
+        table = table.set_caption("<br>".join(said))
     kind = "dataframe beside" if "type" in frame else "dataframe"  # its first column is narrow
     kind += " long" if len(frame) > LONG else ""
-    return styled.set_table_attributes(f'class="{kind}" style="font-size: 75%"')
+    return table.set_table_attributes(f'class="{kind}" style="font-size: 75%"')
+
+
+def _unnamed(names: Sequence[str | None]) -> list[str]:
+    """Names of an index's levels; those without one have none to read, and differ."""
+    return [name or " " * i for i, name in enumerate(names)]
+
+
+def _formats(frame: pd.DataFrame, notes: dict[str, int]) -> dict[str, Callable]:
+    """How the cells of each column are written."""
+    numbers = frame.select_dtypes("number")
+    found = dict.fromkeys(frame, unbroken) | dict.fromkeys(numbers, "{:.6g}".format)
+    found |= dict.fromkeys(SPECS, called)
+    found |= dict.fromkeys(TESTS.values(), lambda p: f"{float(p):.2g}")
+    found |= dict.fromkeys(VERDICTS, verdict)
+    found |= {"record": linked, "note": lambda text: str(notes.get(text, ""))}
+    return {column: how for column, how in found.items() if column in frame}
+
+
+def behind(frame: pd.DataFrame, records: Iterable[str]) -> pd.DataFrame:
+    """`frame`, and the files of ``results/`` that it was made from, for `show` to name."""
+    frame.attrs["records"] = tuple(dict.fromkeys(r.removeprefix("results/") for r in records))
+    return frame
+
+
+def stacked(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Frames one below the other, each under its name, with the records of all; no empty ones."""
+    kept = {name: frame for name, frame in frames.items() if len(frame)}
+    records = [name for frame in kept.values() for name in frame.attrs.get("records", ())]
+    bare = {name: behind(frame.copy(), ()) for name, frame in kept.items()}
+    return behind(pd.concat(bare) if bare else pd.DataFrame(), records)
+
+
+def files(records: Sequence[str], root: str = "../results/") -> str:
+    """Files of records behind a click, each a link that leads from a page or a notebook; a dash for
+    none.
+    """
+    if not records:
+        return "–"
+    names = [name.removeprefix("results/") for name in records]
+    links = " ".join(f'<a href="{root}{name}">{_key(name)}</a>' for name in names)
+    count = f"{len(records)} file{'s' if len(records) > 1 else ''} of records"
+    return f"<details><summary>{count}</summary>{links}</details>"
+
+
+def _key(record: str) -> str:
+    return record.rpartition("--")[2].removesuffix(".jsonl").rpartition("/")[2]
 
 
 def linked(record: str) -> str:
@@ -228,8 +291,7 @@ def linked(record: str) -> str:
     """
     if record.startswith("--") or record.startswith("hetpure "):
         return f"<code>{escape(record)}</code>"
-    key = record.rpartition("--")[2].removesuffix(".jsonl")
-    return record and f'<a href="../results/{record}">{key}</a>'
+    return record and f'<a href="../results/{record}">{_key(record)}</a>'
 
 
 def called(spec: object) -> str:
@@ -312,9 +374,10 @@ def every_attack(bench: str, norm: str = "Linf", results: Path = RESULTS) -> pd.
         ):
             lines.setdefault(r["attack"], {})[r["defence"]] = counted(r, "adversarial_single")
     columns = sorted({name for line in lines.values() for name in line}, key=_price, reverse=True)
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {"attack": a} | {name: line.get(name, "") for name in columns} for a, line in lines.items()
     )
+    return behind(frame, [f"{bench}/{r['file']}" for r in rows if r["defence"] in columns])
 
 
 def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, str]:
@@ -443,7 +506,8 @@ def against_the_method(
             TESTS["p (vote, McNemar)"]: pair[TESTS["p (vote, McNemar)"]],
         }
         lines.append(line | tested | {"verdict": judged.word, "beside": beside(judged)})
-    return pd.DataFrame(lines)
+    records = [f"{bench}/{rows[name]['file']}" for name in (method, *found)]
+    return behind(pd.DataFrame(lines), records)
 
 
 UNDETECTABLE = "no difference could have been found"
@@ -536,7 +600,11 @@ def diffpure(
     cells = {
         name: {f"t* = {t}": cell(spec.format(t)) for t in levels} for name, spec in SAMPLERS.items()
     }
-    return pd.DataFrame({"sampler": name, "calls": calls[name]} | cells[name] for name in SAMPLERS)
+    frame = pd.DataFrame({"sampler": name, "calls": calls[name]} | cells[name] for name in SAMPLERS)
+    shown = [
+        specs.normal(spec.format(t), DEFENCES) for spec in SAMPLERS.values() for t in levels
+    ]
+    return behind(frame, [f"{bench}/{rows[name]['file']}" for name in shown if name in rows])
 
 
 def rival_row(defence: str, method: str, bench: str, results: Path = RESULTS) -> pd.DataFrame:

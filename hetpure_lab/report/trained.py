@@ -11,6 +11,7 @@ from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.evidence import compare
 from hetpure_lab.evidence.compare import Judged, Pair, Records, known
+from hetpure_lab.report import tables
 
 PLAIN = "cifar10-small"
 TRAINED = {
@@ -22,31 +23,33 @@ PURIFIERS = ("uniform:t=0.05", "uniform:t=0.1", "hetpure")
 
 @dataclass(frozen=True)
 class Row:
-    """A purifier with a trained network: its records, and those of what it is compared with."""
+    """A purifier with a trained network: its records, those of what it is compared with, and the
+    `files` of both."""
 
     purifier: str
     network: str
     than: str
     records: Records
     others: Records
+    files: tuple[str, str]
 
 
 def rows(attack: str = "pgd", results: Path = RESULTS) -> list[Row]:
     """Every purifier that met the attack with a trained network, against itself with plain networks
     and against the bare classifier where that has met the attack."""
-    plain = known(PLAIN, results).met(attack)
-    found = []
+    plain, found = known(PLAIN, results), []
     for bench, network in TRAINED.items():
-        met = known(bench, results).met(attack)
+        trained = known(bench, results)
         for purifier in PURIFIERS:
-            if purifier not in met:
-                continue
-            for than, others in (
-                ("the same with plain networks", plain.get(purifier)),
-                ("that classifier without a purifier", met.get("none")),
+            ours = purifier, attack, 0
+            for than, where, theirs in (
+                ("the same with plain networks", plain, ours),
+                ("that classifier without a purifier", trained, trained.alone(attack)),
             ):
-                if others and met[purifier].keys() & others.keys():
-                    found.append(Row(purifier, network, than, met[purifier], others))
+                records, others = trained.cells.get(ours, {}), where.cells.get(theirs, {})
+                if records.keys() & others.keys():
+                    files = trained.files[ours], where.files[theirs]
+                    found.append(Row(purifier, network, than, records, others, files))
     return found
 
 
@@ -68,9 +71,9 @@ def table(found: list[Row]) -> pd.DataFrame:
             for side in ("clean", "adversarial")
         )
         line = {"defence": names.defence(r.purifier), "with": r.network}
-        line |= {"clean, %": str(clean), "attacked, %": str(attacked), "against": r.than}
-        lines.append(line | {k: v for k, v in j.cells.items() if k != "p"})
-    return pd.DataFrame(lines)
+        line |= {"against": r.than} | {k: v for k, v in j.cells.items() if k != "p"}
+        lines.append(line | {"clean, %": str(clean), "attacked, %": str(attacked)})
+    return tables.behind(pd.DataFrame(lines), [name for r in found for name in r.files])
 
 
 def conclusions(found: list[Row]) -> list[str]:

@@ -11,6 +11,7 @@ from hetpure_lab.audit.flags import MEANING
 from hetpure_lab.common import stats
 from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.evidence import RESULTS, compare
+from hetpure_lab.report import tables
 
 REAL, KNOWN = "cifar10-small", "world"
 
@@ -52,6 +53,7 @@ def page(results: Path = RESULTS) -> str:
         [
             HEAD,
             f"## What each adds\n\n{_summary(found[REAL], said)}\n\n{table}\n",
+            f"{tables.files([faults.ZOO])}\n",
             f"## What goes wrong, and where\n\n{_explained()}\n",
             f"## Where this was measured\n\n{_places(found)}\n",
         ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hetpure_core import Purified, Uniform, linear_schedule
 from hetpure_lab import data, evidence
 from hetpure_lab.attacks import Undefended
+from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.evidence import Experiment, compression
 from hetpure_lab.evidence.compression import Predicted
 from hetpure_lab.networks import benches
@@ -62,16 +63,18 @@ def test_the_table_holds_rates_beside_what_records_say(tmp_path):
     path = Experiment(found[0].defence, attack, K=2).path(tmp_path)
     rows = [json.loads(line) for line in path.read_text().splitlines() if '"image"' in line]
     right = [label == r["label"] for r in rows for label in r["adversarial"]["labels"]]
-    assert math.isclose(found[0].attacked, sum(right) / len(right)) and found[0].n == 2
+    assert math.isclose(found[0].attacked.value, sum(right) / len(right)) and found[0].n == 2
     assert compression.predictions(rates, bench.name, "pgd", tmp_path) == []
     assert compression.predictions(rates, bench.name, attack, tmp_path, least=3) == []
 
 
 def test_agreement_is_one_where_the_strongest_compression_is_the_most_accurate():
-    found = [Predicted(f"{i}", rate, 1, 1 - rate, 1) for i, rate in enumerate((0.1, 0.2, 0.5, 1))]
+    at = lambda v: Accuracy(v, v, v, 1)
+    rates = (0.1, 0.2, 0.5, 1)
+    found = [Predicted(f"{i}", rate, at(1), at(1 - rate), 1) for i, rate in enumerate(rates)]
     assert compression.agreement(found)[0] == pytest.approx(1)
     with pytest.raises(ValueError, match="four purifiers, not 3"):
         compression.agreement(found[:3])
-    equal = [Predicted(f"{i}", i / 10, 1, 0.0, 1) for i in range(1, 6)]
+    equal = [Predicted(f"{i}", i / 10, at(1), at(0.0), 1) for i in range(1, 6)]
     with pytest.raises(ValueError, match="all 5 purifiers leave 0.0 %"):
         compression.agreement(equal)

@@ -35,9 +35,12 @@ def test_the_table_begins_with_the_strongest_compression(written):
     assert shown["left of a difference, %"].str.split(" ").str[0].tolist() == [
         f"{100 * rate:.1f}" for rate in sorted(LEFT.values())
     ]
-    assert shown["right, fresh noise, %"].tolist() == [
-        f"{100 * (1 - rate):.1f} (40)" for rate in sorted(LEFT.values())
+    fresh = shown["right, fresh noise, %"]
+    assert fresh.str.split(" ").str[0].tolist() == [
+        f"{100 * (1 - rate):.1f}" for rate in sorted(LEFT.values())
     ]
+    assert fresh.str.contains("[", regex=False).all() and fresh.str.endswith("(40)").all()
+    assert len(shown.attrs["records"]) == 2 + len(LEFT), "a table names all files behind it"
     assert (shown["right, known noise, %"] != "").tolist() == [True, False, False, False]
 
 
