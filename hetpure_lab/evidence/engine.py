@@ -6,6 +6,7 @@ K of the clean image and of a random perturbation of equal norm (the null contro
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,8 +169,12 @@ def check_radius(experiment: Experiment) -> None:
     more than they hold.
     """
     attack = specs.parse(experiment.attack, ATTACKS)[1]
-    if attack.norm == "Linf" and attack.eps and not 1 / 255 - 1e-6 <= attack.eps < 128 / 255:
-        says = f"an l-infinity radius is from 1/255 to 127/255, not {attack.eps:.4g}"
+    names = {"Linf": ("an l-infinity", 128 / 255, " to 127/255"), "L2": ("an l2", math.inf, " on")}
+    if attack.norm not in names:
+        return
+    name, most, to = names[attack.norm]
+    if not 1 / 255 - 1e-6 <= attack.eps < most:
+        says = f"{name} radius is from 1/255{to}, not {attack.eps:.4g}"
         raise ValueError(f"adversarial images are stored as 8-bit differences: {says}")
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hetpure_lab.attacks.threat import NORMS
 from hetpure_lab.common import names
 from hetpure_lab.common.paths import RESULTS
+from hetpure_lab.common.stats import Accuracy
 from hetpure_lab.evidence import certify, records
 from hetpure_lab.evidence.certify import Smoothing
 from hetpure_lab.report import plots, tables
@@ -72,7 +74,7 @@ def table(shown: Sequence[Smoothing], results: Path = RESULTS) -> pd.DataFrame:
 
 def draw(shown: Sequence[Smoothing], results: Path = RESULTS) -> Figure:
     """Below the lower line it is proven, above the upper line it is refuted, between nobody
-    knows."""
+    knows; bands are 95 % intervals over images."""
     shown = [s for s in shown if certify.read(s, results)]
     size = (plots.WIDTH, 2.6 * -(-len(shown) // 2))
     figure, axes = plt.subplots(-(-len(shown) // 2), 2, figsize=size, sharey=True, squeeze=False)
@@ -81,17 +83,14 @@ def draw(shown: Sequence[Smoothing], results: Path = RESULTS) -> Figure:
         axis.set_axis_off()
     for axis, smoothing in zip(axes.flat, shown):
         found, noise = certify.read(smoothing, results), certify.recorded_spread(smoothing, results)
-        proven = [100 * certify.certified(found, noise.inner, r).value for r in radii]
-        axis.fill_between(radii, 0, proven, color=plots.COLOURS["uniform"], alpha=0.3, lw=0)
-        axis.plot(radii, proven, color=plots.COLOURS["uniform"], label="certified")
+        proven = [certify.certified(found, noise.inner, r) for r in radii]
+        _band(axis, radii, proven, "uniform", "-", "certified")
         on_it = attacks_on(smoothing, results)
         files += [smoothing.path(results), *on_it]
         if attacked := certify.broken(list(on_it.values())):
-            kept = [100 * certify.left(attacked, r).value for r in radii]
-            axis.plot(
-                radii, kept, color=plots.COLOURS["hetpure"], ls="--", label="not yet attacked"
-            )
-        axis.set_title(name(smoothing), fontsize=6)
+            kept = [certify.left(attacked, r) for r in radii]
+            _band(axis, radii, kept, "hetpure", "--", "not yet attacked")
+        axis.set_title(f"{name(smoothing)}, {plots.sizes([len(found)])}", fontsize=6)
         axis.set(xlabel="l2 radius", ylim=(0, 100))
         axis.legend(frameon=False, fontsize=6)
     for row in axes:
@@ -100,6 +99,15 @@ def draw(shown: Sequence[Smoothing], results: Path = RESULTS) -> Figure:
     plots.note(figure, _named(files, results))
     plt.close(figure)  # else a notebook shows it twice
     return figure
+
+
+def _band(
+    axis: Axes, radii: np.ndarray, points: Sequence[Accuracy], role: str, style: str, label: str
+) -> None:
+    """A curve over radii with the intervals of its points."""
+    low, value, high = ([100 * getattr(a, k) for a in points] for k in ("low", "value", "high"))
+    axis.fill_between(radii, low, high, color=plots.COLOURS[role], alpha=0.15, lw=0)
+    axis.plot(radii, value, color=plots.COLOURS[role], ls=style, label=label)
 
 
 def _named(files: Sequence[Path], results: Path) -> list[str]:

@@ -103,7 +103,8 @@ def interval_plot(axis: Axes, lines: dict[str, dict[str, Accuracy]]) -> None:
         yticklabels=[textwrap.fill(label, 36) for label in lines],
         xlim=(0, 100),
     )
-    axis.set_xlabel("single-shot accuracy, %")
+    every = plots.sizes(a.n for line in lines.values() for a in line.values())
+    axis.set_xlabel(f"single-shot accuracy, %, {every}")
     if lines:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
@@ -173,7 +174,7 @@ def pareto_plot(axis: Axes, rows: Sequence[dict]) -> None:
     axis.minorticks_off()
     axis.set_xlim(-0.3, 2 * dearest + 1)
     axis.set(
-        xlabel="denoiser calls per answer",
+        xlabel=f"denoiser calls per answer ({plots.sizes(r['n'] for r in rows)})",
         ylabel="single-shot accuracy under attack, %",
         ylim=(0, None),
     )
@@ -196,7 +197,8 @@ def threshold(
         axis.fill_between(x, low, high, color=plots.COLOURS[column], alpha=0.15, linewidth=0)
         axis.plot(x, value, "o-", color=plots.COLOURS[column], markersize=4, label=COLUMNS[column])
     axis.axvline(chosen, color=plots.COLOURS["paper"], linewidth=1)
-    axis.set(ylim=(0, 100), ylabel="single-shot accuracy, %")
+    every = plots.sizes(a.n for points in curves.values() for a in points)
+    axis.set(ylim=(0, 100), ylabel=f"accuracy, %, {every}")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
@@ -244,7 +246,9 @@ def forest(axis: Axes, lines: dict[str, tuple[str, Accuracy]], tolerance: float)
         else 10
     )
     axis.set_xscale("symlog", linthresh=10)
-    axis.set(xlim=(-1.1 * reach, 1.1 * reach), xlabel="headline minus this attack, points")
+    every = plots.sizes(d.n for _, d in lines.values())
+    axis.set_xlim(-1.1 * reach, 1.1 * reach)
+    axis.set_xlabel(f"headline minus this attack, points, {every}")
     axis.set_xticks(
         [t for t in ticks if abs(t) <= reach], [str(t) for t in ticks if abs(t) <= reach]
     )
@@ -278,12 +282,12 @@ def ladder(axis: Axes, rungs: dict[str, Accuracy | None]) -> None:
             axis.barh(-i, 100 * a.value, height=0.6, color=plots.COLOURS["adversarial"], alpha=0.7)
             axis.hlines(-i, 100 * a.low, 100 * a.high, color="black", linewidth=1)
             axis.text(100 * a.high + 1.5, -i, f"{100 * a.value:.1f}", va="center")
-    n = next((f", n = {a.n}" for a in rungs.values() if a), "")
+    every = plots.sizes(a.n for a in rungs.values() if a)
     axis.set(
         yticks=[-i for i in range(len(rungs))],
         yticklabels=list(rungs),
         xlim=(0, 100),
-        xlabel=f"accuracy under attack, %{n}",
+        xlabel=f"accuracy under attack, %, {every}",
     )
     axis.grid(False, axis="y")
 
@@ -313,7 +317,8 @@ def consistency(axes: Sequence[Axes], rows: pd.DataFrame) -> None:
                 label,
                 100 if column == "right" else 1,
             )
-        axis.set(xlabel="U", ylabel=title, xticks=(1, 5, 10, 20))
+        every = plots.sizes([rows.dropna(subset=column).image.nunique()])
+        axis.set(xlabel=f"U ({every})", ylabel=title, xticks=(1, 5, 10, 20))
     axes[0].axhline(1, color=plots.COLOURS["paper"], linewidth=0.8, zorder=0)
     axes[0].figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False

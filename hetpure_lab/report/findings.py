@@ -463,8 +463,7 @@ STATEMENTS = (
     ),
     told(
         "Masks of attention, with a denoiser that is told every pixel's level, leave more than"
-        " uniform"
-        " noise at the same clean accuracy.",
+        " uniform noise at the same clean accuracy.",
         "attention",
     ),
     told(
@@ -490,8 +489,7 @@ STATEMENTS = (
     ),
     frozen(
         "Random masks of half of the pixels leave more than uniform noise in the l2 ball under"
-        " an attack that was written"
-        " against them.",
+        " an attack that was written against them.",
         "l2, written against it",
     ),
 )

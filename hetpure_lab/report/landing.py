@@ -495,6 +495,16 @@ def say_found(results: Path = RESULTS) -> list[Path]:
     return changed
 
 
+README = ROOT / "README.md"
+ANSWER = "<!-- what is left: written by hetpure pages -->"  # before and after the sentences
+
+
+def say_answer(results: Path = RESULTS, readme: Path = README) -> None:
+    """Write the three sentences between their marks in the README."""
+    before, _, after = readme.read_text().split(ANSWER)
+    readme.write_text(f"{before}{ANSWER}\n\n{answer(results)}\n{ANSWER}{after}")
+
+
 def with_outcome(text: str, outcome: Outcome) -> str:
     """A chapter's first cell with this outcome in and under its title, in place of an older one."""
     title, _, rest = text.partition("\n")

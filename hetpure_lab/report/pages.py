@@ -391,6 +391,7 @@ PAGES |= {f"_include/{name}": part for name, part in attack_cost.INCLUDES.items(
 def main(argv: Sequence[str] | None = None) -> None:
     for path in landing.say_found():  # first: pages name chapters by their titles
         print(path.relative_to(ROOT))
+    landing.say_answer()
     for name, page in PAGES.items():
         path = ROOT / "book" / name
         path.parent.mkdir(exist_ok=True)

@@ -47,7 +47,8 @@ def by_votes(sizes: Sequence[int], accuracies: dict[str, Sequence[Accuracy]]) ->
         axis.errorbar(
             sizes, value, yerr=[value - low, high - value], label=figures.COLUMNS[column], **look
         )
-    axis.set(xlabel="votes S", ylabel="accuracy of the majority, %", ylim=(0, 100))
+    every = plots.sizes(a.n for points in accuracies.values() for a in points)
+    axis.set(xlabel=f"votes S ({every})", ylabel="accuracy of the majority, %", ylim=(0, 100))
     axis.set(xscale="log", xticks=sizes, xticklabels=sizes)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     return figure

@@ -5,7 +5,7 @@ PNG.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -107,6 +107,12 @@ def origin(figure: Figure) -> dict:
     cell and the commit.
     """
     return {"records": getattr(figure, "records", [])}
+
+
+def sizes(counts: Iterable[int]) -> str:
+    """On how many images a figure's values are: "n = 64", or "n = 32 to 128"."""
+    found = sorted(set(counts)) or [0]
+    return f"n = {' to '.join(map(str, dict.fromkeys((found[0], found[-1]))))}"
 
 
 def reach(a: Accuracy) -> list[list[float]]:

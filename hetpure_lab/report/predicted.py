@@ -76,7 +76,7 @@ def draw(bench: str, results: Path = RESULTS) -> Figure | None:
             axis.annotate(NAMED[p.defence], place, (4, 3), textcoords="offset points", fontsize=8)
     plots.note(figure, _files(bench, {"fresh noise": found}, results))
     axis.set_xlabel("left of a small random difference, %")
-    axis.set_ylabel("right under attack, %")
+    axis.set_ylabel(f"right under attack, %, {plots.sizes(p.n for p in found)}")
     return figure
 
 

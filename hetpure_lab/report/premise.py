@@ -178,7 +178,8 @@ def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figu
             lw=0.6,
             label=r.name,
         )
-    axis.set(xlabel="clean, %", ylabel="attacked, %")
+    every = plots.sizes(len(p.images) for p in [*curve, *(r.point for r in found)])
+    axis.set(xlabel=f"clean, % ({every})", ylabel="attacked, %")
     axis.legend(frameon=False, fontsize=6)
     plots.note(figure, [name for r in found for name in r.records])
     plots.note(figure, record_files(setting, [p.name for p in curve]))

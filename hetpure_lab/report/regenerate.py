@@ -234,7 +234,9 @@ VERDICTS = {
     "higher": "Under attack the method leaves **more** than {}.",
     "lower": "Under attack the method leaves **less** than {}.",
     "inconclusive": "Under attack the method is **not told apart** from {}.",
-    tables.FLOOR: "Nothing is decided against {}: one of the two keeps too little clean accuracy.",
+    tables.AT_FLOOR: (
+        "Nothing is decided against {}: one of the two keeps too little clean accuracy."
+    ),
 }
 
 
@@ -244,7 +246,7 @@ def verdicts(pairs: pd.DataFrame) -> str:
         return "No record compares the method with another defence yet."
     said: dict[str, list[str]] = {}
     for name, row in pairs.iterrows():
-        kind = tables.FLOOR if row["beside"] == tables.FLOOR else row["the method is"]
+        kind = tables.AT_FLOOR if row["beside"] == tables.AT_FLOOR else row["the method is"]
         said.setdefault(kind, []).append(names.markup(name))
     return " ".join(VERDICTS[k].format("; ".join(said[k])) for k in VERDICTS if k in said)
 

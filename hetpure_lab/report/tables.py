@@ -308,7 +308,9 @@ def noted(text: str) -> str:
 
 
 def unbroken(cell: object) -> str:
-    """Text whose intervals stay on one line: ``64.1 [51.6, 76.6]``."""
+    """Text whose intervals stay on one line: ``64.1 [51.6, 76.6]``; what holds or not as a word."""
+    if isinstance(cell, bool | np.bool_):
+        return "yes" if cell else "no"
     return re.sub(
         r"-?[\d.]+ \[[^\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), escape(str(cell))
     )
@@ -519,14 +521,14 @@ def detectable(pair: dict) -> str:
     return UNDETECTABLE if found == "none" else found
 
 
-FLOOR = "at the floor, one of the two keeps too little clean accuracy: cannot decide"
+AT_FLOOR = "at the floor, one of the two keeps too little clean accuracy: cannot decide"
 
 
 def beside(judged: Judged) -> str:
     """What must be said beside a verdict (`Judged.beside`) to a reader who has not met the floor's
     name, and without a sign."""
     if judged.floor or not judged.beside:
-        return FLOOR if judged.floor else ""
+        return AT_FLOOR if judged.floor else ""
     return f"clean accuracy is {stats.more_or_less(judged.clean)}"
 
 

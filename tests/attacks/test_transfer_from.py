@@ -79,3 +79,17 @@ def test_a_bench_of_other_images_or_none_is_one_sentence(bench, says):
     with pytest.raises(ValueError, match=says) as error:
         Experiment("uniform", f"transfer-from:bench={bench}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "undefended"])
+def test_an_image_does_not_feel_its_neighbours(gradient, source, sample):
+    """Alone and among others an image has the same adversarial image, whatever the batch."""
+    (x, y, ids), defence = sample, PARTS.defended(Uniform(0.2, 2))
+    attack = TransferFrom(bench="other", gradient=gradient, **SAME)
+    together, _ = attack.run(defence, x, y, ids)
+    for i in (0, 3):
+        alone, _ = attack.run(defence, x[i : i + 1], y[i : i + 1], ids[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i])
+    moved = x.flip(0)
+    other, _ = attack.run(defence, torch.cat([x[:1], moved[1:]]), y, ids)
+    torch.testing.assert_close(other[0], together[0])

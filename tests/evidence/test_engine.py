@@ -60,6 +60,15 @@ def test_radii_are_shown_as_people_write_them_and_mean_the_same(text):
     assert specs.readable("hetpure:steps=2,U=3") == "hetpure:steps=2,U=3"
 
 
+@pytest.mark.parametrize(
+    "ball", ["eps=0", "eps=1/510", "eps=0.6", "norm=L2,eps=0", "norm=L2,eps=0.003"]
+)
+def test_a_radius_that_8_bits_cannot_hold_is_refused_before_any_work(ball, images, tmp_path):
+    with pytest.raises(ValueError, match="radius is from 1/255"):
+        evidence.run(Experiment("none", f"pgd:{ball}"), images, progress=False, results=tmp_path)
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
 def test_an_experiment_is_its_settings_not_its_wording():
     assert Experiment("hetpure", FAST).key == Experiment("hetpure:tau=0.8,U=10", FAST).key
     assert (

@@ -56,6 +56,17 @@ def test_the_numbers_are_those_of_the_records():
     assert f"{abs(100 * d.difference.value):.1f} points" in said
 
 
+def test_the_readme_carries_the_same_sentences(tmp_path):
+    assert landing.README.read_text().split(landing.ANSWER)[1].strip() == landing.answer().strip()
+    copy = tmp_path / "README.md"
+    copy.write_text(landing.README.read_text())
+    landing.say_answer(tmp_path, copy)
+    before, said, after = copy.read_text().split(landing.ANSWER)
+    assert "Nothing is measured" in said and before + after in landing.README.read_text().replace(
+        landing.ANSWER + landing.README.read_text().split(landing.ANSWER)[1] + landing.ANSWER, ""
+    )
+
+
 def test_without_records_the_page_says_so(tmp_path):
     assert "Nothing is measured" in landing.answer(tmp_path) and landing.scale(tmp_path) == ""
     said = landing.outcomes(tmp_path)
