@@ -155,7 +155,8 @@ def _single_draws(results: Path) -> Outcome:
     attacks = (tables.BUDGET[name] for name in ("autoattack", "autoattack-corrected"))
     pair = _pair(*(_under(results, attack) for attack in attacks), BENCH, results)
     what = "AutoAttack as packaged, deciding on single draws,"
-    return Outcome(_said(pair, what, "AutoAttack with averaged decisions"))
+    title = _titled("Shortcuts", "AutoAttack as packaged", "averaged decisions", _word(pair))
+    return Outcome(_said(pair, what, "AutoAttack with averaged decisions"), title)
 
 
 def _under(results: Path, attack: str) -> dict | None:
@@ -173,14 +174,17 @@ def outcomes(results: Path = RESULTS) -> dict[int, Outcome]:
     """The outcome of each chapter."""
     return {
         1: Outcome(
-            "Noise in, noise out: one formula takes an image to any time and back, by DDPM or DDIM."
+            "Noise in, noise out: one formula takes an image to any time and back, by DDPM or"
+            " DDIM.",
+            "Noise and denoise: one formula takes an image to any level and back",
         ),
         2: Outcome(
             "Read to the letter, the printed mask holds at most one pixel per block. Min-max"
-            " scaling repairs it."
+            " scaling repairs it.",
+            "The mask: as printed it holds at most one pixel per block",
         ),
-        3: Outcome(_readings(results)),
-        4: Outcome(_surrogate(results)),
+        3: _readings(results),
+        4: _surrogate(results),
         5: _at_equal_accuracy(results),
         6: _other_bench("Street numbers", "svhn-small", None, results),
         7: _other_bench("Photographs", "imagenet-small-10", 4 / 255, results),
@@ -253,31 +257,35 @@ def _rows(results: Path, attack: str = ATTACK) -> dict[str, dict]:
     return {r["defence"]: r for r in tables.common(BENCH, attack=attack, results=results)}
 
 
-def _readings(results: Path) -> str:
+def _readings(results: Path) -> Outcome:
     found = ablations.records(ablations.experiments("order"), results)
     if not {"paper", "released"} <= set(found):
-        return (
+        return Outcome(
             "One algorithm, three readings: the paper's, the released code's, and repeated"
             " resampling."
         )
     sides = ablations.established({"order": found}, results)["order: released"]
     under, without = sides["under attack"], sides["without attack"]
     papers = "the paper's"
-    return (
+    return Outcome(
         "One algorithm has three readings. Under attack the released code's"
         f" {_leaves(under.difference, under.word, papers, 'leaves')} ({under.difference.n} images)."
-        f" Without attack it {_leaves(without.difference, '', '', 'keeps')}."
+        f" Without attack it {_leaves(without.difference, '', '', 'keeps')}.",
+        _titled("Two stages, three readings", "the released code's", papers, under.word),
     )
 
 
-def _surrogate(results: Path) -> str:
+def _surrogate(results: Path) -> Outcome:
     pair = _pair(*(_under(results, a) for a in (STAND_IN, ATTACK)), BENCH, results)
     if pair is None:
-        return "Exact gradients through every step, in memory that does not grow with the defence."
+        return Outcome(
+            "Exact gradients through every step, in memory that does not grow with the defence."
+        )
     told = _leaves(pair["difference"], pair["verdict"], "the exact gradient", "leaves")
-    return (
+    return Outcome(
         f"The released attack takes the gradient of a stand-in. It {told}"
-        f" ({pair['difference'].n} images)."
+        f" ({pair['difference'].n} images).",
+        _titled("The attack", "the released gradient", "the exact one", _word(pair)),
     )
 
 
