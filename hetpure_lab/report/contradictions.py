@@ -160,7 +160,7 @@ LISTS = {
     "More accurate under attack than the method": LOWER,
     "inconclusive against": OPEN,
     "Under attack the method is not told apart from": OPEN,
-    "Inconclusive": OPEN,
+    "Not told apart from the method": OPEN,
 }
 LIST = re.compile(rf"({'|'.join(LISTS)}):? (.*)")
 HEADLINE = ("book/findings.md", "chapters/05")  # where a list is under the headline attack
@@ -178,12 +178,13 @@ def of_lists(place: str, line: str) -> Iterator[Answer]:
     found = LIST.search(plain)
     if not found or not place.startswith(HEADLINE):
         return
-    items = [item.split(" (another")[0].strip(" .") for item in found[2].split("; ")]
-    for item in items:
+    counted = re.match(r"(\d+) of \d+\.", found[2])
+    listed = found[2].partition("At equal clean accuracy: ")[2] if counted else found[2]
+    for item in filter(None, (item.strip(" .") for item in listed.split("; "))):
         yield Answer(place, f"the method beside {item}", LISTS[found[1]], plain)
-    if place == HEADLINE[0] and LISTS[found[1]] != OPEN:
+    if counted and LISTS[found[1]] != OPEN:
         question = f"how many beside which the method is {LISTS[found[1]]}"
-        yield Answer(place, question, str(len(items)), plain)
+        yield Answer(place, question, counted[1], plain)
 
 
 # ---- answers in sentences --------------------------------------------------------------------

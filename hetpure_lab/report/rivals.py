@@ -82,7 +82,7 @@ def page(slug: str, results: Path = RESULTS) -> str:
 def _text(slug: str) -> str:
     path = TEXTS / f"{slug}.md"
     said = path.read_text().strip() if path.exists() else f"# {title(slug)}\n\n{docstring(slug)}"
-    return f"{said}\n\n*One of the defences of [chapter 11](../../chapters/11_rivals.ipynb).*"
+    return f"{said}\n\n*In [chapter 11](../../chapters/11_rivals.ipynb).*"
 
 
 def _picture(slug: str) -> str:
@@ -91,9 +91,8 @@ def _picture(slug: str) -> str:
         return ""
     alt = f"What {names.defence(slug)} does to four images, row by row."
     caption = (
-        "The first images of the sample, nobody picked them: the image, states on the way where"
-        " there are any, the result, and what changed (grey is nothing, black and white a quarter"
-        " of the range)."
+        "The first images of the sample: the image, states on the way, the result, and what changed"
+        " (grey is nothing, black and white a quarter of the range)."
     )
     return f"```{{figure}} ../../figures/{path.name}\n:alt: {alt}\n\n{caption}\n```"
 
@@ -160,15 +159,17 @@ def _against_the_method(slug: str, results: Path) -> str:
     pairs = tables.against_the_method(BENCH, results=results)
     own = [] if pairs.empty else pairs[pairs["defence"].str.partition(":")[0] == slug].itertuples()
     lines = [
-        f"- {tables.called(row.defence)}: {tables.unbroken(row.difference)} points, n = {row.n}:"
-        f" {tables.verdict(row.verdict)}{f' ({row.beside})' if row.beside else ''}"
+        {
+            "it is": row.verdict,
+            "defence": row.defence,
+            "n": row.n,
+            "minus the method, points": row.difference,
+            "without attack": row.beside,
+        }
         for row in own
     ]
-    said = (
-        "Accuracy under exact PGD, this defence minus the method, on the same images; the verdict"
-        " is after Holm's correction:"
-    )
-    return "\n".join([said, "", *lines]) if lines else ""
+    said = "Under exact PGD, on the same images, after Holm's correction:"
+    return f"{said}\n\n{_table(pd.DataFrame(lines))}" if lines else ""
 
 
 def printed_as(slug: str) -> str:
@@ -206,6 +207,7 @@ def _linked(record: str) -> str:
 
 
 WRITTEN = {
+    "it is": tables.verdict,
     "defence": tables.called,
     "attack": tables.called,
     "networks": names.bench,

@@ -658,33 +658,28 @@ def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
 
 
 def conclusions(pairs: pd.DataFrame) -> list[str]:
-    """What the corrected tests allow one to say of every row against the method, in sentences."""
+    """What the corrected tests allow one to say of every row against the method, in sentences: how
+    many are of each verdict, and the names of those that keep as much without attack. The table has
+    the others.
+    """
     if pairs.empty:
         return ["No record compares a rival with the method yet."]
-    words = {
-        "higher": "More accurate under attack than the method",
-        "lower": "Less accurate under attack than the method",
-        "inconclusive": "Inconclusive",
-    }
-    remark = lambda r: (
-        " (too little clean accuracy)"
-        if "floor" in r.beside
-        else " (another clean accuracy)"
-        if r.beside
-        else ""
-    )
-    called = {
-        w: [names.markup(r.defence) + remark(r) for r in pairs.itertuples() if r.verdict == v]
-        for v, w in words.items()
-    }
-    said = [f"**{word}**: {'; '.join(found)}." for word, found in called.items() if found]
-    told_apart = [
-        names.markup(name)
-        for name, p in zip(pairs["defence"], pairs["p (vote, McNemar, Holm)"])
-        if p < 0.05
-    ]
-    said.append(
-        f"**Told apart by their votes, after Holm's correction for {len(pairs)} tests**:"
-        f" {'; '.join(told_apart) or 'none'}."
-    )
+    every, floor = f"of {len(pairs)}", pairs["beside"].str.contains("floor")
+    said = []
+    for word, name in CONCLUDED.items():
+        found = pairs[(pairs["verdict"] == word) & ~floor]
+        equal = "; ".join(map(names.markup, found[found["beside"] == ""]["defence"]))
+        line = f"**{name}**: {len(found)} {every}"
+        said.append(f"{line}. At equal clean accuracy: {equal}." if equal else f"{line}.")
+    if floor.any():
+        said.append(f"**Too little clean accuracy to be judged**: {floor.sum()} {every}.")
+    told_apart = (pairs["p (vote, McNemar, Holm)"] < 0.05).sum()
+    said.append(f"**Told apart by their votes, after Holm's correction**: {told_apart} {every}.")
     return said
+
+
+CONCLUDED = {
+    "higher": "More accurate under attack than the method",
+    "lower": "Less accurate under attack than the method",
+    "inconclusive": "Not told apart from the method",
+}

@@ -660,10 +660,11 @@ def test_conclusions_follow_from_the_verdicts():
     pairs["p (vote, McNemar, Holm)"] = [0.04, 1, 0.06, 0.07]
     said = [re.sub("<[^>]*>", "", sentence) for sentence in tables.conclusions(pairs)]
     assert said == [
-        "**More accurate under attack than the method**: d.",
-        "**Less accurate under attack than the method**: a; c (another clean accuracy).",
-        "**Inconclusive**: b (too little clean accuracy).",
-        "**Told apart by their votes, after Holm's correction for 4 tests**: a.",
+        "**More accurate under attack than the method**: 1 of 4. At equal clean accuracy: d.",
+        "**Less accurate under attack than the method**: 2 of 4. At equal clean accuracy: a.",
+        "**Not told apart from the method**: 0 of 4.",
+        "**Too little clean accuracy to be judged**: 1 of 4.",
+        "**Told apart by their votes, after Holm's correction**: 1 of 4.",
     ]
     assert "No record" in tables.conclusions(pd.DataFrame())[0]
 
