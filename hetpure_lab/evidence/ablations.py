@@ -196,7 +196,7 @@ def established(grids: dict[str, Found], results: Path = RESULTS) -> dict[str, d
     here and in `against`.
     """
     pairs = {
-        (f"{name}: {label}", side): pair
+        (place(name, label), side): pair
         for name, found in grids.items()
         for side, column in SIDES.items()
         for label, pair in _pairs(found, GRIDS[name].reference, column).items()
@@ -205,11 +205,16 @@ def established(grids: dict[str, Found], results: Path = RESULTS) -> dict[str, d
     for name, found in grids.items():
         for side, column in SIDES.items():
             known = _known(found, GRIDS[name].reference, column, results)
-            every |= {(f"{name}: {label}", side): judged for label, judged in known.items()}
+            every |= {(place(name, label), side): judged for label, judged in known.items()}
     return {
         point: {side: every[point, side] for side in SIDES}
         for point in dict.fromkeys(point for point, _ in pairs)
     }
+
+
+def place(grid: str, label: str) -> str:
+    """What a point is called among those of all grids: "mask: attention", "tau = 0.3"."""
+    return label if label.startswith(f"{grid} = ") else f"{grid}: {label}"
 
 
 def side_by_side(points: dict[str, dict[str, Judged]]) -> pd.DataFrame:

@@ -221,7 +221,7 @@ def show(frame: pd.DataFrame, caption: str = "") -> Table:
     notes = {
         text: i for i, text in enumerate(dict.fromkeys(filter(None, frame.get("note", []))), 1)
     }
-    frame = frame[sorted(frame, key=lambda column: column not in VERDICTS)]
+    frame = frame[sorted(frame, key=lambda column: column not in VERDICTS)]  # stable
     said = [escape(caption)] if caption else []
     said += [f"{i}: {noted(text)}" for text, i in notes.items()]
     said += [files(records)] if records else []
@@ -243,14 +243,12 @@ def _unnamed(names: Sequence[str | None]) -> list[str]:
 
 
 def _formats(frame: pd.DataFrame, notes: dict[str, int]) -> dict[str, Callable]:
-    """How the cells of each column are written."""
-    numbers = frame.select_dtypes("number")
-    found = dict.fromkeys(frame, unbroken) | dict.fromkeys(numbers, "{:.6g}".format)
-    found |= dict.fromkeys(SPECS, called)
-    found |= dict.fromkeys(TESTS.values(), lambda p: f"{float(p):.2g}")
-    found |= dict.fromkeys(VERDICTS, verdict)
-    found |= {"record": linked, "note": lambda text: str(notes.get(text, ""))}
-    return {column: how for column, how in found.items() if column in frame}
+    """How the cells of each column are written: by its name, below a head over several too."""
+    known = dict.fromkeys(SPECS, called) | dict.fromkeys(VERDICTS, verdict)
+    known |= dict.fromkeys(TESTS.values(), lambda p: f"{float(p):.2g}")
+    known |= {"record": linked, "note": lambda text: str(notes.get(text, ""))}
+    name = lambda column: column[-1] if isinstance(column, tuple) else column
+    return {column: known.get(name(column), unbroken) for column in frame}
 
 
 def behind(frame: pd.DataFrame, records: Iterable[str]) -> pd.DataFrame:
@@ -311,6 +309,8 @@ def unbroken(cell: object) -> str:
     """Text whose intervals stay on one line: ``64.1 [51.6, 76.6]``; what holds or not as a word."""
     if isinstance(cell, bool | np.bool_):
         return "yes" if cell else "no"
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
     return re.sub(
         r"-?[\d.]+ \[[^\]]*\]", lambda found: found[0].replace(" ", "\u00a0"), escape(str(cell))
     )

@@ -147,7 +147,7 @@ def test_one_comparison_has_one_answer_however_it_is_asked():
         reference = ablations.GRIDS[grid].reference
         table, both = ablations.against(found, reference), ablations.established({grid: found})
         for label in table.index:
-            test = both[f"{grid}: {label}"]["under attack"]
+            test = both[ablations.place(grid, label)]["under attack"]
             assert table.loc[label, "accuracy is"] == test.word
             assert test == compare.in_family(found[label], found[reference])
     one, two = ("hetpure", "pgd", 0), ("uniform:t=0.1", "pgd", 0)
