@@ -1,17 +1,21 @@
-"""The wheel away from the checkout: it carries networks and cards, and runs in any folder.
+"""The project away from its checkout: as a wheel, and as the archive that chapters fetch on Colab.
 
-It is built as ``python -m build`` does, from the files that are tracked, unpacked into an empty
-folder, and used in a working folder that is somebody else's repository.
+The wheel is built as ``python -m build`` does, from the files that are tracked, unpacked into an
+empty folder, and used in a working folder that is somebody else's repository.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -46,26 +50,32 @@ print(json.dumps([next(iter(read(file).values()))["commit"], len(read(file))]))
 """
 
 
+INSTALLED = (
+    "hetpure_core.py",
+    "hetpure_lab/",
+    "weights/",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
+
+
+def files(root: Path, wanted: tuple[str, ...]) -> list[str]:
+    """The names of the repository's files that begin so."""
+    if not (root / ".git").exists():
+        pytest.skip("which files are tracked is known in a checkout only")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout
+    return [n for n in names.split("\0") if n.startswith(wanted) and (root / n).is_file()]
+
+
 @pytest.fixture(scope="module")
 def wheel(root, tmp_path_factory) -> Path:
     """The wheel, built from a copy of the tracked files."""
-    if not (root / ".git").exists():
-        pytest.skip("which files are tracked is known in a checkout only")
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    wanted = (
-        "hetpure_core.py",
-        "hetpure_lab/",
-        "weights/",
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-    )
-    names = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout
-    for name in filter(lambda name: name.startswith(wanted), names.split("\0")):
-        if (root / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, source / name)
+    for name in files(root, INSTALLED):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, source / name)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "."]
     done = subprocess.run([*build, "-w", str(target)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -207,3 +217,108 @@ def test_the_base_dependencies_are_enough_and_each_is_needed(wheel, root, tmp_pa
 def test_what_the_base_leaves_out_are_extras(root):
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert {"lab", "book", "test", "scale", "clients"} <= extras["optional-dependencies"].keys()
+
+
+# ---- chapters without a checkout -----------------------------------------------------------------
+
+FROM = {  # the first cell that reads records; those before it that are run declare and import
+    "05_cifar10": "cell-027",
+    "10_cost": "cell-034",
+    "11_rivals": "cell-068",
+    "14_premise": "cell-018",
+    "15_candidate": "literal",
+}
+
+# Runs cells of chapters as a kernel does, and writes what each shows: a stop at the first error.
+CELLS = """
+import ast, json, sys
+import matplotlib
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+def texts(caught):
+    for output in caught.outputs:
+        plain = output.data.get("text/plain", "")
+        yield "" if plain.startswith("Empty DataFrame") else json.dumps(output.data, default=str)
+    yield caught.stdout
+
+matplotlib.use("agg")
+shell, said = InteractiveShell.instance(), {}
+for chapter, first in json.loads(sys.argv[2]).items():
+    shell.reset()
+    cells = json.load(open(f"{sys.argv[1]}/{chapter}.ipynb", encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    ids = [cell["id"] for cell in code]
+    head = next(i for i, c in enumerate(code) if "notebook.start" in "".join(c["source"]))
+    for cell in code[: head + 1] + code[max(head + 1, ids.index(first)) :]:
+        source = "".join(cell["source"])
+        with capture_output() as caught:
+            done = shell.run_cell(source, store_history=True)
+        if not done.success:
+            sys.exit(f"{chapter}, {cell['id']}: {caught.stdout[-3000:]}")
+        shown = list(texts(caught))
+        if "matplotlib.pyplot" in sys.modules:
+            import matplotlib.pyplot as plt
+            shown += ["figure"] * len(plt.get_fignums())
+            plt.close("all")
+        ends = isinstance(ast.parse(source).body[-1], ast.Expr)
+        said[f"{chapter}, {cell['id']}"] = "".join(shown) if ends else None
+import hetpure_lab
+json.dump({"where": hetpure_lab.__file__, "said": said}, open(sys.argv[3], "w"))
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path) -> Path:
+    """The Python of a fresh environment that has the packages of this one, but not the project."""
+    venv.create(tmp_path / "fresh", symlinks=True)
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if "hetpure" not in path.name.lower():
+            (packages / path.name).symlink_to(path)
+    (site,) = (tmp_path / "fresh").glob("lib/python*/site-packages")
+    (site / "packages.pth").write_text(f"{packages}\n")
+    return tmp_path / "fresh" / "bin" / "python"
+
+
+def shown_by(python: Path, root: Path, work: Path, **settings: str) -> tuple[Path, dict[str, str]]:
+    """Where the package was found, and what the cells of `FROM` show in an empty folder."""
+    work.mkdir()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HETPURE", "PYTHON", "PIP"))}
+    env |= {"XDG_CACHE_HOME": str(work / "cache"), "IPYTHONDIR": str(work / "ipython")}
+    env |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "HETPURE_BUDGET": "smoke"}
+    # what the cell installs is here already, and nothing is downloaded
+    env |= {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    words = [python, "-c", CELLS, root / "chapters", json.dumps(FROM), work / "said.json"]
+    done = subprocess.run(
+        words, cwd=work, env=env | settings, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((work / "said.json").read_text())
+    ends = {cell: said for cell, said in found["said"].items() if said is not None}
+    assert not [cell for cell, said in ends.items() if not said.strip()], "a cell shows nothing"
+    return Path(found["where"]), ends
+
+
+def test_the_install_cell_brings_all_records(elsewhere, root, tmp_path):
+    """What a chapter shows then is what the book shows: nothing is left to measure."""
+    archive = tmp_path / "release.zip"
+    with zipfile.ZipFile(archive, "w") as into:
+        for name in files(root, (*INSTALLED, "results/", "book/_rivals/")):
+            into.write(root / name, f"hetpure-0.1.0/{name}")
+    work = tmp_path / "work"
+    where, said = shown_by(elsewhere, root, work, HETPURE_SOURCE=archive.as_uri())
+    assert where.is_relative_to(work / "hetpure" / "hetpure-0.1.0")
+    for chapter in FROM:
+        own = "".join(text for cell, text in said.items() if cell.startswith(chapter))
+        assert re.search(r"\d\.\d \[", own) or chapter == "10_cost"
+        assert "There are no records" not in own
+
+
+def test_without_records_every_cell_says_so(elsewhere, wheel, root, tmp_path):
+    """In an installation from a wheel; the install cell finds it and does nothing."""
+    site = next((tmp_path / "fresh").glob("lib/python*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(site)
+    where, _ = shown_by(elsewhere, root, tmp_path / "work")
+    assert where.is_relative_to(site) and not (tmp_path / "work" / "hetpure").exists()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import Markdown
 
 from hetpure_lab.common import names, stats
 from hetpure_lab.common.paths import RESULTS
@@ -18,6 +19,7 @@ from hetpure_lab.report.premise import Setting
 
 FILE = "candidate.json"
 TRAINED = "adversarial training"
+NONE = "No candidate is on record."
 
 
 @dataclass(frozen=True)
@@ -180,13 +182,32 @@ def table(candidate: Candidate, results: Path = RESULTS) -> pd.DataFrame:
             lines.append({"attack": kind, "defence": name} | line | {"minus the curve": beside})
         if not measured:
             lines.append({"attack": kind, "defence": "not measured yet"})
-    return pd.DataFrame(lines).set_index(["attack", "defence"]).fillna("")
+    keys = ["attack", "defence"]
+    return pd.DataFrame(lines, columns=[*keys, *premise.SHOWN]).set_index(keys).fillna("")
+
+
+def about(results: Path = RESULTS) -> str:
+    """What was frozen, when and why, and what decides on it."""
+    if not (results / FILE).exists():
+        return NONE
+    frozen = Candidate.load(results)
+    what = f"{names.markup(frozen.defence)} on {names.bench(frozen.bench)}"
+    return (
+        f"{what}, frozen {frozen.frozen}: {frozen.reason}. "
+        f"Decided on {frozen.images} images of the split `{frozen.split}`."
+    )
+
+
+def frozen_table(results: Path = RESULTS) -> pd.DataFrame | Markdown:
+    """`table` of the candidate on record, or that there is none."""
+    there = (results / FILE).exists()
+    return table(Candidate.load(results), results) if there else Markdown(NONE)
 
 
 def outcome(results: Path = RESULTS) -> str:
-    """What came out, for the chapter's title."""
+    """What came out, for the chapter and its title."""
     if not (results / FILE).exists():
-        return "A candidate for a better purifier: not frozen yet."
+        return NONE
     chosen = Candidate.load(results)
     said = (sentence(chosen, trials(chosen, results)), beside_training(chosen, results))
     return " ".join(filter(None, said))

@@ -44,6 +44,9 @@ ELSEWHERE = {  # bench, attack, split
 }
 
 
+SHOWN = ("clean, %", "attacked, %", "images", "minus the curve")  # columns of a table
+
+
 @dataclass(frozen=True)
 class Setting:
     """Where a comparison takes place: bench, attack and split; the curve is uniform noise in
@@ -144,9 +147,11 @@ def conclusions(found: Sequence[Row]) -> list[str]:
     return said
 
 
-def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figure:
+def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figure | Markdown:
     """Attacked against clean accuracy: the curve with its joint band, and the rows with their
-    intervals."""
+    intervals; a sentence if the curve has fewer than two levels on record."""
+    if len(curve) < 2:
+        return Markdown("Not measured yet.")
     figure, axis = plt.subplots(figsize=(plots.WIDTH * 0.75, 3.4))
     curve = frontier.shared(measured_on(max(curve, key=lambda p: len(p.images)), curve))
     band = frontier.band(curve)
@@ -218,7 +223,7 @@ def weakened(
 def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
     """Clean and attacked accuracy on every bench of `ELSEWHERE`: one-call uniform noise and
     `defences`, as far as they have records."""
-    lines = []
+    keys, lines = ["networks", "defence"], []
     for place, where in ELSEWHERE.items():
         setting = Setting(*where)
         curve, uniform = setting.curve(results), setting.uniform()
@@ -232,7 +237,7 @@ def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
             lines.append(line | {"minus the curve": "" if text in uniform else apart(point, curve)})
         if not any(found.values()):
             lines.append({"networks": place, "defence": "not measured yet"})
-    return pd.DataFrame(lines).set_index(["networks", "defence"]).fillna("")
+    return pd.DataFrame(lines, columns=[*keys, *SHOWN]).set_index(keys).fillna("")
 
 
 def chance(p: float) -> str:
