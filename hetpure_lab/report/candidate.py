@@ -183,7 +183,8 @@ def table(candidate: Candidate, results: Path = RESULTS) -> pd.DataFrame:
         if not measured:
             lines.append({"attack": kind, "defence": "not measured yet"})
     keys = ["attack", "defence"]
-    return pd.DataFrame(lines, columns=[*keys, *premise.SHOWN]).set_index(keys).fillna("")
+    frame = pd.DataFrame(lines, columns=[*keys, *premise.SHOWN], dtype=object)
+    return frame.set_index(keys).fillna("")
 
 
 def about(results: Path = RESULTS) -> str:

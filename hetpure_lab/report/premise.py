@@ -237,7 +237,8 @@ def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
             lines.append(line | {"minus the curve": "" if text in uniform else apart(point, curve)})
         if not any(found.values()):
             lines.append({"networks": place, "defence": "not measured yet"})
-    return pd.DataFrame(lines, columns=[*keys, *SHOWN]).set_index(keys).fillna("")
+    frame = pd.DataFrame(lines, columns=[*keys, *SHOWN], dtype=object)
+    return frame.set_index(keys).fillna("")
 
 
 def chance(p: float) -> str:
