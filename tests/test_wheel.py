@@ -1,18 +1,23 @@
-"""The wheel away from the checkout: it carries networks and cards, and runs in any folder.
+"""The project away from its checkout: as a wheel, and as the archive that chapters fetch on Colab.
 
-It is built as ``python -m build`` does, from the files that are tracked, unpacked into an empty
-folder, and used in a working folder that is somebody else's repository.
+The wheel is built as ``python -m build`` does, from the files that are tracked, unpacked into an
+empty folder, and used in a working folder that is somebody else's repository.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -46,26 +51,32 @@ print(json.dumps([next(iter(read(file).values()))["commit"], len(read(file))]))
 """
 
 
+INSTALLED = (
+    "hetpure_core.py",
+    "hetpure_lab/",
+    "weights/",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
+
+
+def files(root: Path, wanted: tuple[str, ...]) -> list[str]:
+    """The names of the repository's files that begin so."""
+    if not (root / ".git").exists():
+        pytest.skip("which files are tracked is known in a checkout only")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout
+    return [n for n in names.split("\0") if n.startswith(wanted) and (root / n).is_file()]
+
+
 @pytest.fixture(scope="module")
 def wheel(root, tmp_path_factory) -> Path:
     """The wheel, built from a copy of the tracked files."""
-    if not (root / ".git").exists():
-        pytest.skip("which files are tracked is known in a checkout only")
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    wanted = (
-        "hetpure_core.py",
-        "hetpure_lab/",
-        "weights/",
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-    )
-    names = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout
-    for name in filter(lambda name: name.startswith(wanted), names.split("\0")):
-        if (root / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, source / name)
+    for name in files(root, INSTALLED):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, source / name)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "."]
     done = subprocess.run([*build, "-w", str(target)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -207,3 +218,170 @@ def test_the_base_dependencies_are_enough_and_each_is_needed(wheel, root, tmp_pa
 def test_what_the_base_leaves_out_are_extras(root):
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert {"lab", "book", "test", "scale", "clients"} <= extras["optional-dependencies"].keys()
+
+
+# ---- chapters without a checkout -----------------------------------------------------------------
+
+FROM = {  # the first cell that reads records; those before it that are run declare and import
+    "05_cifar10": "cell-027",
+    "10_cost": "cell-034",
+    "11_rivals": "cell-068",
+    "14_premise": "cell-004",
+    "15_candidate": "literal",
+}
+
+SLOW = ["14_premise, cell-009", "14_premise, cell-014", "14_premise, cell-016"]
+INTERVAL = r"\d\.\d\s\[\d"
+SAYS = {  # what some cells show from records, and cannot show without any
+    "05_cifar10, cell-027": INTERVAL,
+    "10_cost, cell-034": r">\d\.\d\d<",
+    "11_rivals, cell-068": INTERVAL,
+    "11_rivals, answer": "than the method",
+    "14_premise, cell-018": INTERVAL,
+    "14_premise, cell-021": INTERVAL,
+    "15_candidate, certificates": INTERVAL,
+    "15_candidate, certified-said": INTERVAL,
+    "15_candidate, frozen": "frozen 2",
+    "15_candidate, verdict": INTERVAL,
+}
+RECORDS = (
+    "results/bench.json",
+    "results/candidate.json",
+    "results/queue.txt",
+    "results/certificates/",
+    "results/cifar10-small-ffdnet/",
+    "results/cifar10-small-map/",
+    *(f"results/cifar10-small/{name}--" for name in ("hetpure", "none", "uniform-t=0.1")),
+)
+
+# Runs cells of chapters as a kernel does, and writes what each shows: a stop at the first error.
+CELLS = """
+import ast, json, sys
+import matplotlib
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+def texts(result, caught):
+    for data in [shell.display_formatter.format(result)[0], *(o.data for o in caught.outputs)]:
+        empty = data.get("text/plain", "None").startswith(("None", "Empty DataFrame"))
+        yield "" if empty else "\\n".join(map(str, data.values()))
+    yield caught.stdout
+
+matplotlib.use("agg")
+shell, said = InteractiveShell.instance(), {}
+shell.displayhook.write_output_prompt = shell.displayhook.write_format_data = lambda *_: None
+for chapter, first in json.loads(sys.argv[2]).items():
+    shell.reset()
+    cells = json.load(open(f"{sys.argv[1]}/{chapter}.ipynb", encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    ids = [cell["id"] for cell in code]
+    head = next(i for i, c in enumerate(code) if "notebook.start" in "".join(c["source"]))
+    start = max(head + 1, ids.index(first))
+    for i, cell in [*enumerate(code[: head + 1]), *enumerate(code[start:], start)]:
+        name, source = f"{chapter}, {cell['id']}", "".join(cell["source"])
+        if name in json.loads(sys.argv[4]):
+            continue
+        with capture_output() as caught:
+            done = shell.run_cell(source, store_history=True)
+        if not done.success:
+            sys.exit(f"{name}: {caught.stdout[-3000:]}")
+        shown = list(texts(done.result, caught))
+        if "matplotlib.pyplot" in sys.modules:
+            import matplotlib.pyplot as plt
+            shown += ["figure"] * len(plt.get_fignums())
+            plt.close("all")
+        if i > head and isinstance(ast.parse(source).body[-1], ast.Expr):
+            said[name] = "".join(shown)
+import hetpure_lab
+json.dump({"where": hetpure_lab.__file__, "said": said}, open(sys.argv[3], "w"))
+"""
+
+
+def required(root: Path, extras: set[str]) -> set[str]:
+    """The distributions here that the project requires with `extras`, and what these require."""
+    about = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    left = [*about["dependencies"]]
+    left += [line for extra in extras for line in about["optional-dependencies"][extra]]
+    found: dict[str, set[str]] = {}
+    while left:
+        needed = Requirement(left.pop())
+        if needed.name in found and needed.extras <= found[needed.name]:
+            continue
+        wanted = found.setdefault(needed.name, {""})
+        wanted |= needed.extras
+        try:
+            rest = map(Requirement, metadata.distribution(needed.name).requires or [])
+        except metadata.PackageNotFoundError:  # of another system
+            continue
+        holds = lambda r, of: r.marker is None or any(r.marker.evaluate({"extra": e}) for e in of)
+        left += [str(r).partition(";")[0] for r in rest if holds(r, wanted)]
+    return set(found)
+
+
+@pytest.fixture
+def elsewhere(root, tmp_path) -> Path:
+    """The Python of a fresh environment that has what the install cell asks for, but not the
+    project.
+    """
+    venv.create(tmp_path / "fresh", symlinks=True)
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    cell = (root / "templates" / "chapter.ipynb").read_text("utf-8")
+    extras = set(re.findall(r"\{checkout\}\[([\w,]+)\]", cell)[0].split(","))
+    here = Path(sysconfig.get_paths()["purelib"])
+    for name in {"pip", "setuptools"} | required(root, extras):
+        try:
+            tops = {path.parts[0] for path in metadata.distribution(name).files or []}
+        except metadata.PackageNotFoundError:
+            continue
+        for top in tops - {"..", "__pycache__"}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(here / top)
+    (site,) = (tmp_path / "fresh").glob("lib/python*/site-packages")
+    (site / "packages.pth").write_text(f"{packages}\n")
+    return tmp_path / "fresh" / "bin" / "python"
+
+
+def shown_by(python: Path, root: Path, work: Path, **settings: str) -> tuple[Path, dict[str, str]]:
+    """Where the package was found, and what the cells of `FROM` show in an empty folder."""
+    work.mkdir()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HETPURE", "PYTHON", "PIP"))}
+    env |= {"XDG_CACHE_HOME": str(work / "cache"), "IPYTHONDIR": str(work / "ipython")}
+    env |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "HETPURE_BUDGET": "smoke"}
+    # what the cell installs is here already, and nothing is downloaded
+    env |= {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    words = [python, "-c", CELLS, root / "chapters", json.dumps(FROM), work / "said.json"]
+    words += [json.dumps(SLOW)]
+    done = subprocess.run(
+        words, cwd=work, env=env | settings, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((work / "said.json").read_text())
+    silent = [cell for cell, said in found["said"].items() if not said.strip()]
+    assert not silent, "a cell shows nothing"
+    return Path(found["where"]), found["said"]
+
+
+def test_the_install_cell_brings_all_records(elsewhere, root, tmp_path):
+    """Of the experiments some are enough here."""
+    archive = tmp_path / "release.zip"
+    names = files(root, (*INSTALLED, "book/_rivals/", *RECORDS))
+    with zipfile.ZipFile(archive, "w") as into:
+        for name in names:
+            into.write(root / name, f"hetpure-0.1.0/{name}")
+    work = tmp_path / "work"
+    where, said = shown_by(elsewhere, root, work, HETPURE_SOURCE=archive.as_uri())
+    checkout = work / "hetpure" / "hetpure-0.1.0"
+    assert where.is_relative_to(checkout) and all((checkout / name).is_file() for name in names)
+    for cell, numbers in SAYS.items():
+        assert re.search(numbers, said[cell]) and "Not measured yet" not in said[cell], cell
+
+
+def test_without_records_every_cell_says_so(elsewhere, wheel, root, tmp_path):
+    """In an installation from a wheel; the install cell finds it and does nothing."""
+    site = next((tmp_path / "fresh").glob("lib/python*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(site)
+    where, said = shown_by(elsewhere, root, tmp_path / "work")
+    assert where.is_relative_to(site) and not (tmp_path / "work" / "hetpure").exists()
+    for cell, numbers in SAYS.items():
+        assert not re.search(numbers, said[cell]), f"{cell} has a number from nowhere"

@@ -133,6 +133,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     for name, page in pages.items():
         quieten(page)
         lead_to_pages(page, name, set(pages))
+        launch_plain(page)
         list_references(page)
         link_errata(page, codes, name)
         scroll_tables(page)
@@ -186,6 +187,21 @@ def lead_to_pages(page: BeautifulSoup, name: str, pages: set[str]) -> None:
         place = (folder / target).resolve().relative_to("/").with_suffix(".html").as_posix()
         if "://" not in target and place in pages:
             link["href"] = str(Path(target).with_suffix(".html")) + mark + anchor
+
+
+# Notebooks that need no MyST lie for Colab on a branch (`.ci/notebooks`), for Binder in a folder
+# (`postBuild`).
+PLAIN = {
+    r"^(https://colab\..*)/blob/[^/]+/chapters/": r"\1/blob/notebooks/",
+    r"^(https://mybinder\..*)/tree/chapters/": r"\1/tree/out/lab/",
+}
+
+
+def launch_plain(page: BeautifulSoup) -> None:
+    """Lead launch buttons to notebooks as every notebook program shows them."""
+    for link in page.select(".dropdown-launch-buttons a[href]"):
+        for source, target in PLAIN.items():
+            link["href"] = re.sub(source, target, link["href"])
 
 
 def list_references(page: BeautifulSoup) -> None:

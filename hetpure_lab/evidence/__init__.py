@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hetpure_lab.common.paths import RESULTS
 
 if TYPE_CHECKING:
-    from hetpure_lab.evidence.backlog import QUEUE, outstanding, queue  # noqa: F401
+    from hetpure_lab.evidence.backlog import QUEUE, outstanding, queue, queued  # noqa: F401
     from hetpure_lab.evidence.engine import Calls, evaluate, run, score, shard  # noqa: F401
     from hetpure_lab.evidence.experiment import Experiment  # noqa: F401
     from hetpure_lab.evidence.outcomes import COLUMNS, RULES, Outcomes, column_record  # noqa: F401
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hetpure_lab.evidence.select import current, files, over_seeds, summary  # noqa: F401
 
 _WHERE = {
-    "backlog": ("QUEUE", "outstanding", "queue"),
+    "backlog": ("QUEUE", "outstanding", "queue", "queued"),
     "engine": ("Calls", "evaluate", "run", "score", "shard"),
     "experiment": ("Experiment",),
     "outcomes": ("COLUMNS", "RULES", "Outcomes", "column_record"),

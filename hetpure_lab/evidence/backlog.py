@@ -43,6 +43,11 @@ def queue(path: Path = QUEUE) -> Iterator[list[str]]:
             yield words
 
 
+def queued(path: Path = QUEUE) -> Iterator[list[str]]:
+    """`queue`, and nothing where there is none: an installation has no queue to show."""
+    yield from queue(path) if path.is_file() else ()
+
+
 def outstanding(
     path: Path = QUEUE, results: Path = RESULTS
 ) -> Iterator[tuple[list[str], int, int]]:

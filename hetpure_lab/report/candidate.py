@@ -18,6 +18,7 @@ from hetpure_lab.report.premise import Setting
 
 FILE = "candidate.json"
 TRAINED = "adversarial training"
+NONE = "No candidate is on record."
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,33 @@ def table(candidate: Candidate, results: Path = RESULTS) -> pd.DataFrame:
             lines.append({"attack": kind, "defence": name} | line | {"minus the curve": beside})
         if not measured:
             lines.append({"attack": kind, "defence": "not measured yet"})
-    return tables.behind(pd.DataFrame(lines).set_index(["attack", "defence"]).fillna(""), files)
+    keys = ["attack", "defence"]
+    frame = pd.DataFrame(lines, columns=[*keys, *premise.SHOWN], dtype=object)
+    return tables.behind(frame.set_index(keys).fillna(""), files)
+
+
+def about(results: Path = RESULTS) -> str:
+    """What was frozen, when and why, and what decides on it."""
+    if not (results / FILE).exists():
+        return NONE
+    frozen = Candidate.load(results)
+    what = f"{names.markup(frozen.defence)} on {names.bench(frozen.bench)}"
+    return (
+        f"{what}, frozen {frozen.frozen}: {frozen.reason}. "
+        f"Decided on {frozen.images} images of the split `{frozen.split}`."
+    )
+
+
+def frozen_table(results: Path = RESULTS) -> pd.DataFrame:
+    """`table` of the candidate on record; empty if there is none."""
+    there = (results / FILE).exists()
+    return table(Candidate.load(results), results) if there else pd.DataFrame()
 
 
 def outcome(results: Path = RESULTS) -> str:
-    """What came out, for the chapter's title."""
+    """What came out, for the chapter and its title."""
     if not (results / FILE).exists():
-        return "A candidate for a better purifier: not frozen yet."
+        return NONE
     chosen = Candidate.load(results)
     said = (sentence(chosen, trials(chosen, results)), beside_training(chosen, results))
     return " ".join(filter(None, said))

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -51,7 +52,8 @@ def attacks_on(smoothing: Smoothing, results: Path = RESULTS) -> dict[Path, dict
 
 
 def table(shown: Sequence[Smoothing], results: Path = RESULTS) -> pd.DataFrame:
-    """Certified accuracies at `RADII` with exact intervals, and what attacks on record leave."""
+    """Certified accuracies at `RADII` with exact intervals, and what attacks on record leave, a
+    column per purifier; empty if none is on record."""
     lines, files = {}, []
     for smoothing in shown:
         found, noise = certify.read(smoothing, results), certify.recorded_spread(smoothing, results)
@@ -69,13 +71,16 @@ def table(shown: Sequence[Smoothing], results: Path = RESULTS) -> pd.DataFrame:
             line[f"left by attacks at {r:g}"] = str(certify.left(attacked, r)) if attacked else "–"
         line["contradicted"] = len(certify.contradicted(found, noise.inner, attacked))
         lines[name(smoothing)] = line
-    return tables.behind(pd.DataFrame(lines).T, _named(files, results))
+    frame = pd.DataFrame(lines).rename_axis("measure")
+    return tables.behind(frame, _named(files, results))
 
 
-def draw(shown: Sequence[Smoothing], results: Path = RESULTS) -> Figure:
+def draw(shown: Sequence[Smoothing], results: Path = RESULTS) -> Figure | Markdown:
     """Below the lower line it is proven, above the upper line it is refuted, between nobody
-    knows; bands are 95 % intervals over images."""
+    knows; bands are 95 % intervals over images. A sentence if none is on record."""
     shown = [s for s in shown if certify.read(s, results)]
+    if not shown:
+        return Markdown("Not measured yet.")
     size = (plots.WIDTH, 2.6 * -(-len(shown) // 2))
     figure, axes = plt.subplots(-(-len(shown) // 2), 2, figsize=size, sharey=True, squeeze=False)
     radii, files = np.linspace(0, REACH, 401), []

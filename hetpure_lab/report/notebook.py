@@ -14,9 +14,12 @@ import ast
 import os
 import sys
 from collections.abc import MutableMapping, Sequence
+from pathlib import Path
 
 import torch
+from IPython.display import Markdown
 
+from hetpure_lab.common.paths import RESULTS
 from hetpure_lab.data import Images, Shipped
 from hetpure_lab.paper.budgets import Budget, choose
 from hetpure_lab.report import plots
@@ -39,8 +42,7 @@ def start(namespace: MutableMapping) -> Budget:
     budget.
 
     Raises `ValueError` with a sentence: an unknown name, a value of another type, an unknown
-    budget. A budget that was injected wins over the environment variable HETPURE_BUDGET, and that
-    over the one in the cell.
+    budget. A budget that was injected wins over `usual`.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     given, kinds = injected(namespace.get("In", [])), types(namespace)
@@ -51,9 +53,41 @@ def start(namespace: MutableMapping) -> Budget:
     for name, kind in kinds.items():
         namespace[name] = converted(name, namespace[name], kind)
     if "budget" in kinds and "budget" not in given:
-        namespace["budget"] = os.environ.get("HETPURE_BUDGET", namespace["budget"])
+        namespace["budget"] = usual(namespace["budget"])
     plots.style()
+    say_if_empty(RESULTS)
     return choose(namespace.get("budget", "smoke"))
+
+
+# Lent machines, by a variable that each sets: little time, and two slow cores.
+LENT = {"COLAB_RELEASE_TAG": "Colab", "BINDER_SERVICE_HOST": "Binder"}
+
+
+def usual(declared: str) -> str:
+    """The budget where none is injected: that of HETPURE_BUDGET, on a lent machine the smallest,
+    else the `declared` one. What a machine decides is said.
+    """
+    if "HETPURE_BUDGET" in os.environ:
+        return os.environ["HETPURE_BUDGET"]
+    lent = next((LENT[name] for name in LENT if name in os.environ), None)
+    if lent is None or declared == "smoke":
+        return declared
+    print(
+        f"The budget is smoke, because this runs on {lent}. For another one, run"
+        f" os.environ['HETPURE_BUDGET'] = '{declared}' in a cell above."
+    )
+    return "smoke"
+
+
+def say_if_empty(results: Path) -> None:
+    """Say once that no experiment is on record, so that nobody takes an installation without
+    records for the state of the evidence.
+    """
+    if not any(results.glob("*/*.jsonl")):
+        print(
+            f"There are no records in {results}. What the book shows from records"
+            " reads 'Not measured yet' here."
+        )
 
 
 def types(namespace: MutableMapping) -> dict[str, type]:
@@ -99,6 +133,11 @@ def check(says: str, holds: object) -> None:
     if not bool(holds):
         raise AssertionError(f"this does not hold: {says}")
     print(f"✓ {says}")
+
+
+def sentences(said: Sequence[str]) -> Markdown:
+    """What records say, as a list, or that there is none."""
+    return Markdown("\n".join(f"- {line}" for line in said) or "Not measured yet.")
 
 
 # ---- how long a slow cell takes ------------------------------------------------------------------

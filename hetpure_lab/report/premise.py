@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 from hetpure_lab.common import names, stats
@@ -41,6 +42,9 @@ ELSEWHERE = {  # bench, attack, split
     "photographs, 64 px, ten-way": ("photographs-64-independent-10", "pgd:eps=4/255", "test"),
     "photographs, 128 px, ten-way": ("photographs-independent-10", "pgd:eps=4/255", "test"),
 }
+
+
+SHOWN = ("clean, %", "attacked, %", "images", "minus the curve")  # columns of a table
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,11 @@ def conclusions(found: Sequence[Row]) -> list[str]:
     return said
 
 
-def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figure:
+def draw(curve: Sequence[Point], found: Sequence[Row], setting: Setting) -> Figure | Markdown:
     """Attacked against clean accuracy: the curve with its joint band, and the rows with their
-    intervals."""
+    intervals; a sentence if the curve has fewer than two levels on record."""
+    if len(curve) < 2:
+        return Markdown("Not measured yet.")
     figure, axis = plt.subplots(figsize=(plots.WIDTH * 0.75, 3.4))
     curve = frontier.shared(measured_on(max(curve, key=lambda p: len(p.images)), curve))
     band = frontier.band(curve)
@@ -225,7 +231,7 @@ def weakened(
 def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
     """Clean and attacked accuracy on every bench of `ELSEWHERE`: one-call uniform noise and
     `defences`, as far as they have records."""
-    lines, files = [], []
+    keys, lines, files = ["networks", "defence"], [], []
     for place, where in ELSEWHERE.items():
         setting = Setting(*where)
         curve, uniform = setting.curve(results), setting.uniform()
@@ -240,7 +246,8 @@ def elsewhere(defences: Sequence[str], results: Path = RESULTS) -> pd.DataFrame:
             lines.append(line | {"minus the curve": "" if text in uniform else apart(point, curve)})
         if not any(found.values()):
             lines.append({"networks": place, "defence": "not measured yet"})
-    return tables.behind(pd.DataFrame(lines).set_index(["networks", "defence"]).fillna(""), files)
+    frame = pd.DataFrame(lines, columns=[*keys, *SHOWN], dtype=object)
+    return tables.behind(frame.set_index(keys).fillna(""), files)
 
 
 def chance(p: float) -> str:

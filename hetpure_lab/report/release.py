@@ -1,6 +1,6 @@
 """What a version is known by, from ``pyproject.toml`` alone: how to cite it, its notes, its files.
 
-python -m hetpure_lab.report.release                 # write CITATION.cff and book/hetpure.bib
+python -m hetpure_lab.report.release                 # write citations and install cells
 python -m hetpure_lab.report.release --tag v0.1.0    # check the tag, collect out/release
 """
 
@@ -57,12 +57,30 @@ def bibtex(about: dict) -> str:
     return BIBTEX.format(author=author, version=about["version"], repository=repository)
 
 
+def archive(about: dict) -> str:
+    """The address of this version's sources and records, which install cells fetch."""
+    repository = about["urls"]["Repository"].rstrip("/")
+    return f"{repository}/archive/refs/tags/v{about['version']}.zip"
+
+
+def install(notebook: str, about: dict) -> str:
+    """The text of a notebook whose install cell fetches this version."""
+    return re.sub(r"https://[^\s\"\\]+/archive/refs/tags/[^\s\"\\]+", archive(about), notebook)
+
+
+def notebooks() -> list[Path]:
+    """All that have an install cell."""
+    return [*sorted(ROOT.glob("chapters/*.ipynb")), *sorted(ROOT.glob("templates/*.ipynb"))]
+
+
 def write() -> list[Path]:
-    """Bring CITATION.cff and the BibTeX entry up to date; what was written."""
+    """Bring CITATION.cff, the BibTeX entry and install cells up to date; what was written."""
     about, cff, bib = project(), ROOT / "CITATION.cff", ROOT / "book" / "hetpure.bib"
     cff.write_text(citation(cff.read_text(), about))
     bib.write_text(bibtex(about))
-    return [cff, bib]
+    for path in notebooks():
+        path.write_text(install(path.read_text("utf-8"), about), "utf-8")
+    return [cff, bib, *notebooks()]
 
 
 def notes(changelog: str, version: str) -> str:

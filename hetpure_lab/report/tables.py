@@ -387,7 +387,7 @@ def planned(bench: str, norm: str = "Linf", attack: str = "pgd") -> dict[str, st
     last, which ask for the most images.
     """
     found = {}
-    for words in evidence.queue():
+    for words in evidence.queued():
         options = dict(zip(words[::2], words[1::2]))
         text = evidence.Experiment(options["--defence"], options["--attack"]).attack
         slug, settings = specs.parse(text, ATTACKS)

@@ -211,6 +211,31 @@ def test_an_injected_budget_wins_over_the_environment_and_that_over_the_cell(mon
         notebook.start(cells(DECLARED, '# Parameters\nbudget = "huge"'))
 
 
+@pytest.mark.parametrize("variable, name", notebook.LENT.items())
+def test_a_lent_machine_gets_the_smallest_budget_and_says_how_to_get_another(
+    variable, name, monkeypatch, capsys
+):
+    for each in ("HETPURE_BUDGET", *notebook.LENT):
+        monkeypatch.delenv(each, raising=False)
+    assert notebook.start(cells(DECLARED)).name == "quick"
+    assert not capsys.readouterr().out
+    monkeypatch.setenv(variable, "10.3.0.1")
+    assert notebook.start(cells(DECLARED)).name == "smoke"
+    said = capsys.readouterr().out
+    assert name in said and "os.environ['HETPURE_BUDGET'] = 'quick'" in said
+    assert notebook.start(cells(DECLARED, '# Parameters\nbudget = "paper"')).name == "paper"
+    monkeypatch.setenv("HETPURE_BUDGET", "quick")
+    assert notebook.start(cells(DECLARED)).name == "quick"
+
+
+def test_a_chapter_without_records_says_so_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
+    notebook.start(cells(DECLARED))
+    assert capsys.readouterr().out.count(f"no records in {tmp_path}") == 1
+    assert notebook.sentences([]).data == "Not measured yet."
+    assert notebook.sentences(["A.", "B."]).data == "- A.\n- B."
+
+
 @pytest.mark.parametrize("value", ["ten", 1.5, True, None])
 @pytest.mark.parametrize("name", ["n_images", "tau"])
 def test_a_value_of_another_type_is_refused(name, value):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hetpure_lab.common.paths import ROOT
@@ -30,6 +32,19 @@ def test_the_repositorys_address_stands_in_one_place(tracked):
     assert about["version"] in release.citation(cff, about | {"version": "9.9.9"}).replace(
         "9.9.9", about["version"]
     )
+
+
+def test_every_install_cell_is_the_same_and_fetches_this_version():
+    about, cells = release.project(), set()
+    for path in release.notebooks():
+        text = path.read_text("utf-8")
+        assert text == release.install(text, about), "run: python -m hetpure_lab.report.release"
+        (cell,) = [c for c in json.loads(text)["cells"] if c["id"] == "install"]
+        cells.add("".join(cell["source"]))
+        assert "remove-cell" in cell["metadata"]["tags"]
+    assert len(release.notebooks()) > 15 and len(cells) == 1
+    newer = release.install(cells.pop(), about | {"version": "9.9.9"})
+    assert f'"{about["urls"]["Repository"]}/archive/refs/tags/v9.9.9.zip"' in newer
 
 
 def test_a_release_needs_its_version_and_its_notes(tmp_path):
