@@ -1,9 +1,9 @@
 """What the book does to its pages beyond Jupyter Book: labels of citations, and finished pages.
 
 Citations read "[Pei et al., 2025a]", in the text and in the list of references. After the build
-every page is finished once: errata codes become links, links to equations, references, terms and
-errata get previews, tables can scroll, figures say where they are from, and scripts that would ask
-another host go. All of it happens at build time; the pages need no network.
+every page is finished once: errata codes and symbols become links, links to equations, references,
+terms, errata and symbols get previews, tables can scroll, figures say where they are from, and
+scripts that would ask another host go. All of it happens at build time; the pages need no network.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import nbformat
 import sphinxcontrib.bibtex.plugin
 from bs4 import BeautifulSoup, NavigableString, Tag
 from docutils import nodes
+from hetpure_symbols import NOTATION, anchor_symbols, link_symbols, symbol_preview
 from pybtex.plugin import register_plugin
 from sphinx.application import Sphinx
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
@@ -32,6 +33,7 @@ CODE = re.compile(r"\b([A-E]\d{1,2})\b")
 NO_LINKS_IN = ["a", "code", "pre", "script", "style", "h1", "h2", "h3", "h4", "title", "svg"]
 LONG = 12  # rows of a table above which hetpure.js clips it, with a filter
 SHOWN_LINES = 3  # of the code of a check
+QUOTED = 30_000  # characters of a page: the script of all of them stays under a megabyte
 SHORT = 158  # characters of a description that search engines show
 
 
@@ -114,13 +116,10 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html" or app.builder.name != "html":
         return
     out = Path(app.outdir)
-    paths = [out / f"{name}.html" for name in sorted(app.env.found_docs)]
     pages = {
-        p.relative_to(out).as_posix(): BeautifulSoup(p.read_text(), "html.parser") for p in paths
+        p.relative_to(out).as_posix(): BeautifulSoup(p.read_text(), "html.parser")
+        for p in written(out)
     }
-    for extra in ("search.html", "genindex.html", "index.html"):
-        if (out / extra).exists():
-            pages.setdefault(extra, BeautifulSoup((out / extra).read_text(), "html.parser"))
     shutil.copytree(Path(app.srcdir) / "results", out / "results", dirs_exist_ok=True)
     for path in sorted((Path(app.srcdir) / "chapters").glob("*.ipynb")):
         notebook = plain.plain(nbformat.read(path, as_version=4), path.name, plain.online)
@@ -129,29 +128,55 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     if card.exists():
         shutil.copy(card, out / "_static" / "card.png")
     codes = anchor_errata(pages[ERRATA]) if ERRATA in pages else set()
+    symbols = anchor_symbols(pages[NOTATION]) if NOTATION in pages else {}
     repository = app.config.html_theme_options.get("repository_url", "")
-    for name, page in pages.items():
+    # a build writes only pages that changed: the others are finished. A redirect is no page
+    unfinished = "html:not([data-finished])"
+    fresh = {name: page for name, page in pages.items() if page.select_one(unfinished)}
+    for name, page in fresh.items():
+        page.html["data-finished"] = "true"
         quieten(page)
         lead_to_pages(page, name, set(pages))
         launch_plain(page)
         list_references(page)
         link_errata(page, codes, name)
+        if name.startswith("chapters/"):
+            link_symbols(page, symbols, name)
         scroll_tables(page)
         keep_intervals_whole(page)
         fold_checks(page)
         fold_sources(page)
         tell_figures(page, Path(app.srcdir), name, repository)
-    for name, page in pages.items():
+    for name, page in fresh.items():
         illustrate(page, pages, name)
     wanted = {name: preview_links(page, name) for name, page in pages.items()}
     found = previews(pages, {key for keys in wanted.values() for key in keys})
-    script = f"window.hetpurePreviews = {json.dumps(found, separators=(',', ':'))};\n"
-    (out / "_static" / "previews.js").write_text(script)
+    keep(out / "_static" / "previews.js", "hetpurePreviews", found)
+    texts = {name: searchable(pages[f"{name}.html"]) for name in sorted(app.env.found_docs)}
+    keep(out / "_static" / "texts.js", "hetpureTexts", texts)
     for name, page in pages.items():
         for key, links in wanted[name].items():
             for link in links if key in found else ():
                 link["data-preview"] = key
         (out / name).write_text(str(page))
+
+
+def written(out: Path) -> list[Path]:
+    """All pages of the book, with those that extensions write; what is in _static has no theme."""
+    paths = (path.relative_to(out) for path in out.rglob("*.html"))
+    return sorted(out / path for path in paths if path.parts[0] != "_static")
+
+
+def keep(path: Path, name: str, content: dict[str, str]) -> None:
+    """A script that sets a name: what pages may load where they may not fetch, from files."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    path.write_text(f"window.{name} = {text};\n")
+
+
+def searchable(page: BeautifulSoup) -> str:
+    """The text of a page, as far as the search quotes it."""
+    text = "".join(part for part in article(page).strings if part != "#")  # no signs of anchors
+    return " ".join(text.split())[:QUOTED]
 
 
 def article(page: BeautifulSoup) -> Tag:
@@ -391,8 +416,8 @@ def preview_links(page: BeautifulSoup, name: str) -> dict[str, list[Tag]]:
 
 
 def previews(pages: dict[str, BeautifulSoup], wanted: set[str]) -> dict[str, str]:
-    """HTML to show on hover for each target that is an equation, a reference, a term, a row,
-    an exercise or a solution.
+    """HTML to show on hover for each target that is an equation, a reference, a term, an erratum,
+    a symbol, an exercise or a solution.
     """
     found = {}
     for key in sorted(wanted):
@@ -412,6 +437,8 @@ def preview(element: Tag) -> str:
         return f"<p><strong>{term}</strong></p>{_plain(element.find_next('dd'))}"
     if {"citation", "exercise", "solution"} & set(element.get("class", ())):
         return _plain(element)
+    if element.name == "tr" and element["id"].startswith("symbol-"):
+        return symbol_preview(element)
     if element.name == "tr":
         cells = element.find_all("td")
         return f"<p><strong>{cells[0].get_text()}</strong> {cells[1].get_text()}</p>" + "".join(

@@ -1,5 +1,5 @@
 // What the pages do beyond reading: specs are copied, what is long is clipped, long tables are filtered, links
-// previewed.
+// previewed, and a search quotes what it found in files too.
 // Everything works without this script; it only adds. It asks no other host, and needs no library.
 "use strict";
 
@@ -12,6 +12,14 @@ const make = (name, attributes = {}, ...children) => {
   element.append(...children);
   return element;
 };
+
+const ROOT = document.documentElement.dataset.content_root || "./";
+
+// A script of the build, loaded when it is needed: from files too, where nothing may be fetched.
+const load = (name) =>
+  new Promise((done, failed) => {
+    document.head.append(make("script", { src: `${ROOT}_static/${name}`, onload: done, onerror: failed }));
+  });
 
 // ---- a spec is copied by a click or by Enter --------------------------------------------------
 
@@ -171,24 +179,18 @@ function openTarget() {
   target.scrollIntoView();
 }
 
-// ---- previews of equations, references, terms and errata ---------------------------------------
+// ---- previews of equations, references, terms, errata and symbols ------------------------------
 
 function previewLinks() {
   const links = document.querySelectorAll("a[data-preview]");
   if (!links.length) return;
-  const root = document.documentElement.dataset.content_root || "./";
   const card = make("div", { class: "preview", role: "tooltip", id: "preview", hidden: "" });
   document.body.append(card);
   let loading, timer, current;
 
-  const load = () =>
-    (loading ||= new Promise((done, failed) => {
-      document.head.append(make("script", { src: `${root}_static/previews.js`, onload: done, onerror: failed }));
-    }));
-
   const show = async (link) => {
     current = link;
-    await load();
+    await (loading ||= load("previews.js"));
     const html = window.hetpurePreviews[link.dataset.preview];
     if (!html || current !== link) return;
     card.innerHTML = html;
@@ -225,16 +227,41 @@ function previewLinks() {
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
 }
 
+// A formula can be reached by key for its menu; in a link it would be a second stop at the same symbol.
+function stopOnce() {
+  for (const formula of document.querySelectorAll("a.symbol mjx-container")) formula.tabIndex = -1;
+}
+
+// ---- a search in files -------------------------------------------------------------------------
+
+// Sphinx fetches every page that it found, to quote it, which a page from a file may not do. It gets the text of that
+// page from one script instead.
+function quoteFiles() {
+  if (location.protocol !== "file:" || !document.getElementById("search-results")) return;
+  const loading = load("texts.js");
+  window.fetch = async (address) => {
+    await loading;
+    const name = address.slice(ROOT.length).replace(/\.html$/, "");
+    return new Response(make("div", { role: "main" }, window.hetpureTexts[name] ?? "").outerHTML);
+  };
+}
+
 // ---- code that scrolls can be reached by keyboard ----------------------------------------------
 
 function reachScrollers() {
   for (const element of document.querySelectorAll(".bd-article :is(pre, .math, .cell_output, .output, figure.wide)")) {
-    if (element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).overflowX !== "visible") {
+    const scrolls = ["auto", "scroll"].includes(getComputedStyle(element).overflowX);
+    if (scrolls && element.scrollWidth > element.clientWidth + 1) {
       element.setAttribute("tabindex", "0");
     }
   }
 }
 
-for (const start of [copySpecs, clipCode, clipTables, wholeButton, findRows, openTarget, previewLinks]) start();
+for (const start of [copySpecs, clipCode, clipTables, wholeButton, findRows, openTarget, previewLinks, quoteFiles]) start();
 window.addEventListener("hashchange", openTarget);
-for (const event of ["load", "resize"]) window.addEventListener(event, reachScrollers);
+window.addEventListener("resize", reachScrollers);
+window.addEventListener("load", async () => {
+  await window.MathJax?.startup?.promise; // formulas have their width, and what can be reached by key
+  reachScrollers();
+  stopOnce();
+});

@@ -21,6 +21,7 @@ from hetpure_lab.data import Images, Shipped
 from hetpure_lab.defences import capabilities
 from hetpure_lab.defences.behind import Behind
 from hetpure_lab.report import plots
+from hetpure_lab.report.formulas import on_a_line
 
 
 class Gallery(Images):
@@ -92,8 +93,10 @@ def _gallery(images: Images) -> Gallery:
 
 
 def show_source(*functions: Callable) -> Markdown:
-    """The source of `functions` as Markdown, so that Jupyter, Colab and the book all colour it."""
-    sources = (textwrap.dedent(inspect.getsource(f)).rstrip() for f in functions)
+    """The source of `functions` as Markdown, so that Jupyter, Colab and the book all colour it;
+    formulas of docstrings are text.
+    """
+    sources = (on_a_line(textwrap.dedent(inspect.getsource(f)).rstrip()) for f in functions)
     return Markdown("\n".join(f"```python\n{source}\n```" for source in sources))
 
 

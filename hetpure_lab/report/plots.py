@@ -20,6 +20,7 @@ from hetpure_lab.defences import DEFENCES
 
 ROLES = ("clean", "adversarial", "uniform", "hetpure", "null", "paper")
 COLOURS = dict(zip(ROLES, [*sns.color_palette("colorblind", 5).as_hex(), "#888888"]))
+COLOURS["adversarial"] = "#d08400"  # the nearest to the palette's that is 3:1 on white
 # the method's three orders of operations
 READINGS = {"multi-step": "#555555", "paper": COLOURS["hetpure"], "released": "#8c6bb1"}
 # degrees that are far from those of the roles: for rivals

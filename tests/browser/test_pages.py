@@ -1,11 +1,11 @@
 """Every page in a real browser: at the width of a desk and of a phone, light and dark, served and
-from files.
+from files. Pages of one template, one a claim or a rival, are only opened, at the least width.
 """
 
 from __future__ import annotations
 
 import pytest
-from chromium import HTML, axe, chromium, screenshots, served  # noqa: F401  (fixtures)
+from chromium import HTML, axe, chromium, missing, screenshots, served  # noqa: F401  (fixtures)
 
 PAGES = sorted(
     p.relative_to(HTML).as_posix()
@@ -18,6 +18,13 @@ PAGES += [
     for folder in sorted(HTML.glob("book/*/"))
     if any(folder.glob("*.html"))
 ]
+ALL = sorted(
+    p.relative_to(HTML).as_posix()
+    for p in HTML.rglob("*.html")
+    if "_static" not in p.parts and p != HTML / "index.html"  # a redirect
+)
+LEAST = 320  # pixels: the narrowest window that WCAG asks for
+JUDGED_OF_ALL = 25  # axe judges every 25th page at that width
 VIEWS = [
     ("light", "desk", 1280),
     ("dark", "desk", 1280),
@@ -26,6 +33,7 @@ VIEWS = [
 ]
 JUDGED = [("light", "desk"), ("dark", "phone")]  # by axe: both schemes, both widths
 FROM_FILES = 3  # every third page waits for its formulas; all are opened
+SET = """async () => { if (window.MathJax?.startup) await MathJax.startup.promise }"""
 SCROLLED = """async () => {
   for (let y = 0; y < document.body.scrollHeight; y += 4000) {
     scrollTo(0, y);
@@ -43,7 +51,7 @@ MEASURED = """() => {
       && !e.closest(".table-box, .cell_output, figure.wide, pre, .math, mjx-container, .slider")
       && !e.closest(".preview");
   });
-  const screens = document.querySelector("article").offsetHeight / innerHeight;
+  const screens = (document.querySelector("article")?.offsetHeight ?? 0) / innerHeight;
   return {
     overflow: Math.max(0, document.documentElement.scrollWidth - innerWidth),
     wide: wide.slice(0, 3)
@@ -70,10 +78,9 @@ MEASURED = """() => {
 class Visit:
     """One page that goes from address to address, and what went wrong there."""
 
-    def __init__(self, browser):
-        self.context = browser.new_context(
-            viewport={"width": 1280, "height": 900}, color_scheme="light"
-        )
+    def __init__(self, browser, width: int = 1280):
+        self.size = {"width": width, "height": 900}
+        self.context = browser.new_context(viewport=self.size, color_scheme="light")
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.asked: list[str] = []
@@ -81,13 +88,13 @@ class Visit:
         self.page.on("pageerror", lambda e: self.wrong.append(str(e)))
         self.page.on("request", lambda r: self.asked.append(r.url))
 
-    def open(self, address: str, wait: bool = True) -> None:
+    def open(self, address: str, wait: str = SCROLLED) -> None:
         self.wrong.clear(), self.asked.clear()
         self.page.emulate_media(color_scheme="light")
-        self.page.set_viewport_size({"width": 1280, "height": 900})
+        self.page.set_viewport_size(self.size)
         self.page.goto(address)
         if wait:
-            self.page.evaluate(SCROLLED)
+            self.page.evaluate(wait)
 
     def look(self, scheme: str, width: int) -> dict:
         """The page as it measures itself in a view."""
@@ -102,6 +109,32 @@ def visit(chromium):
     found = Visit(chromium)
     yield found
     found.context.close()
+
+
+@pytest.fixture(scope="module")
+def narrow(chromium):
+    found = Visit(chromium, LEAST)
+    yield found
+    found.context.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_page_fits_the_least_width(narrow, served, axe, name):
+    narrow.open(f"{served}/{name}", SET)
+    assert not narrow.wrong
+    assert all(url.startswith((served, "data:", "blob:")) for url in narrow.asked)
+    seen = narrow.page.evaluate(MEASURED)
+    assert not any(seen[what] for what in ("overflow", "wide", "unset", "broken")), seen
+    if ALL.index(name) % JUDGED_OF_ALL == 0:
+        assert not serious(narrow.page, axe)
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_every_page_of_the_build_is_finished():
+    pages = {name: (HTML / name).read_text() for name in ALL}
+    assert len(pages) > len(PAGES)
+    assert not [name for name, html in pages.items() if "data-finished" not in html]
+    assert not [name for name, html in pages.items() if "THEBE_JS_URL" in html]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -121,7 +154,7 @@ def test_a_page_is_whole_in_every_view(visit, served, axe, screenshots, name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_from_files(visit, name):
-    wait = PAGES.index(name) % FROM_FILES == 0
+    wait = "" if PAGES.index(name) % FROM_FILES else SCROLLED
     visit.open((HTML / name).as_uri(), wait)
     assert not visit.wrong
     assert all(url.startswith(("file:", "data:", "blob:")) for url in visit.asked)

@@ -28,11 +28,35 @@ def test_search_finds_a_word_and_leads_to_it(page, served):
     assert page.locator("#search-results li").count() > 2
 
 
-def test_a_deep_link_lands_on_its_row(page, served):
-    page.goto(f"{served}/book/errata.html#erratum-e12")
-    page.wait_for_timeout(300)
-    box = page.locator("#erratum-e12").bounding_box()
-    assert 0 <= box["y"] < 900
+def test_a_search_from_files_quotes_what_it_found(page):
+    page.goto((HTML / "search.html").as_uri() + "?q=surrogate")
+    page.wait_for_selector("#search-results li p.context")
+    page.wait_for_function("""() => document.querySelectorAll("#search-results li").length
+        === document.querySelectorAll("#search-results li p.context").length""")
+    quotes = page.locator("#search-results li p.context").all_inner_texts()
+    assert sum("surrogate" in quote.lower() for quote in quotes) > len(quotes) / 2 > 1
+    assert (HTML / "_static" / "texts.js").stat().st_size < 1e6
+
+
+def test_what_a_search_from_files_quotes_is_text(page):
+    page.goto((HTML / "search.html").as_uri() + "?q=surrogate")
+    page.wait_for_selector("#search-results li p.context")
+    page.evaluate("window.hetpureTexts['book/errata'] = '<img src=x onerror=alert(1)>'")
+    quoted = page.evaluate("fetch('./book/errata.html').then((answer) => answer.text())")
+    assert quoted == '<div role="main">&lt;img src=x onerror=alert(1)&gt;</div>'
+
+
+@pytest.mark.parametrize(
+    "target", ["errata.html#erratum-e12", "notation.html#symbol-tau", "notation.html#symbol-T"]
+)
+def test_a_deep_link_lands_on_its_row(page, served, target):
+    page.goto("about:blank")  # a page that is still loading scrolls to its first target
+    page.goto(f"{served}/book/{target}")
+    below = """(id) => {
+      const { y } = document.getElementById(id).getBoundingClientRect();
+      return y >= document.querySelector(".bd-header-article").offsetHeight && y < innerHeight;
+    }"""
+    page.wait_for_function(below, arg=target.partition("#")[2], timeout=5000)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +80,44 @@ def test_a_link_shows_on_hover_what_it_leads_to(page, served, name, kind, where)
     page.wait_for_selector("#preview", state="hidden")
     link.focus()
     page.wait_for_selector("#preview:not([hidden])")
+
+
+@pytest.mark.parametrize("where", ["http", "file"])
+def test_a_symbol_shows_its_row_and_leads_to_it(page, served, where):
+    name = "chapters/02_attention_mask.html"
+    page.goto(f"{served}/{name}" if where == "http" else (HTML / name).as_uri())
+    link = page.locator("a.symbol[href$='#symbol-tau']").first
+    link.hover()
+    page.wait_for_selector("#preview:not([hidden]) mjx-container")
+    assert "threshold on the maps" in page.locator("#preview").inner_text()
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#preview", state="hidden")
+    link.focus()
+    page.wait_for_selector("#preview:not([hidden])")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/book/notation.html#symbol-tau")
+
+
+def test_a_symbol_with_two_meanings_shows_both(page, served):
+    page.goto(f"{served}/chapters/08_ablations.html")
+    page.locator("a.symbol[href$='#symbol-p']").first.focus()
+    page.wait_for_selector("#preview:not([hidden])")
+    said = page.locator("#preview").inner_text()
+    assert "exponent of the norm" in said and "p-value of a test" in said
+
+
+def test_a_symbol_keeps_its_colour_and_is_one_stop_by_key(page, served):
+    page.goto(f"{served}/chapters/03_heterogeneous_purification.html")
+    page.evaluate("MathJax.startup.promise")
+    page.wait_for_function("!document.querySelector('a.symbol [tabindex=\"0\"]')")
+    other = page.eval_on_selector_all(
+        "a.symbol",
+        "all => all.filter((a) => getComputedStyle(a).color !== "
+        "getComputedStyle(a.parentElement).color).length",
+    )
+    assert page.locator("a.symbol").count() > 20 and other == 0
+    learned = page.locator("a.symbol .learned").first
+    assert learned.evaluate("e => getComputedStyle(e).color") == "rgb(165, 74, 8)"
 
 
 def test_a_spec_is_copied_by_mouse_and_by_key(page, served):
