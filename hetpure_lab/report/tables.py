@@ -20,6 +20,7 @@ from pandas.io.formats.style import Styler
 from hetpure_core import Schedule, linear_schedule
 from hetpure_lab import evidence
 from hetpure_lab.attacks import ATTACKS
+from hetpure_lab.audit.flags import Flag
 from hetpure_lab.common import names, specs, stats
 from hetpure_lab.defences import DEFENCES, published, votes
 from hetpure_lab.evidence import RESULTS, listing
@@ -221,7 +222,7 @@ def show(frame: pd.DataFrame, caption: str = "") -> Table:
     notes = {
         text: i for i, text in enumerate(dict.fromkeys(filter(None, frame.get("note", []))), 1)
     }
-    frame = frame[sorted(frame, key=lambda column: column not in VERDICTS)]  # stable
+    frame = frame[sorted(frame, key=lambda column: not set(_heads(column)) & set(VERDICTS))]
     said = [escape(caption)] if caption else []
     said += [f"{i}: {noted(text)}" for text, i in notes.items()]
     said += [files(records)] if records else []
@@ -243,12 +244,17 @@ def _unnamed(names: Sequence[str | None]) -> list[str]:
 
 
 def _formats(frame: pd.DataFrame, notes: dict[str, int]) -> dict[str, Callable]:
-    """How the cells of each column are written: by its name, below a head over several too."""
+    """How the cells of each column are written: by its name, or by a head over several."""
     known = dict.fromkeys(SPECS, called) | dict.fromkeys(VERDICTS, verdict)
     known |= dict.fromkeys(TESTS.values(), lambda p: f"{float(p):.2g}")
     known |= {"record": linked, "note": lambda text: str(notes.get(text, ""))}
-    name = lambda column: column[-1] if isinstance(column, tuple) else column
-    return {column: known.get(name(column), unbroken) for column in frame}
+    write = lambda column: next((known[h] for h in _heads(column) if h in known), unbroken)
+    return {column: write(column) for column in frame}
+
+
+def _heads(column: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The heads over a column, from the top."""
+    return column if isinstance(column, tuple) else (column,)
 
 
 def behind(frame: pd.DataFrame, records: Iterable[str]) -> pd.DataFrame:
@@ -282,14 +288,25 @@ def _key(record: str) -> str:
 
 
 def linked(record: str) -> str:
-    """A record file as a link that says its key, or the command line that makes it as code.
+    """A record's file, or several with " / " between them, as links that say their keys, or the
+    command line that makes it as code.
 
     The link leads from a folder of the repository, such as ``chapters`` or ``out``, and the built
     book has the same folders: one link holds in Jupyter, in the page of ``make run``, in the book.
     """
     if record.startswith("--") or record.startswith("hetpure "):
         return f"<code>{escape(record)}</code>"
-    return record and f'<a href="../results/{record}">{_key(record)}</a>'
+    named = record.split(" / ") if record else ()
+    return " / ".join(f'<a href="../results/{name}">{_key(name)}</a>' for name in named)
+
+
+def flagged(raised: Sequence[Flag], results: Path = RESULTS) -> pd.DataFrame:
+    """Flags of files of records, one a line, with links to these files."""
+    where = {path.stem: f"{path.parent.name}/{path.name}" for path in results.glob("*/*.jsonl")}
+    record = lambda about: " / ".join(where[stem] for stem in about.split(" / "))
+    return pd.DataFrame(
+        {"flag": f.name, "seen": f.seen, "record": record(f.about)} for f in raised
+    )
 
 
 def called(spec: object) -> str:

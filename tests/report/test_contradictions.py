@@ -106,7 +106,7 @@ def test_another_word_in_an_output_of_a_chapter_is_found(book):
         ),
         (
             "book/findings.md",
-            "- **Less accurate under attack than the method**: 6 of 55.",
+            "- **Less accurate under attack than the method**: 99 of 120.",
         ),
     ],
 )

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
+from hetpure_lab.audit import flags
 from hetpure_lab.common.paths import RESULTS, ROOT
 from hetpure_lab.report import tables
 
@@ -77,6 +78,13 @@ def test_stacked_frames_keep_the_records_of_all_and_leave_empty_ones_out(frame):
     assert both.attrs["records"] == tuple(r.removeprefix("results/") for r in RECORDS)
     assert set(both.index.get_level_values(0)) == {"a", "b"}
     assert tables.stacked({"c": pd.DataFrame()}).empty
+
+
+def test_flags_lead_to_the_files_that_they_are_about():
+    raised = flags.committed()
+    links = parsed(tables.show(tables.flagged(raised))).select("td a")
+    assert len(links) == sum(len(f.about.split(" / ")) for f in raised) > len(raised)
+    assert all((RESULTS / a["href"].removeprefix("../results/")).exists() for a in links)
 
 
 def outputs(path: Path):
