@@ -24,9 +24,11 @@ from sphinx.application import Sphinx
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.label import LabelReferenceStyle
 
+from hetpure_lab.evidence.compare import ARITHMETIC, VERDICTS
 from hetpure_lab.report import plain
 from hetpure_lab.report.citations import Style
 from hetpure_lab.report.release import project, published
+from hetpure_lab.report.tables import verdict
 
 ERRATA = "book/errata.html"
 CODE = re.compile(r"\b([A-E]\d{1,2})\b")
@@ -143,6 +145,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         if name.startswith("chapters/"):
             link_symbols(page, symbols, name)
         scroll_tables(page)
+        colour_verdicts(page)
         keep_intervals_whole(page)
         fold_checks(page)
         fold_sources(page)
@@ -294,6 +297,13 @@ def entitled(page: BeautifulSoup, table: Tag) -> Tag:
     return caption
 
 
+def colour_verdicts(page: BeautifulSoup) -> None:
+    """A verdict of a table, and of a claim below its title, has a sign and a colour."""
+    for bold in article(page).select(":is(td, td > p, h1 + p) > strong"):
+        if (word := bold.get_text()) in (*VERDICTS, *ARITHMETIC):
+            bold.replace_with(BeautifulSoup(verdict(word), "html.parser"))
+
+
 def keep_intervals_whole(page: BeautifulSoup) -> None:
     """A cell's interval, ``64.1 [51.6, 76.6]``, stays on one line."""
     interval = re.compile(r"-?[\d.]+ \[[^\]]*\]")
@@ -342,18 +352,13 @@ def tell_figures(page: BeautifulSoup, source: Path, name: str, repository: str) 
             (image.find_parent("figure") or image).append(told)
     notebook = source / Path(name).with_suffix(".ipynb")
     if notebook.exists():
-        for output, about in zip(drawn(page), notebook_figures(notebook)):
+        images = article(page).select(".cell_output img[src*='_images/']")
+        for image, about in zip(images, notebook_figures(notebook)):
             if "width" in about:  # twice as many pixels as it is wide
-                output.find("img")["width"] = about["width"]
+                image["width"] = about["width"]
             address = f"{repository}/blob/{about.get('commit', 'main')}/chapters/{notebook.name}"
-            records = about.get("records", [])
-            output.append(origin(page, records, root, "the cell above", address))
-
-
-def drawn(page: BeautifulSoup) -> list[Tag]:
-    """The outputs that are pictures, in order: each the box around its image."""
-    images = article(page).select(".cell_output img[src*='_images/']")
-    return [image.find_parent(class_="cell_output") for image in images]
+            told = origin(page, about.get("records", []), root, "the cell above", address)
+            image.wrap(page.new_tag("div", attrs={"class": "drawn"})).append(told)
 
 
 def notebook_figures(path: Path) -> list[dict]:

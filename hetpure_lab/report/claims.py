@@ -189,7 +189,7 @@ def index(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-COLUMNS = ("claim", "says", "verdict", "scale", "here")
+COLUMNS = ("verdict", "claim", "says", "scale", "here")
 BESIDE = {
     "comparison": "With clean accuracy and attack, line by line, on the [scorecard](scorecard.md).",
     "number": "Small networks cannot test a number of other networks. What they give stands beside"
@@ -206,7 +206,7 @@ def _listed(kind: str, rows: Sequence[Row]) -> str:
         f"[{says(row)}](../results/{row.records[0]})" if linked(row) else says(row)
     )
     line = lambda row: (
-        f"| {name(row)} | {text(row.statement)[:160]} | **{row.verdict}** |"
+        f"| **{row.verdict}** | {name(row)} | {text(row.statement)[:160]} |"
         f" {row.scale or '–'} | {here(row)} |"
     )
     said = f"{BESIDE[kind]}\n\n" if kind in BESIDE else ""

@@ -24,7 +24,7 @@ from hetpure_lab.audit.flags import Flag
 from hetpure_lab.common import names, specs, stats
 from hetpure_lab.defences import DEFENCES, published, votes
 from hetpure_lab.evidence import RESULTS, listing
-from hetpure_lab.evidence.compare import TESTS, Judged, compare, main_split, together
+from hetpure_lab.evidence.compare import NOT_HERE, TESTS, Judged, compare, main_split, together
 from hetpure_lab.evidence.compare import known as known_bench
 from hetpure_lab.paper.printed import HEADLINE, TABLES, Claim
 from hetpure_lab.paper.protocols import attack_of
@@ -190,8 +190,8 @@ VERDICTS = (  # columns of one word, which come first
     "the method's distance is",
 )
 LONG = 20  # rows; the page folds longer tables and lets them be filtered
-GOOD = ("supported", "yes", "passed", "higher", "nearer")
-BAD = ("contradicted", "no", "failed", "lower", "farther")
+GOOD = ("verified", "right", "yes", "passed", "higher", "nearer")
+BAD = ("falsified", NOT_HERE, "wrong", "impossible as printed", "no", "failed", "lower", "farther")
 
 
 class Table(Styler):
@@ -312,7 +312,8 @@ def flagged(raised: Sequence[Flag], results: Path = RESULTS) -> pd.DataFrame:
 def called(spec: object) -> str:
     """A spec by its name (`names.markup`); other text stays."""
     alternatives = str(spec).split(" or ")
-    known = all(re.fullmatch(r"[a-z][\w-]*(:\S*)?", text) for text in alternatives)
+    slugs = (text.partition(":")[0] for text in alternatives)
+    known = all(slug in DEFENCES or slug in ATTACKS for slug in slugs)
     return " or ".join(map(names.markup, alternatives)) if known else escape(str(spec))
 
 
