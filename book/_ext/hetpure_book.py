@@ -358,7 +358,8 @@ def tell_figures(page: BeautifulSoup, source: Path, name: str, repository: str) 
                 image["width"] = about["width"]
             address = f"{repository}/blob/{about.get('commit', 'main')}/chapters/{notebook.name}"
             told = origin(page, about.get("records", []), root, "the cell above", address)
-            image.wrap(page.new_tag("div", attrs={"class": "drawn"})).append(told)
+            shown = image.find_parent("a") or image  # a photograph leads to itself in full
+            shown.wrap(page.new_tag("div", attrs={"class": "drawn"})).append(told)
 
 
 def notebook_figures(path: Path) -> list[dict]:

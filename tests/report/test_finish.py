@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -101,3 +102,52 @@ def test_a_search_can_quote_all_pages(finished, tmp_path):
     finished()
     script = (tmp_path / "out" / "_static" / "texts.js").read_text()
     assert script.startswith("window.hetpureTexts = {") and "two levels" in script
+
+
+VERDICTS = """<article><section><h1>Claim</h1><p><strong>verified</strong>, scale: toy</p>
+<p>It is <strong>verified</strong> in words.</p><table><tbody><tr><td><strong>wrong</strong></td>
+<td><p><strong>not tested</strong></p></td><td><strong>other</strong></td></tr></tbody></table>
+</section></article>"""
+
+
+def test_a_verdict_of_a_table_or_below_a_title_has_a_sign_and_a_colour(extension):
+    page = BeautifulSoup(VERDICTS, "html.parser")
+    extension.colour_verdicts(page)
+    shown = {v.get_text()[2:]: v["class"][1] for v in page.select(".verdict")}
+    assert shown == {"verified": "good", "wrong": "bad", "not tested": "undecided"}
+    assert [bold.get_text() for bold in page.select("strong")] == ["verified", "other"]
+
+
+def test_every_table_has_a_caption_and_one_that_is_given_is_not_seen(extension):
+    written = "<table><caption>Said.<details><summary>1</summary></details></caption></table>"
+    page = BeautifulSoup(
+        f"<article><h2>Costs#</h2><table></table>{written}</article>", "html.parser"
+    )
+    extension.scroll_tables(page)
+    given, kept = page.select("caption")
+    assert given.get_text() == "Costs" and "visually-hidden" in given["class"]
+    assert "class" not in kept.attrs
+    labels = [box["aria-label"] for box in page.select(".table-box")]
+    assert labels == ["Table 1: Costs", "Table 2: Said."]
+
+
+def test_every_picture_of_a_chapter_says_where_it_is_from_outside_of_its_own_link(
+    extension, tmp_path
+):
+    image = '<img src="../_images/{}.png"/>'
+    outputs = f'<a href="a.png">{image.format("a")}</a>', image.format("b")
+    cells = "".join(f'<div class="cell_output">{output}</div>' for output in outputs)
+    page = BeautifulSoup(f"<article>{cells}</article>", "html.parser")
+    (tmp_path / "chapters").mkdir()
+    told = [{"records": ["results/a.jsonl"], "commit": "abc", "width": 7}, {}]
+    kinds = [{"data": {"image/png": ""}, "metadata": {"image/png": about}} for about in told]
+    notebook = {"cells": [{"outputs": [kind]} for kind in kinds]}
+    (tmp_path / "chapters" / "05.ipynb").write_text(json.dumps(notebook))
+    extension.tell_figures(page, tmp_path, "chapters/05.html", "https://example.org")
+    notes = page.select(".drawn > .origin")
+    assert len(notes) == 2 and not page.select("a a")
+    assert [a["href"] for a in notes[0].select("a")] == [
+        "https://example.org/blob/abc/chapters/05.ipynb",
+        "../results/a.jsonl",
+    ]
+    assert str(page.select_one("img")["width"]) == "7" and "records" not in notes[1].get_text()
