@@ -55,7 +55,7 @@ def written(tex: str) -> str:
 def _sign(command: re.Match) -> str:
     if accent := ACCENTS.get(command[1]):
         return unicodedata.lookup(f"COMBINING {accent}")
-    return SIGNS.get(command[1], command[0])
+    return SIGNS.get(str(command[1]), str(command[0]))
 
 
 def _filled(form: str, found: re.Match) -> str:

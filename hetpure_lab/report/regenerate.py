@@ -154,7 +154,7 @@ def _against_uniform(outcomes: dict[str, Outcomes], method: str) -> str:
 def network_table(bench: Bench) -> pd.DataFrame:
     """The cards of a bench's networks."""
     cards = {name: _facts(benches.card(name)) for name in bench.weights}
-    return pd.DataFrame(cards).fillna("").rename_axis("network")
+    return pd.DataFrame(cards).fillna("").rename_axis("card")
 
 
 def _facts(about: dict) -> dict[str, str]:

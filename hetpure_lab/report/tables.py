@@ -182,6 +182,7 @@ def _line(claim: Claim, columns: tuple[str, ...], found: dict[str, list[dict]]) 
 
 
 SPECS = ("defence", "defence here", "attack", "spec", "longer", "strided")  # columns
+SIZES = {"larger": ("decided", "▲"), "smaller": ("decided", "▼")}  # neither is good by itself
 VERDICTS = (  # columns of one word, which come first
     "verdict",
     "accuracy is",
@@ -338,9 +339,8 @@ def verdict(word: str) -> str:
     """A verdict that survives print and colour blindness: a sign, the word, and a class for the
     colour.
     """
-    state, sign = (
-        ("good", "✓") if word in GOOD else ("bad", "✗") if word in BAD else ("undecided", "–")
-    )
+    known = dict.fromkeys(GOOD, ("good", "✓")) | dict.fromkeys(BAD, ("bad", "✗")) | SIZES
+    state, sign = known.get(word, ("undecided", "–"))
     return (
         f'<span class="verdict {state}"><span'
         f' aria-hidden="true">{sign}</span>\u00a0{escape(str(word))}</span>'

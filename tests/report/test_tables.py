@@ -87,6 +87,12 @@ def test_flags_lead_to_the_files_that_they_are_about():
     assert all((RESULTS / a["href"].removeprefix("../results/")).exists() for a in links)
 
 
+def test_a_verdict_is_told_apart_without_colours():
+    signs = {word: tables.verdict(word) for word in ("higher", "lower", "larger", "inconclusive")}
+    shown = {word: BeautifulSoup(html, "html.parser").get_text()[0] for word, html in signs.items()}
+    assert len(set(shown.values())) == len(shown) and shown["inconclusive"] == "–"
+
+
 def outputs(path: Path):
     """Every table of a chapter with the cell that shows it."""
     for cell in json.loads(path.read_text())["cells"]:
