@@ -91,8 +91,8 @@ def _picture(slug: str) -> str:
         return ""
     alt = f"What {names.defence(slug)} does to four images, row by row."
     caption = (
-        "The first images of the sample: the image, states on the way, the result, and what changed"
-        " (grey is nothing, black and white a quarter of the range)."
+        "The image, states on the way, the result, and what changed (grey: nothing; black or white:"
+        " a quarter of the range)."
     )
     return f"```{{figure}} ../../figures/{path.name}\n:alt: {alt}\n\n{caption}\n```"
 
@@ -109,7 +109,7 @@ def _step(slug: str) -> str:
 
 
 def _cost(slug: str) -> str:
-    lines = [f"With its usual settings: {_calls(slug)} per answer."]
+    lines = [f"{_calls(slug).capitalize()} per answer."]
     if chain := published(slug):
         lines.append(f"At the published length, {names.markup(chain)}: {_calls(chain)}.")
     known = getattr(DEFENCES[slug], "__dataclass_fields__", {}).values()
