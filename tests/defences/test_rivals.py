@@ -984,6 +984,7 @@ def test_the_pareto_plot_shows_every_row_at_its_cost_and_marks_the_front():
             "defence": name,
             "bench": "b",
             "file": name,
+            "n": 32,
             "adversarial_single": {"value": a, "low": a / 2, "high": a + 0.1},
         }
         for name, a in accuracy.items()

@@ -143,10 +143,10 @@ def test_over_all_grids_and_both_sides_the_correction_is_stricter_than_within_on
     many = ablations.established(
         {"p": grid, "sampler": {}, "U": {"U = 10": fake(images), "U = 5": nudged}}
     )
-    assert list(many) == ["p: p = 1", "U: U = 5"] and {tuple(tests) for tests in many.values()} == {
+    assert list(many) == ["p = 1", "U = 5"] and {tuple(tests) for tests in many.values()} == {
         tuple(ablations.SIDES)
     }
-    assert many["p: p = 1"]["under attack"].holm == pytest.approx(
+    assert many["p = 1"]["under attack"].holm == pytest.approx(
         4 * one.loc["p = 1", "p (Holm)"], rel=0.1
     )
     assert not ablations.established({"p": {}}) and ablations.side_by_side({}).empty
@@ -166,7 +166,7 @@ def test_what_a_setting_gains_under_attack_stands_beside_what_it_pays_without():
     )
     (line,) = ablations.in_words(found)
     assert (
-        line.startswith("p: p = 1: **higher** under attack by 30.0 [")
+        line.startswith("p = 1: **higher** under attack by 30.0 [")
         and ", **lower** without attack by 40.0 [" in line
     )
     table = ablations.side_by_side(found)

@@ -145,3 +145,9 @@ def test_an_open_difference_is_open_from_either_side():
     row = "| a | **inconclusive** | small | -5.2 [-9.1, -1.8] | 64 |"
     (answer,) = contradictions.of_intervals("x", row)
     assert (answer.question, answer.word) == ("5.2 [1.8, 9.1]", "open")
+
+
+def test_two_words_before_two_intervals_answer_in_turn():
+    row = "| ✓ higher | – inconclusive | inverted | 13.4 [7.3, 20.3] | -7.2 [-15.9, 1.9] | 0.016 |"
+    said = [(a.question, a.word) for a in contradictions.of_intervals("x", row)]
+    assert [word for _, word in said] == ["higher", "open"] and said[0][0] != said[1][0]
