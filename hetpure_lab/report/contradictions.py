@@ -112,7 +112,7 @@ def of_intervals(place: str, line: str) -> Iterator[Answer]:
     if not words or not found:
         return
     after = words[0].start() < found[0].start()
-    if len(words) == len(found) and words[-1].end() < found[0].start():
+    if len(words) == len(found) > 1 and words[-1].end() < found[0].start():
         yield from (_answer(place, line, word[0], m) for word, m in zip(words, found))
         return
     for i, word in enumerate(words):
