@@ -484,9 +484,8 @@ def test_shares_are_checked_and_an_empty_one_does_nothing(capsys):
                     wrong,
                 ]
             )
-    command.main(
-        ["run", "--defence", "none", "--attack", "noise", "--n-images", "1", "--shard", "1/2"]
-    )
+    words = ["run", "--defence", "none", "--attack", "noise", "--split", "sample"]
+    command.main([*words, "--n-images", "1", "--shard", "1/2"])
     assert not capsys.readouterr().out
 
 

@@ -124,14 +124,18 @@ def test_a_time_that_nobody_knows_is_said_so(made):
     assert made.clock.seconds(command) is None and "not known" in plans.said(None)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--defence", "uniform:t=0.1", "--n-images", "1"], "at least 2 images, not 1"),
-        (["--defence", "json:dumps", "--n-images", "2"], "the defence fails on images of shape"),
-    ],
-)
-def test_bad_input_at_the_command_line_is_one_sentence(words, said, capsys):
-    assert cli.main(["audit", *words]) == 2
+def refused(capsys, defence: str, n_images: int) -> str:
+    """The one sentence of an audit that is refused."""
+    assert cli.main(["audit", "--defence", defence, "--n-images", str(n_images)]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and "Traceback" not in error
+    assert error.count("\n") == 1 and "Traceback" not in error
+    return error
+
+
+def test_too_few_images_are_refused_in_one_sentence(capsys):
+    assert "at least 2 images, not 1" in refused(capsys, "uniform:t=0.1", 1)
+
+
+def test_a_defence_that_fails_is_refused_in_one_sentence(shared, capsys):
+    """An audit from the command line takes images of the test set."""
+    assert "the defence fails on images of shape" in refused(capsys, "json:dumps", 2)

@@ -182,12 +182,17 @@ def test_the_papers_protocol_runs_on_a_paper_bench(tmp_path, monkeypatch):
     [
         ({"t_s": 0.3}, "weak noise t_s = 0.3 must be below the strong noise t_l = 0.2"),
         ({"taw": 0.5}, "unknown parameter taw"),
-        ({"n_images": 100_000}, "n_images must be from 1 to"),
     ],
 )
 def test_wrong_parameters_are_explained(tmp_path, parameters, message):
     with pytest.raises(PapermillExecutionError, match=re.escape(message)):
         run(tmp_path, **parameters)
+
+
+def test_more_images_than_the_test_set_has_are_refused(shared, tmp_path):
+    """Of a sample that stands in for it all are taken instead."""
+    with pytest.raises(PapermillExecutionError, match="n_images must be from 1 to"):
+        run(tmp_path, n_images=100_000)
 
 
 def cells(*sources):
